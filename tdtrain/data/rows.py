@@ -1,0 +1,74 @@
+"""What a row is: the one contract between a corpus on disk and everything that learns from it.
+
+A corpus is a folder of pages. Packing turns it into lines: one row a text line, in Parquet, in the schema below.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pyarrow as pa
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+LINE_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("page_id", pa.string(), nullable=False),
+        pa.field("image", pa.binary(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("text", pa.string()),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("quad", pa.list_(pa.float32(), 8)),
+        pa.field("tags", pa.map_(pa.string(), pa.string())),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One text line of a page, as it is packed.
+
+    Attributes:
+        id: hash of the line's pixels, its place on the page and its text; stable across machines.
+        page_id: hash of the page's image bytes; a page's lines share it, and it alone decides the split.
+        image: PNG bytes, RGB, upright, at the page's own resolution.
+        text: what the line says, or None where nobody annotated it.
+        source: the page's path inside the corpus, for people.
+        quad: the line's corners on the page (x, y from the top left, clockwise), pixels; None for line images.
+        tags: what is known about the line for breakdowns, such as `field`, `damage`, `layout`, `language`.
+    """
+
+    id: str
+    page_id: str
+    image: bytes
+    width: int
+    height: int
+    text: str | None
+    split: Split
+    source: str
+    quad: tuple[float, ...] | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+def content_id(*parts: bytes | str | None) -> str:
+    """A 128-bit hex name for some content. None differs from the empty string, and part borders count."""
+    digest = hashlib.sha256()
+    for part in parts:
+        raw = b"" if part is None else part.encode() if isinstance(part, str) else part
+        digest.update(b"%d:%d;" % (part is not None, len(raw)))
+        digest.update(raw)
+    return digest.hexdigest()[:32]
+
+
+def split_of(page_id: str, validation_share: float = 0.1, test_share: float = 0.1) -> Split:
+    """The split of a page, from its content alone, so that it stays put while a corpus grows around it."""
+    position = int(content_id("split", page_id)[:8], 16) / 2**32
+    if position < test_share:
+        return "test"
+    return "validation" if position < test_share + validation_share else "train"
