@@ -24,7 +24,7 @@ LINE_SCHEMA = pa.schema(
         pa.field("text", pa.string()),
         pa.field("split", pa.string(), nullable=False),
         pa.field("source", pa.string(), nullable=False),
-        pa.field("quad", pa.list_(pa.float32(), 8)),
+        pa.field("quad", pa.list_(pa.float32())),
         pa.field("tags", pa.map_(pa.string(), pa.string())),
     ]
 )

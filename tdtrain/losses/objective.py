@@ -34,11 +34,13 @@ class Candidates:
 class Targets:
     """What one micro batch is compared with. `soft` is None, a live teacher's logits B,T,V, or `Candidates` B,T,K.
 
+    `told` B: the lines whose labels are a target of their own; None: all of them.
     `taught` B: the lines on which the teacher has a say; None: all of them.
     """
 
     labels: Tensor
     soft: Tensor | Candidates | None = None
+    told: Tensor | None = None
     taught: Tensor | None = None
     ctc_labels: Tensor | None = None
 
@@ -77,15 +79,16 @@ class Objective:
         return self.alpha * soft + (1 - self.alpha) * hard, soft, hard
 
     def _hard(self, output: ReaderOutput, targets: Targets) -> Tensor:
+        labels = hard_labels(targets.labels, targets.told)
         if self.kind == "ctc":
             assert output.frames is not None
-            return ctc(output.logits, output.frames, targets.labels)
-        loss = cross_entropy(output.logits, targets.labels)
+            return ctc(output.logits, output.frames, labels)
+        loss = cross_entropy(output.logits, labels)
         if output.encoder_logits is None or targets.ctc_labels is None:
             return loss
         columns = output.encoder_logits.shape[1]
         frames = torch.full((len(output.encoder_logits),), columns, device=loss.device)
-        head = ctc(output.encoder_logits, frames, targets.ctc_labels)
+        head = ctc(output.encoder_logits, frames, hard_labels(targets.ctc_labels, targets.told))
         return (1 - CTC_HEAD_WEIGHT) * loss + CTC_HEAD_WEIGHT * head
 
     def _soft(self, output: ReaderOutput, targets: Targets) -> Tensor:
@@ -98,6 +101,11 @@ class Objective:
             return forward_kl_candidates(output.logits[:, :width][kept], ids, logprobs, self.temperature)
         assert targets.soft is not None
         return forward_kl(output.logits[kept], targets.soft[kept], self.temperature)
+
+
+def hard_labels(labels: Tensor, told: Tensor | None) -> Tensor:
+    """Labels B,L with the lines that are not told all padding."""
+    return labels if told is None else labels.masked_fill(~told[:, None], IGNORED)
 
 
 def soft_positions(kind: Kind, targets: Targets, frames: Tensor | None, num_positions: int) -> Tensor:

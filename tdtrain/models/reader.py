@@ -37,6 +37,14 @@ class Pixels(Protocol):
         """One line, uint8 RGB HxWx3 of any size -> uint8 at the network's height (width may vary by line)."""
         ...
 
+    def resized_width(self, width: int, height: int) -> int:
+        """The width that `resize` gives an image of this width and height, pixels."""
+        ...
+
+    def frames(self, widths: np.ndarray) -> np.ndarray:
+        """How many output frames lines of these resized widths have (CTC; int64)."""
+        ...
+
     def collate(self, images: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """Resized lines -> `pixels` uint8 B,H,W,3 (padded right with zeros) and `widths` int64 B."""
         ...
@@ -59,6 +67,10 @@ class Codec(Protocol):
         """The characters of a text that no label can express."""
         ...
 
+    def fits(self, text: str, frames: int) -> bool:
+        """Whether a line of so many output frames can spell the text."""
+        ...
+
 
 class Reader(Protocol):
     """One OCR model with all it needs to learn, to read and to be saved."""
@@ -68,7 +80,7 @@ class Reader(Protocol):
     pixels: Pixels
     codec: Codec
     module: nn.Module
-    """`module(pixel_values, labels=None)` -> ReaderOutput. CTC modules ignore the labels."""
+    """`module(pixel_values, labels=None, widths=None)` -> ReaderOutput. CTC modules ignore the labels."""
 
     def read(self, batch: dict[str, Tensor]) -> list[Reading]:
         """A collated batch (tensors of `Pixels.collate`, any device) -> one Reading a line, in order."""

@@ -136,7 +136,7 @@ def _batch(size: int, frames: int) -> tuple[ReaderOutput, Targets]:
     labels = torch.randint(1, 6, (size, 2), generator=generator)
     labels[0, 1] = IGNORED
     values, ids = torch.randn(size, frames, 6, generator=generator).log_softmax(-1).topk(3, dim=-1)
-    return ReaderOutput(logits, real), Targets(labels, Candidates(ids, values), torch.ones(size, dtype=torch.bool))
+    return ReaderOutput(logits, real), Targets(labels, Candidates(ids, values), taught=torch.ones(size, dtype=torch.bool))
 
 
 def _counts(output: ReaderOutput, targets: Targets) -> Counts:
@@ -152,7 +152,7 @@ def test_cutting_a_step_into_parts_changes_no_gradient() -> None:
     total = torch.tensor(0.0)
     for rows in (slice(0, 1), slice(1, 4), slice(4, 6)):
         soft = Candidates(targets.soft.ids[rows], targets.soft.logprobs[rows])
-        part = Targets(targets.labels[rows], soft, targets.taught[rows])
+        part = Targets(targets.labels[rows], soft, taught=targets.taught[rows])
         total = total + objective(ReaderOutput(output.logits[rows], output.frames[rows]), part, counts)[0]
     (gradient,) = torch.autograd.grad(total, output.logits)
     torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-7)
@@ -164,7 +164,7 @@ def test_padding_changes_nothing() -> None:
     counts = _counts(output, targets)
     padded_logits = torch.cat([output.logits, torch.randn(4, 5, 6)], 1)
     padded_labels = torch.cat([targets.labels, torch.full((4, 3), IGNORED)], 1)
-    padded = Targets(padded_labels, targets.soft, targets.taught)
+    padded = Targets(padded_labels, targets.soft, taught=targets.taught)
     first = objective(output, targets, counts)
     second = objective(ReaderOutput(padded_logits, output.frames), padded, counts)
     for a, b in zip(first, second, strict=True):
@@ -184,7 +184,15 @@ def test_alpha_mixes_and_zero_needs_no_teacher() -> None:
 
 def test_lines_the_teacher_did_not_read_are_not_taught() -> None:
     output, targets = _batch(4, 7)
-    silent = Targets(targets.labels, targets.soft, torch.tensor([True, False, True, False]))
+    silent = Targets(targets.labels, targets.soft, taught=torch.tensor([True, False, True, False]))
     loss = Objective("ctc", 1.0, 1.0)(output, silent, _counts(output, targets))[0]
     (gradient,) = torch.autograd.grad(loss, output.logits)
     assert (gradient[1] == 0).all() and (gradient[0] != 0).any()
+
+
+def test_lines_that_are_not_told_have_no_hard_loss() -> None:
+    output, targets = _batch(4, 7)
+    told = torch.tensor([True, False, True, True])
+    _, _, hard = Objective("ctc", 1.0, 0.0)(output, Targets(targets.labels, told=told), Counts(0.0, 1.0))
+    alone = [ctc(output.logits[i : i + 1], output.frames[i : i + 1], targets.labels[i : i + 1]) for i in (0, 2, 3)]
+    assert hard.item() == pytest.approx(sum(loss.item() for loss in alone), rel=1e-5)

@@ -1,0 +1,32 @@
+"""Distil a large reader of timetables into a small one.
+
+    python rayjobs/distill.py                                     # the sample corpus, on this machine
+    ray job submit --working-dir . -- python rayjobs/distill.py \\
+        --teacher_model ppocrv6-small --student_model mobile --dataset_path s3://bucket/scans \\
+        --output_dir output/scans --temperature 2.0 --alpha 0.5 --epochs 10 --batch_size 32 --learning_rate 1e-3
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tdtrain.cli import parse, show
+from tdtrain.config import DistillRun
+
+
+def main() -> None:
+    """Parses the run, shows it with --dry_run, or runs it."""
+    run = parse(DistillRun, __doc__)
+    if run.dry_run:
+        show(run)
+        return
+    from tdtrain.pipeline import distill  # after --dry_run: torch and Ray take seconds to import
+
+    distill(run)
+
+
+if __name__ == "__main__":
+    main()

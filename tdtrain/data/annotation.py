@@ -1,0 +1,110 @@
+"""Annotation files -> checked values: a page's text, its exact boxes, a document."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+
+from tdtrain.data.crop import side_lengths
+from tdtrain.data.timetable import Timetable
+
+Point = tuple[FiniteFloat, FiniteFloat]
+
+
+class BadAnnotationError(ValueError):
+    """An annotation that cannot be used; the message is the reason, for the quarantine table."""
+
+
+class Box(BaseModel):
+    """One line's place on its page, and what it says where somebody wrote that down."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    quad: tuple[Point, Point, Point, Point]
+    """Corners clockwise from the top left, pixels of the upright image."""
+    text: str | None = None
+    field: str | None = None
+    """What kind of text it is, such as `time` or `room`."""
+
+    @property
+    def corners(self) -> NDArray[np.float32]:
+        return np.asarray(self.quad, np.float32)
+
+
+class Boxes(BaseModel):
+    """boxes/NAME.json."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    lines: tuple[Box, ...]
+    tags: dict[str, str] = Field(default_factory=dict)
+    """What is known about the whole page, such as `damage` or `layout`."""
+
+
+def parse_text(raw: bytes) -> tuple[str, ...]:
+    """A page's text -> its lines: Unicode NFC, single spaces, no blank lines.
+
+    Raises: BadAnnotationError: not UTF-8, empty, or with control characters.
+    """
+    lines = tuple(line for part in re.split(r"\r\n|\r|\n", _decode(raw)) if (line := clean(part)))
+    if not lines:
+        raise BadAnnotationError("empty; delete the file where a page is not annotated")
+    return lines
+
+
+def clean(text: str) -> str:
+    """One line in Unicode NFC with single spaces.
+
+    Raises: BadAnnotationError: control characters.
+    """
+    if bad := sorted({char for char in text if unicodedata.category(char) == "Cc" and char != "\t"}):
+        raise BadAnnotationError(f"holds control characters ({', '.join(f'U+{ord(char):04X}' for char in bad)})")
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def parse_boxes(raw: bytes, width: int, height: int) -> tuple[Boxes, tuple[str, ...]]:
+    """boxes/NAME.json for a page of width by height pixels -> the good boxes, and the reasons of the bad ones.
+
+    Raises: BadAnnotationError, pydantic.ValidationError: the file as a whole cannot be used.
+    """
+    boxes = Boxes.model_validate_json(_decode(raw))
+    good: list[Box] = []
+    bad: list[str] = []
+    for number, box in enumerate(boxes.lines):
+        try:
+            text = None if box.text is None else clean(box.text)
+            if text == "":
+                raise BadAnnotationError("text is empty; leave it out where it is unknown")
+            _check_quad(box.corners, width, height)
+            good.append(box.model_copy(update={"text": text}))
+        except BadAnnotationError as error:
+            bad.append(f"lines.{number}: {error}")
+    return boxes.model_copy(update={"lines": tuple(good)}), tuple(bad)
+
+
+def parse_document(raw: bytes) -> Timetable:
+    """annotations/NAME.json. Raises: BadAnnotationError, pydantic.ValidationError."""
+    document = Timetable.model_validate_json(_decode(raw))
+    if not document.timeblocks:
+        raise BadAnnotationError("timeblocks is empty; delete the file where a page is not annotated")
+    return document
+
+
+def _decode(raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadAnnotationError(f"not UTF-8 (byte {error.start}); save it as UTF-8") from error
+
+
+def _check_quad(quad: NDArray[np.float32], width: int, height: int) -> None:
+    slack = 0.02 * max(width, height)
+    if (quad < -slack).any() or (quad > np.array([width, height]) + slack).any():
+        raise BadAnnotationError(f"quad leaves the page of {width}x{height} pixels")
+    x, y = quad[:, 0], quad[:, 1]
+    if float(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y)) <= 0:
+        raise BadAnnotationError("the quad's corners do not go clockwise from the top left")
+    if min(side_lengths(quad)) < 2:
+        raise BadAnnotationError("quad is thinner than 2 pixels")

@@ -1,0 +1,201 @@
+"""From a window of packed lines to micro batches of arrays: the one piece of code behind every way of training.
+
+It runs in Ray Data tasks or in the training process itself, with the same result.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from tdtrain.data.augment import augment
+from tdtrain.data.plan import Window, cut
+from tdtrain.models.reader import IGNORED, Codec, Kind, Pixels
+
+SELECTED = ["id", "width", "height", "text"]
+LEARNT = Literal["soft", "sequence", "both"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How lines become tensors for one student. Picklable, and holds no weights.
+
+    Attributes:
+        to_student: of each token of a stored teacher, the student's id, -1 where it has none; None: no stored teacher.
+        targets: see `Teaching.targets`; whether a teacher's reading is a text to learn.
+        parts: micro batches a step is cut into (workers x accumulation).
+        augment_seed: None: pictures stay as they are.
+    """
+
+    kind: Kind
+    pixels: Pixels
+    codec: Codec
+    targets: LEARNT
+    min_confidence: float
+    parts: int
+    seed: int
+    to_student: np.ndarray | None = None
+    augment_seed: int | None = None
+    ctc_codec: Codec | None = None
+    ctc_columns: int = 0
+
+
+def open_table(path: str, columns: list[str] | None = None) -> pa.Table:
+    """A Parquet file from a local path or any URI that pyarrow knows (s3://, gs://)."""
+    filesystem, inner = fs.FileSystem.from_uri(path) if "://" in path else (fs.LocalFileSystem(), path)
+    return pq.read_table(inner, columns=columns, filesystem=filesystem)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a line is learnt with: its text, and whether that is a target or only serves the teacher."""
+
+    text: str
+    told: bool
+
+
+def select(lines: pa.Table, labels: pa.Table | None, recipe: Recipe) -> tuple[list[Chosen | None], dict[str, int]]:
+    """What each line is to be learnt with, None where it is left out, and the reasons for leaving out."""
+    chosen: list[Chosen | None] = []
+    reasons: dict[str, int] = {}
+    columns = (lines[name].to_pylist() for name in SELECTED)
+    readings = _readings(labels) if labels is not None else {}
+    for row_id, width, height, text in zip(*columns, strict=True):
+        told, confidence = text is not None or recipe.targets != "soft", 1.0
+        if text is None:
+            text, confidence = readings.get(row_id, (None, 0.0))
+        frames = int(recipe.pixels.frames(np.asarray(recipe.pixels.resized_width(width, height))))
+        reason = None
+        if text is None:
+            reason = "nobody says what it reads"
+        elif not text or confidence < recipe.min_confidence:
+            reason = "the teacher is not sure of it"
+        elif recipe.codec.unknown(text):
+            reason = "a character the student does not know"
+        elif not recipe.codec.fits(text, frames):
+            reason = "more text than the student can give a line"
+        if reason:
+            reasons[reason] = reasons.get(reason, 0) + 1
+        chosen.append(None if reason or text is None else Chosen(text, told))
+    return chosen, reasons
+
+
+def load_window(window: Window, recipe: Recipe, first_step: int, last_step: int) -> Iterator[dict[str, np.ndarray]]:
+    """The micro batches of a window, in order, from `first_step` up to `last_step`, `recipe.parts` a step.
+
+    Yields: what `Pixels.collate` gives; `frames` int64 B; `labels` int64 B,L; `told` bool B; `ids` str B;
+    `step` int64; and from a stored teacher `taught`
+    bool B, `soft_ids` int64 B,T,K with `soft_logprobs` float32 B,T,K.
+    """
+    lines, labels, chosen = _read(window, recipe)
+    kept = [i for i, choice in enumerate(chosen) if choice is not None]
+    assert len(kept) == window.num_lines, f"{len(kept)} usable lines, planned {window.num_lines}"
+    rng = np.random.default_rng([recipe.seed, window.epoch, window.first_step])
+    kept = [kept[i] for i in rng.permutation(len(kept))]
+    sizes = [lines[name].to_pylist() for name in ("width", "height")]
+    widths = [recipe.pixels.resized_width(sizes[0][i], sizes[1][i]) for i in kept]
+    for offset, step in enumerate(cut(widths, window.num_steps, recipe.parts, rng)):
+        number = window.first_step + offset
+        if first_step <= number < last_step:
+            for part in step:
+                rows = [kept[i] for i in part]
+                batch = _micro_batch(lines.take(rows), [chosen[i] for i in rows], labels, recipe, window.epoch)
+                yield batch | {"step": np.asarray(number)}
+
+
+def _read(window: Window, recipe: Recipe) -> tuple[pa.Table, dict[str, dict], list[Chosen | None]]:
+    tables: list[pa.Table] = []
+    told: dict[str, dict] = {}
+    chosen: list[Chosen | None] = []
+    for shard in window.shards:
+        lines = open_table(shard.lines, [*SELECTED, "image"])
+        labels = open_table(shard.labels) if shard.labels else None
+        chosen += select(lines, labels, recipe)[0]
+        tables.append(lines)
+        if labels is not None and recipe.to_student is not None:
+            told.update({row["id"]: row for row in labels.to_pylist()})
+    return pa.concat_tables(tables), told, chosen
+
+
+def _readings(labels: pa.Table) -> dict[str, tuple[str, float]]:
+    columns = (labels[name].to_pylist() for name in ("id", "text", "confidence"))
+    return {row_id: (text, confidence) for row_id, text, confidence in zip(*columns, strict=True)}
+
+
+def _micro_batch(
+    lines: pa.Table, chosen: Sequence[Chosen | None], labels: dict[str, dict], recipe: Recipe, epoch: int
+) -> dict[str, np.ndarray]:
+    known = [choice for choice in chosen if choice is not None]
+    texts = [choice.text for choice in known]
+    ids = lines["id"].to_pylist()
+    images = [decode(raw) for raw in lines["image"].to_pylist()]
+    if recipe.augment_seed is not None:
+        images = [augment(im, row, epoch, recipe.augment_seed) for im, row in zip(images, ids, strict=True)]
+    batch = recipe.pixels.collate([recipe.pixels.resize(image) for image in images])
+    batch["frames"] = recipe.pixels.frames(batch["widths"])
+    batch["labels"] = recipe.codec.encode(texts)
+    batch["told"] = np.asarray([choice.told for choice in known])
+    batch["ids"] = np.asarray(ids)
+    if recipe.ctc_codec is not None:
+        batch["ctc_labels"] = _ctc_labels(recipe.ctc_codec, recipe.ctc_columns, texts)
+    if recipe.to_student is not None:
+        batch |= candidates([labels.get(row) for row in ids], batch["frames"], recipe.to_student)
+    return batch
+
+
+def _ctc_labels(codec: Codec, columns: int, texts: Sequence[str]) -> np.ndarray:
+    """Labels of the CTC head; a text that it cannot spell is all padding there, and is learnt by the decoder alone."""
+    spelt = [text if codec.fits(text, columns) and not codec.unknown(text) else "" for text in texts]
+    labels = codec.encode(spelt)
+    return labels if labels.shape[1] else np.full((len(texts), 1), IGNORED, np.int64)
+
+
+def candidates(rows: Sequence[dict | None], frames: np.ndarray, to_student: np.ndarray) -> dict[str, np.ndarray]:
+    """A stored teacher's frames, over the student's vocabulary: -inf where the student has no such character."""
+    strides = {int(f) for row, f in zip(rows, frames, strict=True) if row is not None and row["num_frames"] != f}
+    if strides:
+        raise ValueError(
+            "teacher and student cut a line into different numbers of frames, so their frames cannot be compared; "
+            "use --targets sequence"
+        )
+    k = max((row["k"] for row in rows if row is not None), default=1)
+    ids = np.zeros((len(rows), int(frames.max()), k), np.int64)
+    logprobs = np.full(ids.shape, -np.inf, np.float32)
+    for i, row in enumerate(rows):
+        if row is not None:
+            theirs = np.frombuffer(row["frame_ids"], np.uint16).reshape(-1, row["k"])
+            mapped = to_student[theirs]
+            values = np.frombuffer(row["frame_logprobs"], np.float16).reshape(-1, row["k"]).astype(np.float32)
+            ids[i, : frames[i], : row["k"]] = np.maximum(mapped, 0)
+            logprobs[i, : frames[i], : row["k"]] = np.where(mapped >= 0, values, -np.inf)
+    taught = np.asarray([row is not None for row in rows])
+    return {"soft_ids": ids, "soft_logprobs": logprobs, "taught": taught}
+
+
+def decode(raw: bytes) -> np.ndarray:
+    """Encoded image bytes -> uint8 RGB HxWx3."""
+    image = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_COLOR_RGB)
+    if image is None:
+        raise ValueError("a packed image does not decode; pack the corpus again with rayjobs/prepare.py")
+    return image
+
+
+def to_bytes(batch: dict[str, np.ndarray]) -> bytes:
+    """A micro batch as one value, so that it travels through Ray Data as one row."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **batch)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def from_bytes(raw: bytes) -> dict[str, np.ndarray]:
+    """The inverse of `to_bytes`."""
+    with np.load(io.BytesIO(raw), allow_pickle=False) as arrays:
+        return {key: arrays[key] for key in arrays.files}

@@ -1,0 +1,200 @@
+"""A corpus on disk: what is in it, what belongs together, and what must be set aside.
+
+    images/NAME.png|jpg|...   a page, or one line
+    annotations/NAME.txt      optional: its text, UTF-8, lines in reading order
+    annotations/NAME.json     optional: a document, the timetable as structured data
+    boxes/NAME.json           optional: exact boxes, {"lines": [{"text", "quad", "field"}], "tags": {}}
+
+The user's files are never changed. Nothing bad is dropped in silence: it becomes a `Quarantined` with its reason.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tdtrain.data.annotation import BadAnnotationError, Boxes, parse_boxes, parse_document, parse_text
+from tdtrain.data.decode import FORMATS, BadImageError, decode_rgb
+from tdtrain.data.rows import content_id
+from tdtrain.data.storage import Folder
+
+LAYOUT = """expected layout:
+  images/NAME.png          one page or one line (png, jpg, bmp, tif, webp)
+  annotations/NAME.txt     optional: its text, UTF-8, lines in reading order
+  boxes/NAME.json          optional: {"lines": [{"text": "08:00", "quad": [[x,y],[x,y],[x,y],[x,y]]}]}"""
+
+Kind = Literal["image", "annotation", "boxes", "document", "duplicate", "ignored", "line"]
+BROKEN: tuple[Kind, ...] = ("image", "annotation", "boxes", "document")
+"""The kinds that count against `max_quarantine_share`; the others lose nothing or are counted by themselves."""
+
+
+class Quarantined(BaseModel):
+    """One thing that was set aside, and why."""
+
+    model_config = ConfigDict(frozen=True)
+    path: str
+    kind: Kind
+    reason: str
+
+
+class PageRef(BaseModel):
+    """The files of one page, relative to the corpus."""
+
+    model_config = ConfigDict(frozen=True)
+    image: str
+    annotation: str | None = None
+    boxes: str | None = None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a corpus holds by its file names, in an order that depends on nothing else."""
+
+    pages: tuple[PageRef, ...]
+    documents: tuple[str, ...]
+    quarantined: tuple[Quarantined, ...]
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page, read and checked.
+
+    Attributes:
+        digest: hash of all its files.
+        page_id: hash of the image's bytes.
+        pixels: uint8 H,W,3 RGB, or None where the image cannot be used.
+        lines: the annotation's lines, or None where there is none.
+        boxes: exact boxes, or None.
+        problems: what is wrong with its files.
+    """
+
+    digest: str
+    page_id: str
+    pixels: NDArray[np.uint8] | None
+    lines: tuple[str, ...] | None
+    boxes: Boxes | None
+    problems: tuple[Quarantined, ...]
+
+    @property
+    def annotated(self) -> bool:
+        return self.lines is not None or (self.boxes is not None and any(line.text for line in self.boxes.lines))
+
+
+def scan(folder: Folder) -> Listing:
+    """Lists a corpus and pairs its files by name; opens none of them.
+
+    Raises:
+        ValueError: there is no images/ folder with a usable file in it.
+    """
+    files = {part: folder.files(part) for part in ("images", "annotations", "boxes")}
+    if not files["images"]:
+        raise ValueError(f"dataset_path={folder.root} holds no images/ folder with images in it; {LAYOUT}")
+    bad: list[Quarantined] = []
+    kept: dict[str, dict[str, str]] = {}
+    kinds: dict[str, tuple[Kind, set[str]]] = {
+        "images": ("image", set(FORMATS)),
+        "annotations": ("annotation", {".txt", ".json"}),
+        "boxes": ("boxes", {".json"}),
+    }
+    for part, (kind, endings) in kinds.items():
+        kept[part] = {}
+        for name in files[part]:
+            path, stem, ending = f"{part}/{name}", _stem(name), PurePosixPath(name).suffix.lower()
+            key = stem + ".json" if kind == "annotation" and ending == ".json" else stem
+            if PurePosixPath(name).name.startswith(".") or PurePosixPath(name).name.lower() == "thumbs.db":
+                bad.append(Quarantined(path=path, kind="ignored", reason="a hidden file"))
+            elif folder.is_local and not Path(folder.path(path)).is_file():
+                bad.append(Quarantined(path=path, kind=kind, reason="a link to nothing, or to a folder"))
+            elif ending not in endings:
+                reason = f"unsupported type {ending or 'without an ending'}; use {', '.join(sorted(endings))}"
+                bad.append(Quarantined(path=path, kind=kind, reason=reason))
+            elif target := leaves(folder, path):
+                bad.append(Quarantined(path=path, kind=kind, reason=f"leads outside the corpus, to {target}"))
+            elif key in kept[part]:
+                reason = f"has the same name as {kept[part][key]}; rename one"
+                bad.append(Quarantined(path=path, kind=kind, reason=reason))
+            else:
+                kept[part][key] = path
+    images = kept["images"]
+    documents = tuple(path for key, path in kept["annotations"].items() if path.lower().endswith(".json"))
+    texts = {key: path for key, path in kept["annotations"].items() if path not in documents}
+    for kind, paths in (("annotation", texts), ("boxes", kept["boxes"])):
+        reason = "no image of this name in images/"
+        bad += [Quarantined(path=path, kind=kind, reason=reason) for key, path in paths.items() if key not in images]
+    if not images:
+        raise ValueError(f"dataset_path={folder.root} has no usable file in images/ ({bad[0].reason}); {LAYOUT}")
+    pages = [PageRef(image=path, annotation=texts.get(k), boxes=kept["boxes"].get(k)) for k, path in images.items()]
+    return Listing(tuple(pages), documents, tuple(bad))
+
+
+def leaves(folder: Folder, path: str) -> str | None:
+    """Where a path inside the corpus leads, if that is outside of it (.., absolute, or through a link); else None."""
+    plain = posixpath.normpath(path)
+    if plain.startswith(("/", "../")) or plain == "..":
+        return plain
+    if not folder.is_local:
+        return None
+    target = Path(folder.path(path)).resolve()
+    return None if target.is_relative_to(Path(folder.root).resolve()) else str(target)
+
+
+def digest_page(folder: Folder, ref: PageRef) -> str:
+    """Hash of a page's files, without decoding any."""
+    return content_id(*(folder.read(path) if path else None for path in (ref.image, ref.annotation, ref.boxes)))
+
+
+def load_page(folder: Folder, ref: PageRef, max_pixels: int, min_side: int) -> Page:
+    """Reads, checks and decodes one page. A bad annotation or box file leaves the page as an unannotated one."""
+    image, text, boxes_json = (folder.read(path) if path else None for path in (ref.image, ref.annotation, ref.boxes))
+    problems: list[Quarantined] = []
+    lines: tuple[str, ...] | None = None
+    boxes: Boxes | None = None
+    pixels: NDArray[np.uint8] | None = None
+    try:
+        pixels = decode_rgb(image or b"", max_pixels, min_side)
+    except BadImageError as error:
+        problems.append(Quarantined(path=ref.image, kind="image", reason=str(error)))
+    if ref.annotation and text is not None:
+        try:
+            lines = parse_text(text)
+        except BadAnnotationError as error:
+            problems.append(Quarantined(path=ref.annotation, kind="annotation", reason=str(error)))
+    if ref.boxes and boxes_json is not None and pixels is not None:
+        try:
+            boxes, bad = parse_boxes(boxes_json, width=pixels.shape[1], height=pixels.shape[0])
+            problems += [Quarantined(path=ref.boxes, kind="line", reason=reason) for reason in bad]
+        except (BadAnnotationError, ValidationError) as error:
+            problems.append(Quarantined(path=ref.boxes, kind="boxes", reason=first_line(error)))
+    return Page(content_id(image, text, boxes_json), content_id(image), pixels, lines, boxes, tuple(problems))
+
+
+def check_document(folder: Folder, path: str) -> Quarantined | None:
+    """Reads one annotations/NAME.json and checks it; its image must exist inside the corpus."""
+    try:
+        document = parse_document(folder.read(path))
+    except (BadAnnotationError, ValidationError) as error:
+        return Quarantined(path=path, kind="document", reason=first_line(error))
+    if target := leaves(folder, document.image_path):
+        return Quarantined(path=path, kind="document", reason=f"image_path leads outside the corpus, to {target}")
+    if not any(folder.exists(place) for place in (document.image_path, f"images/{document.image_path}")):
+        reason = f"image_path={document.image_path} is no file of the corpus"
+        return Quarantined(path=path, kind="document", reason=reason)
+    return None
+
+
+def first_line(error: Exception) -> str:
+    """An error as one line for the quarantine table."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(str(part) for part in first['loc']) or 'file'}: {first['msg']}"
+    return str(error)
+
+
+def _stem(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(""))

@@ -1,0 +1,35 @@
+"""The training stream as a Ray Dataset: windows are read, decoded and augmented in Ray Data tasks, next to the workers.
+
+One row is one micro batch and one block is one row, so that `streaming_split` deals micro batches to the workers in
+turn: worker r gets the r-th part of every step, as the plan has it, and no line is dropped to make shares equal.
+"""
+
+from __future__ import annotations
+
+import ray.data
+from ray.train import DataConfig
+
+from tdtrain.data.batches import Recipe, load_window, to_bytes
+from tdtrain.data.plan import Plan
+
+
+def dataset(plan: Plan, recipe: Recipe, first_step: int, last_step: int, cpus: float = 0.5) -> ray.data.Dataset:
+    """Micro batches from `first_step` up to `last_step`, in order: columns `step` and `batch` (see `to_bytes`)."""
+    windows = plan.windows(first_step, last_step)
+
+    def load(row: dict) -> list[dict]:
+        micro = load_window(windows[row["id"]], recipe, first_step, last_step)
+        return [{"step": int(batch["step"]), "batch": to_bytes(batch)} for batch in micro]
+
+    return (
+        ray.data.range(len(windows), override_num_blocks=len(windows))
+        .flat_map(load, num_cpus=cpus)
+        .repartition(target_num_rows_per_block=1)
+    )
+
+
+def data_config() -> DataConfig:
+    """In order, without regard to where a block lies: which worker gets what is decided by the plan alone."""
+    options = DataConfig.default_ingest_options()
+    options.preserve_order = True
+    return DataConfig(execution_options=options, enable_shard_locality=False)

@@ -1,0 +1,78 @@
+"""One way to open a folder, local or remote, for reading and writing: pyarrow's filesystems."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyarrow import fs
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder on any pyarrow filesystem. Picklable, so that Ray tasks read and write it themselves.
+
+    Attributes:
+        filesystem: local, S3, GCS or another pyarrow filesystem.
+        root: the folder's path on it, without a trailing slash.
+    """
+
+    filesystem: fs.FileSystem
+    root: str
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self.filesystem, fs.LocalFileSystem)
+
+    def path(self, name: str) -> str:
+        return f"{self.root}/{name}"
+
+    def read(self, name: str) -> bytes:
+        with self.filesystem.open_input_stream(self.path(name)) as stream:
+            return stream.read()
+
+    def write(self, name: str, content: bytes) -> None:
+        """Writes a file whole or not at all: under another name first, then moved."""
+        target = self.path(name)
+        self.filesystem.create_dir(target.rsplit("/", 1)[0], recursive=True)
+        with self.filesystem.open_output_stream(target + ".tmp") as stream:
+            stream.write(content)
+        self.filesystem.move(target + ".tmp", target)
+
+    def exists(self, name: str) -> bool:
+        return self.filesystem.get_file_info(self.path(name)).type == fs.FileType.File
+
+    def delete(self, name: str) -> None:
+        if self.exists(name):
+            self.filesystem.delete_file(self.path(name))
+
+    def files(self, folder: str) -> tuple[str, ...]:
+        """Every file below a subfolder, by its name inside it, sorted; links count as files and are not followed."""
+        base = self.path(folder)
+        if self.is_local:
+            # pyarrow leaves out links to nothing, and walks links to folders until the path grows too long.
+            entries = ((top, name) for top, folders, files in os.walk(base) for name in [*files, *_links(top, folders)])
+            found = [os.path.relpath(os.path.join(top, name), base) for top, name in entries]
+        else:
+            selector = fs.FileSelector(base, recursive=True, allow_not_found=True)
+            infos = self.filesystem.get_file_info(selector)
+            found = [info.path[len(base) + 1 :] for info in infos if info.type == fs.FileType.File]
+        return tuple(sorted(found))
+
+
+def _links(top: str, folders: list[str]) -> list[str]:
+    return [name for name in folders if os.path.islink(os.path.join(top, name))]
+
+
+def open_folder(path: str | Path) -> Folder:
+    """Opens `s3://bucket/folder`, `gs://...`, `file:///...` or a local path. The folder need not exist yet."""
+    if "://" in str(path):
+        filesystem, root = fs.FileSystem.from_uri(str(path))
+        return Folder(filesystem, root.rstrip("/"))
+    return Folder(fs.LocalFileSystem(), absolute(path))
+
+
+def absolute(path: str | Path) -> str:
+    """The same place in a spelling that another process understands: URIs stay, local paths become absolute."""
+    return str(path) if "://" in str(path) else str(Path(path).expanduser().absolute())

@@ -1,0 +1,38 @@
+"""A document as the product knows it: what a page's annotation in JSON says."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Printed = Annotated[str, Field(min_length=1)]
+
+
+class TimeBlock(BaseModel):
+    """One lesson, shift or departure."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    day: Printed
+    """The day, as printed."""
+    name: Printed
+    """Subject, shift or destination, as printed; a name on several lines is joined with spaces."""
+    startTime: Printed  # noqa: N815 - the document format's own name
+    """The sample corpus writes HH:MM on the 24-hour clock, whatever the page's own spelling."""
+    endTime: Printed  # noqa: N815
+    """As startTime."""
+
+
+class Timetable(BaseModel):
+    """The document format's annotation of one page. What the page does not say is None."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+
+    image_path: Printed
+    """The page's image, relative to the corpus folder."""
+    teacher: str | None = None
+    className: str | None = None  # noqa: N815
+    term: str | None = None
+    year: str | None = None
+    timeblocks: tuple[TimeBlock, ...]

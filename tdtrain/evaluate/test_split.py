@@ -1,0 +1,105 @@
+"""Several readers on the test split of one corpus: readings, times, scores and paired comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from tdtrain.data.batches import decode
+from tdtrain.data.manifest import Manifest, read_lines
+from tdtrain.data.rows import Line, Split, content_id
+from tdtrain.evaluate.score import Comparison, Scores, compare, read_lines_with, score_lines
+from tdtrain.evaluate.timing import time_readers
+from tdtrain.models.load import load_reader
+from tdtrain.models.reader import Reader, Reading
+
+TIMED_LINES = 100
+COMPARED = (
+    ("student", "student_undistilled"),
+    ("student", "student_before"),
+    ("student", "teacher"),
+    ("student_undistilled", "teacher"),
+    ("teacher", "teacher_before"),
+    ("student", "baseline"),
+)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was read, by whom, and how well. Readings are in the order of the lines."""
+
+    lines: list[Line]
+    readings: dict[str, list[Reading]]
+    scores: dict[str, Scores]
+    comparisons: list[Comparison]
+
+
+def annotated_lines(manifest: Manifest, split: Split, limit: int) -> list[Line]:
+    """Up to `limit` annotated lines of a split, chosen by their hash alone, so that a growing corpus keeps them."""
+    told = [line for line in read_lines(manifest, split) if line.text]
+    return sorted(told, key=lambda line: content_id("evaluation", line.id))[:limit]
+
+
+def evaluate(
+    models: Mapping[str, str],
+    manifest: Manifest,
+    limit: int,
+    actors: int,
+    progress: Callable[[int, int], None],
+    splits: Sequence[Split] = ("test",),
+) -> Evaluation:
+    """Reads the test lines with every model and compares them.
+
+    Args:
+        models: name or folder by role.
+        limit: at most so many lines.
+        actors: readers that work side by side on Ray; 0: in this process.
+        progress: told of models done and models in all.
+
+    Raises: ValueError where no line of the splits is annotated.
+    """
+    lines = [line for split in splits for line in annotated_lines(manifest, split, limit)]
+    if not lines:
+        raise ValueError(
+            f"the {' and '.join(splits)} split of {manifest.root} has no annotated line to measure with; annotate some "
+            f"of its pages (which pages belong to it, its Parquet shards say)"
+        )
+    readings: dict[str, list[Reading]] = {}
+    readers = {role: load_reader(model) for role, model in models.items()}
+    for done, (role, model) in enumerate(models.items()):
+        progress(done, len(models))
+        readings[role] = _read(model, readers[role], lines, manifest, splits, actors)
+    progress(len(models), len(models))
+    timings = time_readers(readers, [decode(line.image) for line in lines[:TIMED_LINES]])
+    scores = {
+        role: score_lines(
+            lines,
+            readings[role],
+            timings[role],
+            num_parameters=sum(p.numel() for p in reader.module.parameters()),
+            size_mb=sum(p.numel() * p.element_size() for p in reader.module.parameters()) / 1e6,
+            model=models[role],
+        )
+        for role, reader in readers.items()
+    }
+    pairs = [(a, b) for a, b in COMPARED if a in models and b in models]
+    return Evaluation(lines, readings, scores, [compare(lines, readings, a, b) for a, b in pairs])
+
+
+def _read(
+    model: str, reader: Reader, lines: list[Line], manifest: Manifest, splits: Sequence[Split], actors: int
+) -> list[Reading]:
+    if actors == 0:
+        return read_lines_with(reader, lines)
+    from tdtrain.evaluate.batch import read_corpus
+
+    shards = [f"{manifest.root}/{shard.path}" for split in splits for shard in manifest.shards_of(split)]
+    return read_corpus(lambda: on_device(load_reader(model)), shards, [line.id for line in lines], num_actors=actors)
+
+
+def on_device(reader: Reader) -> Reader:
+    """The reader on the accelerator, where there is one."""
+    reader.module.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    return reader

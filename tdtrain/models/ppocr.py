@@ -1,0 +1,216 @@
+"""PP-OCR recognisers as readers: PP-OCRv5 and v6 from transformers, real weights from a package, a folder or the hub.
+
+A line of 48 pixels' height goes in, one distribution over the characters every 8 pixels comes out (CTC).
+
+Shapes: B lines, C colour channels, H height, W width, T frames, V characters with the blank at 0.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForTextRecognition, PreTrainedModel
+
+from tdtrain.models.ctc_decode import CTCCodec, greedy_readings
+from tdtrain.models.ppocr_folder import PROCESSORS, read_charset, write_folder
+from tdtrain.models.ppocr_import import BUILT_IN, import_ppocr
+from tdtrain.models.reader import ReaderOutput, Reading
+
+PIXELS_PER_FRAME = 8
+
+
+@dataclass(frozen=True)
+class LinePixels:
+    """A line at a fixed height, its width following; resized with OpenCV bilinearly, as PaddleOCR and rapidocr do.
+
+    Attributes:
+        height: of the network's input, pixels.
+        min_width: shorter lines are padded to this width, pixels.
+        max_width: longer lines are squeezed to this width, pixels.
+        width_step: batches are padded to a multiple of this width, pixels; fewer different shapes run faster.
+    """
+
+    height: int = 48
+    min_width: int = 16
+    max_width: int = 1600
+    width_step: int = PIXELS_PER_FRAME
+
+    def resize(self, image: np.ndarray) -> np.ndarray:
+        """One line, uint8 RGB H,W,3 of any size -> uint8 RGB `height`,width,3.
+
+        Raises: ValueError when the array is no such image.
+        """
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+            raise ValueError(
+                f"image is {image.dtype} of shape {image.shape}; a line has to be uint8 RGB of shape (height, width, 3)"
+            )
+        size = (self.resized_width(image.shape[1], image.shape[0]), self.height)
+        return cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+
+    def resized_width(self, width: int, height: int) -> int:
+        """The width that `resize` gives an image of this width and height, pixels."""
+        return min(max(-(-self.height * width // height), 1), self.max_width)
+
+    def frames(self, widths: np.ndarray) -> np.ndarray:
+        """How many frames lines of these resized widths have."""
+        return -(-widths // PIXELS_PER_FRAME)
+
+    def collate(self, images: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """Resized lines -> `pixels` uint8 B,H,W,3, padded right, and `widths` int64 B without the padding."""
+        widths = np.array([image.shape[1] for image in images], dtype=np.int64)
+        padded = -(-max(widths.max(), self.min_width) // self.width_step) * self.width_step
+        pixels = np.zeros((len(images), self.height, padded, 3), dtype=np.uint8)
+        for row, image in zip(pixels, images, strict=True):
+            row[:, : image.shape[1]] = image
+        return {"pixels": pixels, "widths": widths}
+
+    def normalize(self, pixels: Tensor, widths: Tensor, dtype: torch.dtype) -> Tensor:
+        """uint8 RGB B,H,W,3 -> B,3,H,W, blue, green, red, in -1 to 1; the padding is 0, as PaddleOCR has it."""
+        values = pixels.flip(-1).permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1)
+        real = torch.arange(pixels.shape[2], device=pixels.device) < widths[:, None]
+        values = (values * real[:, None, None]).to(dtype)
+        return values.contiguous(memory_format=torch.channels_last)  # convolutions train a quarter faster on CPUs
+
+
+class PPOCRModule(nn.Module):
+    """A transformers PP-OCR recogniser whose output stops before the softmax.
+
+    Attributes:
+        network: the transformers model, which ends in a softmax.
+        frozen_statistics: keep the batch norms' running statistics as they are in train() too, as pre-trained models
+            need it on small batches.
+    """
+
+    def __init__(self, network: PreTrainedModel, frozen_statistics: bool) -> None:
+        super().__init__()
+        self.network = network
+        self.frozen_statistics = frozen_statistics
+
+    def train(self, mode: bool = True) -> PPOCRModule:
+        """nn.Module's, except that frozen batch norms stay in evaluation."""
+        super().train(mode)
+        if self.frozen_statistics:
+            for norm in batch_norms(self):
+                norm.eval()
+        return self
+
+    def forward(self, pixel_values: Tensor, labels: Tensor | None = None, widths: Tensor | None = None) -> ReaderOutput:
+        """Logits and real frames of a batch.
+
+        Args:
+            pixel_values: B,3,48,W of `LinePixels.normalize`.
+            labels: unused; a CTC reader's output does not depend on them.
+            widths: int64 B, pixels without the padding; None says that nothing is padded.
+        """
+        hidden = self.network.model(pixel_values).last_hidden_state
+        head = self.network.head
+        if hasattr(head, "encoder"):
+            logits_BTV = head.head(head.encoder(hidden).last_hidden_state)
+        else:  # tiny's head is one module from convolution to softmax
+            hidden = head.act_fn(head.norm1(head.conv1(hidden.squeeze(2))))
+            hidden = head.act_fn(head.norm2(head.conv2(hidden)))
+            logits_BTV = head.fc2(head.fc1(hidden.transpose(1, 2)))
+        batch, num_frames, _ = logits_BTV.shape
+        if widths is None:
+            return ReaderOutput(logits_BTV, torch.full((batch,), num_frames, device=logits_BTV.device))
+        return ReaderOutput(logits_BTV, (-(-widths // PIXELS_PER_FRAME)).clamp(max=num_frames))
+
+    @property
+    def head(self) -> nn.Linear:
+        """The last layer, from hidden states to logits."""
+        head = self.network.head
+        return head.head if hasattr(head, "encoder") else head.fc2
+
+
+@dataclass
+class PPOCRReader:
+    """A PP-OCR recogniser: see `Reader`."""
+
+    name: str
+    module: PPOCRModule
+    codec: CTCCodec
+    pixels: LinePixels = LinePixels()
+    kind: Literal["ctc"] = "ctc"
+
+    def read(self, batch: dict[str, Tensor]) -> list[Reading]:
+        """A collated batch, tensors on any device -> one Reading a line, in order."""
+        training = self.module.training
+        self.module.eval()
+        try:
+            with torch.inference_mode():
+                weight = self.module.head.weight
+                pixels, widths = batch["pixels"].to(weight.device), batch["widths"].to(weight.device)
+                output = self.module(self.pixels.normalize(pixels, widths, weight.dtype), widths=widths)
+        finally:
+            self.module.train(training)
+        return greedy_readings(output.logits, output.frames, self.codec.tokens)
+
+    def save(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
+        """Writes a folder that plain transformers loads (AutoModelForTextRecognition), with the charset.
+
+        Args:
+            folder: made when missing.
+            state: weights to write in place of the module's, by the module's own names.
+
+        Raises: ValueError when `state` lacks a weight of the module or has one that it does not know.
+        """
+        own = self.module.state_dict()
+        if state is not None and state.keys() != own.keys():
+            differing = sorted(state.keys() ^ own.keys())
+            raise ValueError(
+                f"state differs from the module in {len(differing)} names, such as {differing[0]}; "
+                "give all of the module's state_dict()"
+            )
+        weights = {
+            name.removeprefix("network."): value.detach().to("cpu", own[name].dtype).contiguous()
+            for name, value in (state or own).items()
+        }
+        write_folder(Path(folder), self.module.network.config, weights, self.codec)
+
+
+def load_ppocr(name_or_folder: str, dtype: torch.dtype = torch.float32) -> PPOCRReader:
+    """A PP-OCR reader, in evaluation.
+
+    The statistics of its batch norms stay frozen in training, unless the folder is of a reader that was never trained
+    (`fresh_ppocr`, saved): then they have everything to learn.
+
+    Args:
+        name_or_folder: `ppocrv6-small` or `ppocrv6-tiny`, whose weights come with packages; a local folder, from
+            `PPOCRReader.save` or the hub; or a name on the hub, such as PaddlePaddle/PP-OCRv5_server_rec_safetensors.
+        dtype: of the weights.
+
+    Raises: ValueError when there is no such model, it is none of PP-OCR's, or it comes without its charset.
+    """
+    source = str(import_ppocr(name_or_folder)) if name_or_folder in BUILT_IN else name_or_folder
+    try:
+        config = AutoConfig.from_pretrained(source)
+        if config.model_type not in PROCESSORS:
+            raise ValueError(f"{name_or_folder} is a {config.model_type}, not one of {', '.join(PROCESSORS)}")
+        network = AutoModelForTextRecognition.from_pretrained(source, config=config, dtype=dtype, use_safetensors=True)
+    except OSError as error:
+        raise ValueError(
+            f"{name_or_folder!r} is no folder with a PP-OCR model, and the Hugging Face hub did not give one "
+            f"(offline, or no such name); use {' or '.join(BUILT_IN)}, whose weights come with packages, or a folder"
+        ) from error
+    codec = read_charset(source, config.head_out_channels)
+    network = copy.deepcopy(network)  # weights lie in the file unaligned, and that changes the last digits of sums
+    module = PPOCRModule(network, frozen_statistics=not all(map(_untouched, batch_norms(network))))
+    return PPOCRReader(name_or_folder, module.eval(), codec)
+
+
+def batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    """The batch norms of a module."""
+    return [norm for norm in module.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm)]
+
+
+def _untouched(norm: nn.modules.batchnorm._BatchNorm) -> bool:
+    """Whether a batch norm's statistics are those it was made with."""
+    return bool((norm.running_mean == 0).all() and (norm.running_var == 1).all())

@@ -1,0 +1,56 @@
+"""The student a run starts from: fresh, or pre-trained and cut to the corpus's alphabet."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from tdtrain.models.load import load_reader
+from tdtrain.models.ppocr import load_ppocr
+from tdtrain.models.ppocr_student import fresh_ppocr, trim_alphabet
+
+FRESH = ("mobile", "nano")
+PRETRAINED = "mobile-pretrained"
+RARE = 3
+"""A character must be read this often by the teacher to belong to the alphabet; rarer ones are its mistakes."""
+
+
+def is_fresh(student_model: str) -> bool:
+    """Whether a student starts from random weights, so that its batch norms have everything to learn."""
+    return student_model in FRESH
+
+
+def alphabet(annotated: Iterable[str], read: Iterable[str]) -> str:
+    """The characters a student needs, sorted.
+
+    Args:
+        annotated: texts that people wrote: every character counts.
+        read: texts that the teacher read with confidence: characters that come up at least RARE times count.
+    """
+    certain = set().union(*map(set, annotated))
+    counts = Counter(character for text in read for character in text)
+    letters = certain | {character for character, count in counts.items() if count >= RARE} | {" "}
+    return "".join(sorted(letters))
+
+
+def build_student(name: str, letters: str, seed: int, folder: Path) -> None:
+    """Writes the student's folder, whole or not at all.
+
+    Args:
+        name: mobile, nano (fresh), mobile-pretrained (PP-OCRv6 tiny cut to the alphabet), or any model by name.
+        letters: the corpus's alphabet.
+    """
+    if name in FRESH:
+        reader = fresh_ppocr(name, letters, seed=seed)
+    elif name == PRETRAINED:
+        reader = trim_alphabet(load_ppocr("ppocrv6-tiny"), letters)
+    else:
+        reader = load_reader(name)
+    partial = folder.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    reader.save(partial)
+    os.replace(partial, folder)

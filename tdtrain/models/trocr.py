@@ -1,0 +1,285 @@
+"""The TrOCR family: a ViT or DeiT encoder and an autoregressive text decoder (Li et al. 2021, arXiv 2109.10282).
+
+Shapes: B lines, C channels, H height, W width, T target positions, V vocabulary, S columns of encoder patches, D width.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, VisionEncoderDecoderModel
+from transformers.models.trocr.modeling_trocr import (
+    TrOCRLearnedPositionalEmbedding,
+    TrOCRSinusoidalPositionalEmbedding,
+)
+
+from tdtrain.models.ctc_decode import CTCCodec
+from tdtrain.models.reader import IGNORED, ReaderOutput, Reading
+from tdtrain.models.trocr_inputs import Processor, TrOCRCodec, TrOCRPixels, load_inputs, model_folder, pair
+
+CTC_WEIGHTS = "ctc_head.safetensors"
+CTC_TOKENS = "ctc_head.json"
+_INNER = "model."
+
+Model: TypeAlias = Any
+"""A VisionEncoderDecoderModel. Its annotations contradict its use: config's parts may be None, generate has no self."""
+
+
+class TrOCRModule(nn.Module):
+    """The network: teacher-forced logits, and those of an optional CTC head on the encoder.
+
+    Attributes:
+        model: what plain transformers loads and saves.
+        ctc_head: from an encoder column to the corpus's characters, or None. It teaches small encoders to look.
+    """
+
+    def __init__(self, model: Model, start_id: int, pad_id: int) -> None:
+        super().__init__()
+        self.model = model
+        self.start_id = start_id
+        self.pad_id = pad_id
+        self.ctc_head: nn.Linear | None = None
+        encoder = model.config.encoder
+        rows_columns = zip(pair(encoder.image_size), pair(encoder.patch_size), strict=True)
+        self.num_rows, self.num_columns = (size // patch for size, patch in rows_columns)
+
+    def forward(self, pixel_values: Tensor, labels: Tensor | None = None, widths: Tensor | None = None) -> ReaderOutput:
+        """One pass over whole targets.
+
+        Args:
+            pixel_values: float B,C,H,W of `TrOCRPixels.normalize`.
+            labels: int64 B,T of `TrOCRCodec.encode`; None gives the logits of the first token only.
+            widths: not needed, every line is as wide as the encoder takes.
+
+        Returns: logits B,T,V, position t for label t (do not shift again), and encoder_logits B,S,V_ctc with a CTC
+            head, every column of which is real.
+        """
+        inputs = self.decoder_inputs(labels, len(pixel_values), pixel_values.device)
+        output = self.model(pixel_values=pixel_values, decoder_input_ids=inputs, use_cache=False)
+        if self.ctc_head is None:
+            return ReaderOutput(output.logits)
+        return ReaderOutput(
+            output.logits, encoder_logits=self.ctc_head(self._columns(output.encoder_last_hidden_state))
+        )
+
+    def decoder_inputs(self, labels: Tensor | None, num_lines: int, device: torch.device) -> Tensor:
+        """Labels B,T -> what the decoder sees before each: the start token, then labels 0..T-2, pads where ignored."""
+        start = torch.full((num_lines, 1), self.start_id, dtype=torch.int64, device=device)
+        if labels is None:
+            return start
+        return torch.cat([start, labels[:, :-1].masked_fill(labels[:, :-1] == IGNORED, self.pad_id)], dim=1)
+
+    def _columns(self, hidden: Tensor) -> Tensor:
+        num_patches = self.num_rows * self.num_columns
+        # ViT has one token before the patches, DeiT two.
+        patches = hidden[:, hidden.shape[1] - num_patches :]
+        return patches.unflatten(1, (self.num_rows, self.num_columns)).mean(dim=1)
+
+
+class TrOCRReader:
+    """A TrOCR with all it needs to learn, to read and to be saved. Implements `tdtrain.models.reader.Reader`."""
+
+    kind: Literal["autoregressive"] = "autoregressive"
+
+    def __init__(
+        self,
+        name: str,
+        module: TrOCRModule,
+        pixels: TrOCRPixels,
+        codec: TrOCRCodec,
+        processor: Processor,
+        ctc_codec: CTCCodec | None = None,
+    ) -> None:
+        self.name = name
+        self.module = module
+        self.pixels = pixels
+        self.codec = codec
+        self.processor = processor
+        self.ctc_codec = ctc_codec
+
+    @property
+    def max_target_tokens(self) -> int:
+        """The longest label and the longest reading, end token included."""
+        return self.codec.max_target_tokens
+
+    def add_ctc_head(self, alphabet: Sequence[str], seed: int = 0) -> nn.Linear:
+        """Puts a fresh CTC head over a corpus's characters on the encoder; replaces one that is there.
+
+        A line can only be learned through it where it has no more characters than the encoder has columns
+        (`module.num_columns`: 40 for 32x160 in patches of 32x4, but only 24 for the 384x384 of the published models).
+
+        Args:
+            alphabet: characters, in any order; duplicates count once.
+            seed: of the head's first weights.
+
+        Returns: the head.
+        """
+        codec = CTCCodec(("", *sorted(set(alphabet))))
+        weight = next(self.module.model.decoder.parameters())
+        head = nn.Linear(self.module.model.config.encoder.hidden_size, len(codec.tokens))
+        generator = torch.Generator().manual_seed(seed)
+        nn.init.trunc_normal_(head.weight, std=0.02, generator=generator)
+        nn.init.zeros_(head.bias)
+        self.module.ctc_head = head.to(weight.device, weight.dtype)
+        self.ctc_codec = codec
+        return self.module.ctc_head
+
+    @torch.inference_mode()
+    def read(self, batch: dict[str, Tensor]) -> list[Reading]:
+        """Reads a collated batch greedily, without dropout, at most `max_target_tokens` tokens a line.
+
+        Confidence is the mean probability of the tokens written, the end token included: an empty reading is as sure
+        as its end token.
+        """
+        weight = next(self.module.model.decoder.parameters())
+        pixel_values = self.pixels.normalize(
+            batch["pixels"].to(weight.device), batch["widths"].to(weight.device), weight.dtype
+        )
+        was_training = self.module.training
+        self.module.eval()
+        try:
+            recorder = _TopProbability()
+            written = self.module.model.generate(pixel_values, logits_processor=LogitsProcessorList([recorder]))
+        finally:
+            self.module.train(was_training)
+        ids_BT = written[:, 1:]
+        ended_BT = (ids_BT == self.codec.end_id).cumsum(dim=1)
+        real_BT = (ended_BT == 0) | ((ended_BT == 1) & (ids_BT == self.codec.end_id))
+        probability_BT = torch.stack(recorder.steps, dim=1)
+        confidence_B = (probability_BT * real_BT).sum(dim=1) / real_BT.sum(dim=1)
+        lines = [ids[real] for ids, real in zip(ids_BT.cpu().numpy(), real_BT.cpu().numpy(), strict=True)]
+        return [
+            Reading(self.codec.decode(ids), min(confidence, 1.0))
+            for ids, confidence in zip(lines, confidence_B.tolist(), strict=True)
+        ]
+
+    def save(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
+        """Writes model, tokenizer, image processor and generation config as the hub has them, and the CTC head beside.
+
+        Args:
+            folder: is made where it is not there; files of the same names are replaced.
+            state: weights under the module's own names, in place of those it has (ZeRO-3 gathers them elsewhere).
+
+        Raises: ValueError for names the module does not have.
+        """
+        weights = self.module.state_dict()
+        if strangers := sorted((state or {}).keys() - weights.keys()):
+            raise ValueError(f"state has names that {self.name} does not: {strangers[:5]}; give the module's own names")
+        weights |= state or {}
+        model = self.module.model
+        inner = {name.removeprefix(_INNER): value for name, value in weights.items() if name.startswith(_INNER)}
+        if model.decoder.config.tie_word_embeddings:
+            del inner["decoder.output_projection.weight"]
+        model.save_pretrained(folder, state_dict={name: value.detach().contiguous() for name, value in inner.items()})
+        self.codec.tokenizer.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+        self.save_ctc_head(folder, weights)
+
+    def save_ctc_head(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
+        """Writes the CTC head beside a model, and nothing else; takes away one that is there and no longer is here."""
+        for name in (CTC_WEIGHTS, CTC_TOKENS):
+            (Path(folder) / name).unlink(missing_ok=True)
+        if self.ctc_codec is None:
+            return
+        weights = self.module.state_dict() if weights is None else weights
+        head = {name: weights[f"ctc_head.{name}"].detach().cpu().contiguous() for name in ("weight", "bias")}
+        save_file(head, Path(folder) / CTC_WEIGHTS, metadata={"format": "pt"})
+        tokens = json.dumps({"tokens": self.ctc_codec.tokens}, ensure_ascii=False)
+        (Path(folder) / CTC_TOKENS).write_text(tokens, encoding="utf-8")
+
+
+def load_trocr(name_or_folder: str, dtype: torch.dtype = torch.float32) -> TrOCRReader:
+    """A TrOCR by hub name (microsoft/trocr-large-printed) or from a local folder, on the CPU, in evaluation mode.
+
+    Reads greedily whatever the folder's generation config says about beams; writes that into the folders it saves.
+
+    Raises: ValueError where the folder or the hub model is not there, is no TrOCR, or lacks weights.
+    """
+    folder = model_folder(name_or_folder)
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"model={name_or_folder!r}: {folder} has no config.json; give a TrOCR's folder")
+    model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("decoder", {}).get("model_type")
+    if model_type != "trocr":
+        raise ValueError(f"model={name_or_folder!r}: its decoder is {model_type!r}, not 'trocr'")
+    pixels, codec, processor = load_inputs(folder)
+    try:
+        loaded: Any = VisionEncoderDecoderModel.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, output_loading_info=True
+        )
+    except OSError as error:
+        raise ValueError(f"model={name_or_folder!r}: no model.safetensors in {folder}; pickles are not read") from error
+    model, loading = loaded
+    # The encoder's pooler is not in the published files, and nothing uses it.
+    if absent := sorted(name for name in loading["missing_keys"] if not name.startswith("encoder.pooler.")):
+        raise ValueError(f"model={name_or_folder!r}: {folder} has no weights for {absent[:5]} ({len(absent)} in all)")
+    if model.encoder.pooler is not None:
+        # Without gradients, data-parallel training would wait for them.
+        model.encoder.pooler.requires_grad_(False)
+    _tabulate_positions(model)
+    start_id = _start_id(model)
+    model.generation_config = GenerationConfig(
+        max_new_tokens=codec.max_target_tokens,
+        num_beams=1,
+        do_sample=False,
+        use_cache=True,
+        decoder_start_token_id=start_id,
+        bos_token_id=codec.tokenizer.bos_token_id,
+        eos_token_id=codec.end_id,
+        pad_token_id=codec.pad_id,
+    )
+    reader = TrOCRReader(name_or_folder, TrOCRModule(model, start_id, codec.pad_id), pixels, codec, processor)
+    if (folder / CTC_TOKENS).is_file():
+        tokens = json.loads((folder / CTC_TOKENS).read_text(encoding="utf-8"))["tokens"]
+        reader.add_ctc_head(tokens[1:]).load_state_dict(load_file(folder / CTC_WEIGHTS))
+    reader.module.eval()
+    return reader
+
+
+class _TopProbability(LogitsProcessor):
+    """Notes at each step the probability of the likeliest token, the one greedy reading takes."""
+
+    def __init__(self) -> None:
+        self.steps: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        logits = scores.float()
+        self.steps.append((logits.amax(dim=-1) - logits.logsumexp(dim=-1)).exp())
+        return scores
+
+
+def _start_id(model: Model) -> int:
+    configs = (model.generation_config, model.config, model.config.decoder)
+    for config in configs:
+        if (start_id := getattr(config, "decoder_start_token_id", None)) is not None:
+            return start_id
+    raise ValueError("decoder_start_token_id is in neither generation_config.json nor config.json; TrOCR's is 2")
+
+
+def _tabulate_positions(model: Model) -> None:
+    """Turns sinusoidal positions into a frozen table of learned ones with the same values.
+
+    transformers 5 leaves the sinusoids on the meta device after `from_pretrained`, and `.to` forgets them, since they
+    are neither parameter nor buffer. A table moves, casts and shards as every weight does, and a folder saved from it
+    loads in plain transformers, where a sinusoidal one fails at the first forward.
+    """
+    config = model.config.decoder
+    decoder = model.decoder.model.decoder
+    if not config.use_learned_position_embeddings:
+        num_positions, width, pad_id = config.max_position_embeddings, config.d_model, config.pad_token_id
+        sinusoids = TrOCRSinusoidalPositionalEmbedding.get_embedding(num_positions + pad_id + 1, width, pad_id)
+        table = TrOCRLearnedPositionalEmbedding(num_positions, width)
+        with torch.no_grad():
+            # Position t is row t + offset of learned ones, row t + pad_id + 1 of sinusoids.
+            table.weight[: table.offset] = 0
+            table.weight[table.offset :] = sinusoids[pad_id + 1 :]
+        decoder.embed_positions = table.to(decoder.embed_tokens.weight.dtype)
+        config.use_learned_position_embeddings = True
+        config.fixed_position_embeddings = True
+    if getattr(config, "fixed_position_embeddings", False):
+        decoder.embed_positions.requires_grad_(False)

@@ -1,0 +1,216 @@
+"""The main job, stage by stage. Each stage leaves its result in a folder and is not repeated when that is there.
+
+pages -> packed lines -> (adapted) teacher -> labels -> student and control -> readings -> results.json, report.html
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from tdtrain.config import DistillRun, TrainRun
+from tdtrain.data.batches import open_table
+from tdtrain.data.card import print_card
+from tdtrain.data.manifest import Manifest, check_learnable, load_manifest, read_lines
+from tdtrain.data.pack import PackOptions, pack
+from tdtrain.data.storage import open_folder
+from tdtrain.evaluate.test_split import evaluate
+from tdtrain.models.load import load_reader
+from tdtrain.models.students import alphabet, build_student, is_fresh
+from tdtrain.report.finish import report_distillation
+from tdtrain.report.results import Results
+from tdtrain.report.tracking import Tracker
+from tdtrain.teachers.label_pass import label, plan_labels
+from tdtrain.teachers.live import check_pair
+from tdtrain.train.launch import fit, plan_job
+from tdtrain.train.loop import Record
+from tdtrain.train.progress import Display
+
+TRACK_EVERY_STEPS = 10
+
+
+class Job:
+    """A distillation under way: its run, its folders, and who watches."""
+
+    def __init__(self, run: DistillRun, display: Display, tracker: Tracker) -> None:
+        self.run = run
+        self.display = display
+        self.tracker = tracker
+        self.output = run.output_dir.absolute()
+        self.on_ray = run.compute.num_workers > 0
+        self.actors = max(2, run.compute.num_workers) if self.on_ray else 0
+        self.timings_s: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str, words: str) -> Iterator[None]:
+        """Says what is done, and remembers how long it took."""
+        self.display.say(f"[bold]{name}[/bold]: {words}")
+        started = time.perf_counter()
+        yield
+        self.timings_s[name] = round(time.perf_counter() - started, 1)
+
+    def watch(self, name: str, record: Record, total: int) -> None:
+        """Shows and tracks a training step."""
+        self.display(name, record, total)
+        if record.step % TRACK_EVERY_STEPS == 0 or record.validation_cer is not None:
+            figures = {key: value for key, value in vars(record).items() if key != "step"}
+            self.tracker.log_metrics({f"{name}/{key}": value for key, value in figures.items()}, record.step)
+
+
+def distill(run: DistillRun) -> Results:
+    """Distils, trains the control, evaluates and reports. The same run again resumes where it was.
+
+    Raises: ValueError on what cannot work, before anything is trained.
+    """
+    claim(run)
+    if run.compute.num_workers > 0:
+        from tdtrain.ray_start import connect
+
+        connect()
+    with Tracker(run.output_dir, run.tracking_uri, run_name=run.output_dir.name) as tracker, Display() as display:
+        tracker.log_run(run.model_dump(mode="json"))
+        job = Job(run, display, tracker)
+        with job.stage("corpus", "pages into lines"):
+            manifest = pack_corpus(job)
+        teacher = adapt_teacher(job, manifest)
+        with job.stage("label", "the teacher reads every training line"):
+            labelling = plan_labels(teacher, manifest.root, str(job.output / "labels"))
+            label(labelling, job.actors, display.counting("label", "lines"))
+        before = start_of_student(job, manifest, labelling.folder, teacher)
+        with job.stage("train", "the student" + (", and its control without the teacher" if run.control else "")):
+            models = train(job, manifest, labelling.folder, teacher, before)
+        with job.stage("evaluate", "every reader reads the test lines"):
+            limit = run.corpus.max_evaluation_lines
+            evaluation = evaluate(models, manifest, limit, job.actors, display.counting("evaluate", "readers"))
+        return report_distillation(run, evaluation, manifest, job.timings_s, tracker, display.say)
+
+
+def claim(run: DistillRun) -> None:
+    """Takes the output folder for this run. Raises ValueError where it holds another one."""
+    held, mine = run.output_dir / "run.json", run.model_dump(mode="json")
+    if held.exists():
+        theirs = DistillRun.model_validate_json(held.read_text()).model_dump(mode="json")
+        if differing := sorted(_differences(theirs, mine)):
+            raise ValueError(
+                f"output_dir={run.output_dir} holds another run, with {', '.join(differing)}; "
+                "use another output_dir, or delete it"
+            )
+    run.output_dir.mkdir(parents=True, exist_ok=True)
+    held.write_text(run.model_dump_json(indent=2))
+
+
+def _differences(theirs: Mapping, mine: Mapping, path: str = "") -> Iterator[str]:
+    for key, value in theirs.items():
+        if isinstance(value, dict):
+            yield from _differences(value, mine[key], f"{path}{key}.")
+        elif value != mine[key]:
+            yield f"{path}{key}={value!r}"
+
+
+def pack_corpus(job: Job) -> Manifest:
+    """The packed corpus of a run, packed if it is not yet, and checked."""
+    run, source = job.run, job.run.corpus.dataset_path
+    if source is not None and open_folder(source).exists("manifest.json"):
+        packed = source
+    else:
+        packed = str(job.output / "lines")
+        if source is None:
+            from tdtrain.data.sample.corpus import write_sample
+
+            source = str(job.output / "sample")
+            pages, annotated = run.corpus.sample_pages, run.corpus.annotated_pages
+            write_sample(Path(source), pages, annotated, workers=None if job.on_ray else 0)
+        pack(source, packed, PackOptions(), use_ray=job.on_ray)
+        print_card(packed)
+    manifest = load_manifest(packed)
+    check_learnable(manifest, need_labels=run.control)
+    return manifest
+
+
+def adapt_teacher(job: Job, manifest: Manifest) -> str:
+    """The teacher that will teach: as it comes, or after a short training on the annotated lines."""
+    run, teaching = job.run, job.run.teaching
+    if not teaching.adapt_teacher or not manifest.num_annotated("train"):
+        return run.teacher_model
+    changes = {"epochs": teaching.adapt_epochs, "learning_rate": teaching.adapt_learning_rate}
+    adapting = TrainRun(
+        name="teacher",
+        model=run.teacher_model,
+        lines=manifest.root,
+        storage=_storage(job),
+        augment=run.corpus.augment,
+        max_evaluation_lines=run.corpus.max_evaluation_lines,
+        optimisation=run.optimisation.model_copy(update=changes),
+        compute=run.compute,
+    )
+    with job.stage("adapt", "the teacher learns from the annotated pages"):
+        fit(adapting, job.output / "teacher", job.watch)
+    return str(job.output / "teacher")
+
+
+def _storage(job: Job) -> str:
+    return job.run.storage_path or str(job.output / "checkpoints")
+
+
+def start_of_student(job: Job, manifest: Manifest, labels: str, teacher: str) -> str:
+    """The folder of the student before training. Raises ValueError where the teacher cannot teach it."""
+    folder, teaching = job.output / "student_before", job.run.teaching
+    if not folder.exists():
+        annotated = (line.text or "" for line in read_lines(manifest, "train"))
+        build_student(
+            job.run.student_model,
+            alphabet(annotated, _confident(manifest, labels, teaching.min_confidence)),
+            job.run.optimisation.seed,
+            folder,
+        )
+    if teaching.alpha and teaching.targets != "sequence":
+        check_pair(load_reader(teacher), load_reader(str(folder)))
+    return str(folder)
+
+
+def _confident(manifest: Manifest, labels: str, least: float) -> Iterator[str]:
+    for shard in manifest.shards_of("train"):
+        table = open_table(f"{labels}/{shard.path.rsplit('/', 1)[-1]}", ["text", "confidence"])
+        yield from (row["text"] for row in table.to_pylist() if row["confidence"] >= least)
+
+
+def train(job: Job, manifest: Manifest, labels: str, teacher: str, before: str) -> dict[str, str]:
+    """The student and its control, side by side where Ray has room for both. Returns all models by role."""
+    run, teaching = job.run, job.run.teaching
+    soft = teaching.targets != "sequence" and teaching.alpha > 0
+    live = teaching.teacher_signal == "live" or (
+        teaching.teacher_signal == "auto" and load_reader(before).kind == "autoregressive"
+    )
+    student = TrainRun(
+        name="student",
+        model=before,
+        fresh=is_fresh(run.student_model),
+        lines=manifest.root,
+        labels=labels,
+        teacher=teacher if live and soft else None,
+        storage=_storage(job),
+        temperature=teaching.temperature,
+        alpha=teaching.alpha if soft else 0.0,
+        targets=teaching.targets,
+        min_confidence=teaching.min_confidence,
+        augment=run.corpus.augment,
+        max_evaluation_lines=run.corpus.max_evaluation_lines,
+        optimisation=run.optimisation,
+        compute=run.compute,
+    )
+    folders = {"student": job.output / "student"}
+    runs = [(student, folders["student"])]
+    if run.control:
+        budget = {"max_steps": plan_job(student).total_steps}
+        alone = {"name": "control", "labels": None, "teacher": None, "alpha": 0.0}
+        folders["student_undistilled"] = job.output / "student_undistilled"
+        runs.append((student.model_copy(update=alone | budget), folders["student_undistilled"]))
+    with ThreadPoolExecutor(len(runs) if job.on_ray else 1) as pool:
+        for done in [pool.submit(fit, one, output, job.watch) for one, output in runs]:
+            done.result()
+    adapted = {"teacher_before": run.teacher_model} if teacher != run.teacher_model else {}
+    trained = {role: str(folder) for role, folder in folders.items()}
+    return {"teacher": teacher, **adapted, "student_before": before, **trained}

@@ -1,0 +1,50 @@
+"""Joining the Ray cluster there is, or starting a quiet local one."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import ray
+
+
+def connect(num_cpus: int | None = None) -> None:
+    """Connects this process to Ray; does nothing where it is connected.
+
+    Inside a job, or with RAY_ADDRESS set, that cluster is joined; otherwise a local one starts.
+
+    Args:
+        num_cpus: logical CPUs of a local cluster; by default those of the machine, but at least 4, since a pipeline
+            with more stages than CPUs waits for ever. A cluster that is joined keeps its own.
+    """
+    # Both only announce a default.
+    for name in ("ray._private.authentication.authentication_token_setup", "ray.data._internal.progress"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if not ray.is_initialized():
+        in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+        address = os.environ.get("RAY_ADDRESS") or ("auto" if in_job else "local")
+        local = address == "local"
+        ray.init(
+            address=address,
+            num_cpus=(num_cpus or max(4, os.cpu_count() or 1)) if local else None,
+            include_dashboard=False if local else None,
+            logging_level=logging.WARNING,
+            log_to_driver=not local,
+            runtime_env=None if in_job else _package(local),
+        )
+    from ray.data import DataContext
+
+    DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+
+
+def _package(local: bool) -> dict:
+    """Makes workers find this package where it is not installed. A submitted job has its own working_dir instead."""
+    package = Path(__file__).resolve().parent
+    if not local:
+        return {"py_modules": [str(package)]}
+    return {
+        "env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, (str(package.parent), os.environ.get("PYTHONPATH"))))}
+    }

@@ -1,0 +1,179 @@
+"""MLflow, and the only place that imports it: parameters, metrics, files and the model registry."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from pydantic import JsonValue
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+MAX_VALUE = 500
+"""Characters of a parameter's value: what servers of every age take. The whole run is stored as run.json besides."""
+PARAMS_PER_CALL = 100
+FALLBACK = "tracking.jsonl"
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    # As it comes, MLflow retries for minutes, and training would stand still for as long.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
+}
+
+
+class Tracker:
+    """One MLflow run, as a context manager.
+
+    A tracking store that cannot be reached is an error at the start. One that goes away later is not: training goes on,
+    with one warning, and what would have been tracked is written to `tracking.jsonl` in the output folder from then on.
+    An exception that leaves the `with` block marks the run FAILED.
+
+    MLflow's telemetry is off and its retries are short unless the environment says otherwise (see `_ENVIRONMENT`).
+    """
+
+    def __init__(
+        self, output_dir: Path, uri: str | None = None, *, experiment: str = "tdtrain", run_name: str | None = None
+    ) -> None:
+        """Args:
+        output_dir: a local folder; the default store is `mlflow.db` in it, artifacts in `mlartifacts` beside it.
+        uri: an MLflow server (`http://host:5000`) or database (`sqlite:///...`) instead.
+        """
+        self._output_dir = output_dir.absolute()
+        self._own_store = uri is None
+        self.uri = uri or f"sqlite:///{self._output_dir / 'mlflow.db'}"
+        self._experiment, self._run_name = experiment, run_name
+        self._client: MlflowClient | None = None
+        self.run_id = ""
+
+    def __enter__(self) -> Tracker:
+        """Opens the run. Raises ValueError where the store cannot be reached."""
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        from mlflow import MlflowClient
+
+        self._output_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+            self.run_id = client.create_run(self._experiment_id(client), run_name=self._run_name).info.run_id
+        except Exception as error:  # every store has its own exceptions; all of them mean the same here
+            raise ValueError(
+                f"tracking_uri={self.uri} cannot be used: {_first_line(error)}; start that server or correct the "
+                "address, or leave tracking_uri out to track into the output folder"
+            ) from error
+        self._client = client
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        status = "FINISHED" if kind is None else "FAILED"
+        self._send("status", status, lambda client: client.set_terminated(self.run_id, status))
+
+    def log_run(self, run: Mapping[str, JsonValue]) -> None:
+        """The run's config: nested keys as `a.b.c` parameters (values cut to 500 characters), and whole as run.json."""
+        from mlflow.entities import Param
+
+        flat = flatten(run)
+        params = [Param(_key(name), value) for name, value in flat.items()]
+
+        def send(client: MlflowClient) -> None:
+            for start in range(0, len(params), PARAMS_PER_CALL):
+                client.log_batch(self.run_id, params=params[start : start + PARAMS_PER_CALL])
+            client.log_dict(self.run_id, dict(run), "run.json")
+
+        self._send("run", dict(run), send)
+
+    def log_metrics(self, metrics: Mapping[str, float | None], step: int = 0) -> None:
+        """Figures at a step. None means not measured and is left out."""
+        from mlflow.entities import Metric
+
+        now_ms = int(time.time() * 1000)
+        measured = {name: value for name, value in metrics.items() if value is not None}
+        sent = [Metric(_key(name), float(value), now_ms, step) for name, value in measured.items()]
+        self._send("metrics", {"step": step, **measured}, lambda client: client.log_batch(self.run_id, metrics=sent))
+
+    def log_artifact(self, path: Path) -> None:
+        """A file, or a folder with all that is in it."""
+
+        def send(client: MlflowClient) -> None:
+            if path.is_dir():
+                client.log_artifacts(self.run_id, str(path), path.name)
+            else:
+                client.log_artifact(self.run_id, str(path))
+
+        self._send("artifact", str(path), send)
+
+    def register_model(self, folder: Path, name: str) -> None:
+        """Stores a model folder with the run and makes it the next version of the registered model `name`."""
+
+        def send(client: MlflowClient) -> None:
+            from mlflow.exceptions import MlflowException
+
+            client.log_artifacts(self.run_id, str(folder), "model")
+            try:
+                client.create_registered_model(name)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            source = f"{client.get_run(self.run_id).info.artifact_uri}/model"
+            client.create_model_version(name, source, self.run_id)
+
+        self._send("register_model", {"folder": str(folder), "name": name}, send)
+
+    def _experiment_id(self, client: MlflowClient) -> str:
+        found = client.get_experiment_by_name(self._experiment)
+        if found is not None:
+            return found.experiment_id
+        place = (self._output_dir / "mlartifacts").as_uri() if self._own_store else None
+        return client.create_experiment(self._experiment, artifact_location=place)
+
+    def _send(self, what: str, content: JsonValue, send: Callable[[MlflowClient], object]) -> None:
+        if self._client is not None:
+            try:
+                send(self._client)
+                return
+            except Exception as error:  # whatever it is, it is no reason to lose a training run
+                self._client = None
+                warnings.warn(
+                    f"MLflow at {self.uri} failed ({_first_line(error)}); "
+                    f"tracking goes on in {self._output_dir / FALLBACK}",
+                    RuntimeWarning,
+                    stacklevel=3,
+                )
+        with (self._output_dir / FALLBACK).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"time_s": time.time(), "run_id": self.run_id, what: content}) + "\n")
+
+
+def flatten(run: Mapping[str, JsonValue], prefix: str = "") -> dict[str, str]:
+    """Nested mappings -> `a.b` keys with values as text of at most 500 characters; lists as JSON."""
+    flat: dict[str, str] = {}
+    for name, value in run.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            flat[prefix + name] = text if len(text) <= MAX_VALUE else text[: MAX_VALUE - 1] + "…"
+    return flat
+
+
+def _key(name: str) -> str:
+    """A name that MLflow takes: letters, digits, `_-./ `, at most 250 characters."""
+    return re.sub(r"[^\w\-./ ]", "_", name)[:250]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]

@@ -1,0 +1,158 @@
+"""One pass of a teacher over the training lines, with Ray Data, each shard written the moment it is done.
+
+A pass that is interrupted goes on with the shards that are missing; a finished one is found by its fingerprint.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors.torch import save
+
+from tdtrain.data.batches import decode, open_table
+from tdtrain.data.manifest import load_manifest
+from tdtrain.data.rows import content_id
+from tdtrain.data.storage import absolute, open_folder
+from tdtrain.models.ctc_decode import greedy_readings
+from tdtrain.models.load import load_reader
+from tdtrain.models.reader import Reader
+from tdtrain.teachers.labels import CANDIDATES, LABEL_SCHEMA, LabelManifest
+
+VERSION = "1"
+BATCH_LINES = 16
+
+
+@dataclass(frozen=True)
+class LabelJob:
+    """A pass: the teacher, the packed corpus, the folder to write to, and what the result is known by."""
+
+    teacher: str
+    lines: str
+    folder: str
+    fingerprint: str
+
+
+def plan_labels(teacher: str, lines: str, root: str) -> LabelJob:
+    """The pass of a teacher over a corpus; its folder is named by all that changes its outcome."""
+    reader = load_reader(teacher)
+    lines, root = absolute(lines), absolute(root)
+    weights = save({name: value.contiguous() for name, value in reader.module.state_dict().items()})
+    parts = (weights, "\0".join(reader.codec.tokens), repr(reader.pixels), str(CANDIDATES), VERSION)
+    fingerprint = content_id(*parts, load_manifest(lines).fingerprint)
+    return LabelJob(teacher, lines, f"{root}/{fingerprint}", fingerprint)
+
+
+def label(job: LabelJob, actors: int, progress: Callable[[int, int], None]) -> LabelManifest:
+    """Labels what is not labelled yet, and says what there is.
+
+    Args:
+        actors: teachers that read side by side, one CPU each; 0: here, without Ray.
+        progress: told of lines done and lines in all.
+    """
+    folder = open_folder(job.folder)
+    if folder.exists("labels.json"):
+        return LabelManifest.model_validate_json(folder.read("labels.json"))
+    shards = load_manifest(job.lines).shards_of("train")
+    total = sum(shard.num_rows for shard in shards)
+    missing = [shard.path for shard in shards if not folder.exists(_name(shard.path))]
+    done = total - sum(shard.num_rows for shard in shards if shard.path in missing)
+    for num_rows in _run(job, missing, actors):
+        done += num_rows
+        progress(done, total)
+    reader = load_reader(job.teacher)
+    manifest = LabelManifest(
+        fingerprint=job.fingerprint,
+        teacher=job.teacher,
+        lines=load_manifest(job.lines).fingerprint,
+        tokens=reader.codec.tokens,
+        num_lines=total,
+    )
+    folder.write("labels.json", manifest.model_dump_json().encode())
+    return manifest
+
+
+def _name(shard: str) -> str:
+    return shard.rsplit("/", 1)[-1]
+
+
+def _run(job: LabelJob, shards: list[str], actors: int):
+    if actors == 0 or not shards:
+        labeller = Labeller(job)
+        yield from (labeller({"shard": shard})["num_rows"] for shard in shards)
+        return
+    import ray.data
+
+    rows = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
+    done = rows.map(
+        Labeller,
+        fn_constructor_args=(job,),
+        num_cpus=1,
+        compute=ray.data.ActorPoolStrategy(size=min(actors, len(shards))),
+    )
+    yield from (row["num_rows"] for row in done.iter_rows())
+
+
+class Labeller:
+    """One teacher, reading shard after shard."""
+
+    def __init__(self, job: LabelJob) -> None:
+        torch.set_num_threads(1)
+        self._job = job
+        self._reader = load_reader(job.teacher)
+        self._reader.module.to("cuda" if torch.cuda.is_available() else "cpu")
+
+    def __call__(self, row: dict[str, str]) -> dict[str, int]:
+        """Labels one shard and writes it whole."""
+        lines = open_table(f"{load_manifest(self._job.lines).root}/{row['shard']}", ["id", "image"])
+        table = label_lines(self._reader, lines["id"].to_pylist(), lines["image"].to_pylist())
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer, compression="zstd")
+        open_folder(self._job.folder).write(_name(row["shard"]), buffer.getvalue())
+        return {"num_rows": len(lines)}
+
+
+@torch.inference_mode()
+def label_lines(reader: Reader, ids: list[str], images: list[bytes]) -> pa.Table:
+    """Labels of some lines, in their order, in LABEL_SCHEMA."""
+    resized = [reader.pixels.resize(decode(image)) for image in images]
+    order = sorted(range(len(ids)), key=lambda i: resized[i].shape[1])
+    rows: list[dict | None] = [None] * len(ids)
+    device = next(reader.module.parameters()).device
+    reader.module.eval()
+    for start in range(0, len(order), BATCH_LINES):
+        chosen = order[start : start + BATCH_LINES]
+        arrays = reader.pixels.collate([resized[i] for i in chosen])
+        batch = {key: torch.from_numpy(value).to(device) for key, value in arrays.items()}
+        for i, row in zip(chosen, _label_batch(reader, batch), strict=True):
+            rows[i] = {"id": ids[i], **row}
+    return pa.Table.from_pylist(rows, schema=LABEL_SCHEMA)
+
+
+def _label_batch(reader: Reader, batch: dict[str, torch.Tensor]) -> list[dict]:
+    if reader.kind == "autoregressive":
+        nothing = {"k": 0, "num_frames": 0, "frame_ids": None, "frame_logprobs": None}
+        return [{"text": r.text, "confidence": r.confidence, **nothing} for r in reader.read(batch)]
+    pixels = reader.pixels.normalize(batch["pixels"], batch["widths"], torch.float32)
+    output = reader.module(pixels, widths=batch["widths"])
+    readings = greedy_readings(output.logits, output.frames, reader.codec.tokens)
+    values, ids = output.logits.float().log_softmax(-1).topk(CANDIDATES, dim=-1)
+    rows = []
+    for i, reading in enumerate(readings):
+        frames = int(output.frames[i])
+        rows.append(
+            {
+                "text": reading.text,
+                "confidence": reading.confidence,
+                "k": CANDIDATES,
+                "num_frames": frames,
+                "frame_ids": ids[i, :frames].cpu().numpy().astype(np.uint16).tobytes(),
+                "frame_logprobs": values[i, :frames].cpu().numpy().astype(np.float16).tobytes(),
+            }
+        )
+    return rows

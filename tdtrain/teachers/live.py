@@ -1,0 +1,100 @@
+"""A teacher that reads along: frozen, outside optimizer and ZeRO state, in bf16 where the device has it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tdtrain.losses.cross_entropy import cross_entropy
+from tdtrain.models.load import load_reader
+from tdtrain.models.reader import Reader
+
+Batch = dict[str, Tensor]
+TOLERANCE = 0.05
+"""How far the teacher's loss on a batch may be from its stand-alone fp32 loss, relative; bf16 stays below 0.02."""
+
+
+class LiveTeacher:
+    """Gives the teacher's logits over the student's vocabulary for every batch."""
+
+    def __init__(self, reader: Reader, student: Reader, device: torch.device) -> None:
+        """Freezes and casts the teacher.
+
+        Raises: ValueError where the pair cannot be compared position by position.
+        """
+        check_pair(reader, student)
+        self._reader = reader
+        self._dtype = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+        reader.module.to(device=device, dtype=self._dtype).eval().requires_grad_(False)
+        theirs = {token: index for index, token in enumerate(reader.codec.tokens)}
+        ids = [theirs.get(token, -1) for token in student.codec.tokens]
+        self._same = ids == list(range(len(reader.codec.tokens)))
+        self._ids = torch.tensor(ids, device=device)
+        self._checked = False
+
+    @classmethod
+    def load(cls, name: str, student: Reader, device: torch.device) -> LiveTeacher:
+        """The teacher of a folder or name."""
+        return cls(load_reader(name), student, device)
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> Tensor:
+        """Logits B,T,V over the student's vocabulary; -inf for characters the teacher does not know."""
+        if not self._checked:
+            self._check(batch)
+        logits = self._logits(batch)
+        if self._same:
+            return logits
+        known = self._ids >= 0
+        return torch.where(known, logits[..., self._ids.clamp(min=0)], -torch.inf)
+
+    def _logits(self, batch: Batch, dtype: torch.dtype | None = None) -> Tensor:
+        pixels = self._reader.pixels.normalize(batch["pixels"], batch["widths"], dtype or self._dtype)
+        return self._reader.module(pixels, labels=batch["labels"], widths=batch["widths"]).logits
+
+    def _check(self, batch: Batch) -> None:
+        """Compares the loss of the teacher as it is run here with its own, loaded anew, in fp32 and alone.
+
+        Raises: ValueError where they differ: the teacher would teach something else than it knows.
+        """
+        alone = load_reader(self._reader.name)
+        alone.module.to(batch["pixels"].device).eval()
+        mine = _loss(self._reader, batch, self._logits(batch))
+        pixels = alone.pixels.normalize(batch["pixels"], batch["widths"], torch.float32)
+        theirs = _loss(alone, batch, alone.module(pixels, labels=batch["labels"], widths=batch["widths"]).logits)
+        if not abs(mine - theirs) <= TOLERANCE * max(abs(theirs), 0.1):
+            raise ValueError(
+                f"the teacher {self._reader.name} has a loss of {mine:.4f} on the first batch where it trains the "
+                f"student, but {theirs:.4f} on its own; its weights or its input are not what it was trained with"
+            )
+        self._checked = True
+
+
+def _loss(reader: Reader, batch: Batch, logits: Tensor) -> float:
+    """Nats a label, of labels in the student's ids where vocabularies agree; else of the teacher's own best path."""
+    if reader.kind == "autoregressive":
+        return float(cross_entropy(logits, batch["labels"])) / max(int((batch["labels"] >= 0).sum()), 1)
+    frames = batch["frames"]
+    best = logits.float().log_softmax(-1).amax(-1)
+    real = torch.arange(best.shape[1], device=best.device) < frames[:, None]
+    return float(-best[real].mean())
+
+
+def check_pair(teacher: Reader, student: Reader) -> None:
+    """Raises ValueError where a teacher's distributions cannot be compared with the student's."""
+    if teacher.kind != student.kind:
+        raise ValueError(
+            f"teacher_model {teacher.name} is {teacher.kind} and student_model {student.name} is {student.kind}; "
+            "their distributions have nothing in common, but the teacher's text can teach: use --targets sequence"
+        )
+    if teacher.pixels != student.pixels:
+        raise ValueError(
+            f"teacher_model {teacher.name} and student_model {student.name} take different pictures "
+            f"({teacher.pixels} and {student.pixels}); use --targets sequence"
+        )
+    if teacher.kind == "autoregressive" and teacher.codec.tokens != student.codec.tokens:
+        raise ValueError(
+            f"teacher_model {teacher.name} has {len(teacher.codec.tokens)} tokens and student_model {student.name} "
+            f"has {len(student.codec.tokens)}, not the same ones; use --targets sequence, or a student with the "
+            "teacher's tokenizer, such as microsoft/trocr-base-printed for microsoft/trocr-large-printed"
+        )

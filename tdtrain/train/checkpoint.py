@@ -1,0 +1,87 @@
+"""What is written so that a run can stop at any moment: a model folder for everybody, an engine state for resuming.
+
+checkpoint/
+  model/        loads with plain transformers; the resolved run as run.json
+  engine/       optimizer state, one part a worker under ZeRO
+  progress.json step, curves, best CER
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from tdtrain.config import TrainRun
+from tdtrain.models.reader import Reader
+from tdtrain.train.engine import Engine
+from tdtrain.train.loop import State
+
+
+def write(folder: Path, run: TrainRun, state: State, reader: Reader, engine: Engine, rank: int) -> None:
+    """Writes this worker's part of a checkpoint. Every worker must call."""
+    weights = engine.weights()
+    (folder / "engine").mkdir(parents=True, exist_ok=True)
+    engine.save(folder / "engine")
+    if rank == 0:
+        reader.save(folder / "model", state=weights)
+        (folder / "model" / "run.json").write_text(run.model_dump_json(indent=2))
+        (folder / "progress.json").write_text(json.dumps(state.as_dict()))
+
+
+def read(folder: Path, engine: Engine) -> State:
+    """Restores the engine and says how far the run was. Every worker must call."""
+    engine.load(folder / "engine")
+    return progress(folder)
+
+
+def progress(folder: Path) -> State:
+    """How far the run of this checkpoint was."""
+    return State.from_dict(json.loads((folder / "progress.json").read_text()))
+
+
+class LocalStore:
+    """Checkpoints of a run in this process: the best and the last are kept, each complete or absent."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        root.mkdir(parents=True, exist_ok=True)
+
+    def all(self) -> list[Path]:
+        """Complete checkpoints, oldest first."""
+        return sorted(path for path in self._root.glob("checkpoint_*") if path.suffix != ".partial")
+
+    def commit(self, step: int, fill: Callable[[Path], None]) -> None:
+        """Writes a checkpoint beside its place, moves it there, and drops what is neither best nor last."""
+        final = self._root / f"checkpoint_{step:08d}"
+        partial = final.with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        fill(partial)
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(partial, final)
+        for path in set(self.all()) - {final, best(self.all())}:
+            shutil.rmtree(path)
+
+
+def best(folders: list[Path]) -> Path:
+    """The checkpoint with the lowest validation CER, the latest of equals; without any CER the last one."""
+
+    def key(folder: Path) -> tuple[float, int]:
+        state = progress(folder)
+        cer = state.history[-1].validation_cer if state.history else None
+        return (float("inf") if cer is None else cer, -state.step)
+
+    return min(folders, key=key)
+
+
+def publish(chosen: Path, last: Path, output: Path) -> None:
+    """The best model's folder, with the whole history, appears at `output` at once."""
+    partial = output.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(chosen / "model", partial)
+    shutil.copy(last / "progress.json", partial / "progress.json")
+    shutil.rmtree(output, ignore_errors=True)
+    os.replace(partial, output)

@@ -1,0 +1,199 @@
+"""The two ways to move weights: plain torch data parallelism, and DeepSpeed ZeRO 1-3. Same calls, same mathematics.
+
+The only importer of DeepSpeed. A loss that is given to `backward` is this micro batch's share of the global loss, so
+gradients are added up over micro batches and over workers, never averaged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from tdtrain.config import Compute, Optimisation
+
+
+class Engine(Protocol):
+    """A student under training."""
+
+    module: nn.Module
+    """Call it for a forward pass that trains."""
+
+    def accumulate(self, last: bool) -> AbstractContextManager[None]:
+        """Around the forward and backward pass of one micro batch; `last` says that the step follows."""
+        ...
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradient of one micro batch."""
+        ...
+
+    def step(self, learning_rate: float) -> float:
+        """Clips, updates, clears. Returns the global gradient norm before clipping."""
+        ...
+
+    def weights(self) -> dict[str, Tensor]:
+        """The whole state dict, on the CPU, gathered from all workers (every worker must call)."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Writes what this worker needs to resume (every worker must call)."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Restores what `save` wrote (every worker must call)."""
+        ...
+
+
+def build_engine(module: nn.Module, optimisation: Optimisation, compute: Compute, micro_batches: int) -> Engine:
+    """The engine a run asks for. `module` is on its device already."""
+    groups = parameter_groups(module, optimisation.weight_decay)
+    if compute.zero_stage == 0:
+        return TorchEngine(module, groups, optimisation)
+    return DeepSpeedEngine(module, groups, optimisation, compute, micro_batches)
+
+
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """AdamW's groups: weight decay on matrices and convolutions, none on biases and norms."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def schedule(step: int, total_steps: int, optimisation: Optimisation) -> float:
+    """The learning rate of a step: linear warm-up, then a cosine to zero."""
+    warmup = max(1, round(optimisation.warmup_share * total_steps))
+    if step < warmup:
+        return optimisation.learning_rate * (step + 1) / warmup
+    done = (step - warmup) / max(1, total_steps - warmup)
+    return optimisation.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+class TorchEngine:
+    """AdamW under DistributedDataParallel, or alone."""
+
+    def __init__(self, module: nn.Module, groups: list[dict[str, Any]], optimisation: Optimisation) -> None:
+        self._bare = module
+        self._world_size = dist.get_world_size() if dist.is_initialized() else 1
+        # The CTC head or a frozen part may get no gradient in a micro batch.
+        self.module = DistributedDataParallel(module, find_unused_parameters=True) if self._world_size > 1 else module
+        self._optimizer = torch.optim.AdamW(groups, lr=optimisation.learning_rate)
+        self._max_grad_norm = optimisation.max_grad_norm
+
+    def accumulate(self, last: bool) -> AbstractContextManager[None]:
+        if isinstance(self.module, DistributedDataParallel) and not last:
+            return self.module.no_sync()
+        return contextlib.nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        (loss * self._world_size).backward()  # DDP averages over workers
+
+    def step(self, learning_rate: float) -> float:
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+        norm = nn.utils.clip_grad_norm_(parameters, self._max_grad_norm)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return float(norm)
+
+    def weights(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().cpu() for name, tensor in self._bare.state_dict().items()}
+
+    def save(self, folder: Path) -> None:
+        if not dist.is_initialized() or dist.get_rank() == 0:
+            torch.save(
+                {"module": self._bare.state_dict(), "optimizer": self._optimizer.state_dict()}, folder / "torch.pt"
+            )
+
+    def load(self, folder: Path) -> None:
+        state = torch.load(folder / "torch.pt", map_location="cpu", weights_only=True)
+        self._bare.load_state_dict(state["module"])
+        self._optimizer.load_state_dict(state["optimizer"])
+
+
+class DeepSpeedEngine:
+    """ZeRO 1-3 (Rajbhandari et al. 2020, arXiv 1910.02054)."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        groups: list[dict[str, Any]],
+        optimisation: Optimisation,
+        compute: Compute,
+        micro_batches: int,
+    ) -> None:
+        import deepspeed
+
+        self._stage = compute.zero_stage
+        self._micro_batches = micro_batches
+        self._engine, *_ = deepspeed.initialize(
+            model=module, model_parameters=groups, config=deepspeed_config(module, optimisation, compute, micro_batches)
+        )
+        self._world_size = dist.get_world_size()
+        self.module = self._engine
+
+    @contextlib.contextmanager
+    def accumulate(self, last: bool) -> Iterator[None]:
+        yield
+        if not last:
+            self._engine.step()  # counts the micro batch; the weights move at the last one only
+
+    def backward(self, loss: Tensor) -> None:
+        # DeepSpeed averages over workers and over micro batches.
+        self._engine.backward(loss * self._world_size * self._micro_batches)
+
+    def step(self, learning_rate: float) -> float:
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._engine.step()
+        return float(self._engine.get_global_grad_norm() or 0.0)
+
+    def weights(self) -> dict[str, Tensor]:
+        import deepspeed
+
+        bare = self._engine.module
+        if self._stage < 3:
+            return {name: tensor.detach().float().cpu() for name, tensor in bare.state_dict().items()}
+        with deepspeed.zero.GatheredParameters(list(bare.parameters())):
+            return {name: tensor.detach().clone().float().cpu() for name, tensor in bare.state_dict().items()}
+
+    def save(self, folder: Path) -> None:
+        self._engine.save_checkpoint(str(folder), tag="zero")
+
+    def load(self, folder: Path) -> None:
+        self._engine.load_checkpoint(str(folder), tag="zero")
+
+
+def deepspeed_config(
+    module: nn.Module, optimisation: Optimisation, compute: Compute, micro_batches: int
+) -> dict[str, Any]:
+    """DeepSpeed's configuration, derived from the run and never written by a user."""
+    device = next(module.parameters()).device
+    zero: dict[str, Any] = {"stage": compute.zero_stage, "contiguous_gradients": True, "overlap_comm": False}
+    if compute.offload:
+        zero["offload_optimizer"] = {"device": "cpu"}
+        if compute.zero_stage == 3:
+            zero["offload_param"] = {"device": "cpu"}
+    if compute.zero_stage == 3:
+        zero["stage3_param_persistence_threshold"] = 10_000
+    bf16 = optimisation.precision == "bf16" or (optimisation.precision == "auto" and device.type == "cuda")
+    return {
+        "train_micro_batch_size_per_gpu": optimisation.batch_size // max(compute.num_workers, 1) // micro_batches,
+        "gradient_accumulation_steps": micro_batches,
+        "gradient_clipping": optimisation.max_grad_norm,
+        "bf16": {"enabled": bf16},
+        "optimizer": {"type": "AdamW", "params": {"lr": optimisation.learning_rate, "torch_adam": True}},
+        "zero_optimization": zero,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 10**9,
+    }

@@ -1,0 +1,66 @@
+"""Training in this process, without Ray: for tests, for debugging, and to know what Ray costs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from tdtrain.config import TrainRun
+from tdtrain.data.training_set import stream
+from tdtrain.train.checkpoint import LocalStore, best, publish
+from tdtrain.train.loop import Record, State
+from tdtrain.train.worker import Job, Watch, work
+
+
+def fit_here(job: Job, output: Path, watch: Watch) -> None:
+    """Trains to the end, resuming from the last checkpoint, and publishes the best weights at `output`."""
+    store = LocalStore(Path(job.run.storage) / job.run.name)
+    with _alone(job.run):
+        work(job, LocalContext(job, store, watch))
+    publish(best(store.all()), store.all()[-1], output)
+
+
+class LocalContext:
+    """One worker, in this process."""
+
+    rank = 0
+    world_size = 1
+
+    def __init__(self, job: Job, store: LocalStore, watch: Watch) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._job, self._store, self._watch = job, store, watch
+
+    def batches(self, first_step: int) -> Iterator[dict[str, np.ndarray]]:
+        return stream(self._job.plan, self._job.recipe, first_step, self._job.total_steps)
+
+    def track(self, record: Record) -> None:
+        self._watch(self._job.run.name, record, self._job.total_steps)
+
+    def commit(self, state: State, fill: Callable[[Path], None]) -> None:
+        self._store.commit(state.step, fill)
+
+    @contextlib.contextmanager
+    def resume(self) -> Iterator[Path | None]:
+        complete = self._store.all()
+        yield complete[-1] if complete else None
+
+
+@contextlib.contextmanager
+def _alone(run: TrainRun) -> Iterator[None]:
+    """DeepSpeed wants a process group even for one."""
+    if run.compute.zero_stage == 0 or dist.is_initialized():
+        yield
+        return
+    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()

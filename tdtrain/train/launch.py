@@ -1,0 +1,72 @@
+"""From a training run to a trained folder: plans the data, starts the workers, in this process or under Ray Train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tdtrain.config import TrainRun, micro_batches
+from tdtrain.data.batches import Recipe
+from tdtrain.data.manifest import load_manifest, read_lines
+from tdtrain.data.rows import content_id
+from tdtrain.data.training_set import training_set
+from tdtrain.models.load import load_reader
+from tdtrain.teachers.labels import token_map
+from tdtrain.train.checkpoint import progress
+from tdtrain.train.in_process import fit_here
+from tdtrain.train.loop import State
+from tdtrain.train.worker import Job, Watch
+
+TRAINING_LINES_READ = 200
+
+
+def plan_job(run: TrainRun) -> Job:
+    """Everything about a run that is decided before a worker starts. Raises ValueError on what cannot work."""
+    reader = load_reader(run.model)
+    accumulation = micro_batches(run.optimisation, run.compute)
+    stored = run.labels is not None and run.teacher is None and run.alpha > 0
+    recipe = Recipe(
+        kind=reader.kind,
+        pixels=reader.pixels,
+        codec=reader.codec,
+        targets=run.targets,
+        min_confidence=run.min_confidence,
+        parts=accumulation * max(run.compute.num_workers, 1),
+        seed=run.optimisation.seed,
+        to_student=token_map(run.labels, reader.codec) if stored and run.labels else None,
+        augment_seed=run.optimisation.seed if run.augment else None,
+        ctc_codec=getattr(reader, "ctc_codec", None),
+    )
+    data = training_set(str(run.lines), run.labels, recipe, run.optimisation.batch_size)
+    manifest = load_manifest(str(run.lines))
+
+    def some(split: str, limit: int) -> tuple[tuple[bytes, str], ...]:
+        told = [line for line in read_lines(manifest, split) if line.text]
+        told.sort(key=lambda line: content_id("evaluation", line.id))
+        return tuple((line.image, line.text) for line in told[:limit])
+
+    return Job(
+        run,
+        data.plan,
+        recipe,
+        run.max_steps or data.plan.steps(run.optimisation.epochs),
+        some("validation", run.max_evaluation_lines),
+        some("train", TRAINING_LINES_READ),
+    )
+
+
+def fit(run: TrainRun, output: Path, watch: Watch) -> State:
+    """Trains a model and leaves the best weights in `output`; the same run again resumes, or returns at once.
+
+    Raises: ValueError on what cannot work, Diverged where the loss is no longer a number.
+    """
+    done = output / "progress.json"
+    if done.exists():
+        return progress(output)
+    job = plan_job(run)
+    if run.compute.num_workers == 0:
+        fit_here(job, output, watch)
+    else:
+        from tdtrain.train.on_ray import fit_on_ray  # Ray only where it is used: it takes seconds to import
+
+        fit_on_ray(job, output, watch)
+    return progress(output)

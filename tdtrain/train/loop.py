@@ -1,0 +1,206 @@
+"""The training loop: read this file to know what tdtrain does.
+
+It knows neither Ray nor DeepSpeed nor MLflow: it gets micro batches, an engine that moves weights, and callables.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from tdtrain.losses.ctc import real_frames
+from tdtrain.losses.objective import Candidates, Counts, Objective, Targets, hard_labels
+from tdtrain.models.reader import IGNORED, Reader
+from tdtrain.train.engine import Engine
+
+Batch = dict[str, Tensor]
+TeacherLogits = Callable[[Batch], Tensor]
+
+
+class Diverged(RuntimeError):
+    """The loss or the gradient is no longer a number."""
+
+
+@dataclass
+class Record:
+    """One point of the curves. Losses in nats a position; `validation_cer` only where it was measured."""
+
+    step: int
+    epoch: float
+    loss: float
+    loss_soft: float
+    loss_hard: float
+    learning_rate: float
+    grad_norm: float
+    images_per_s: float
+    validation_cer: float | None = None
+    train_cer: float | None = None
+
+
+@dataclass
+class State:
+    """How far a training run is: with the weights, all that is needed to go on as if nothing had happened."""
+
+    step: int = 0
+    best_cer: float | None = None
+    evaluations_without_gain: int = 0
+    history: list[Record] = field(default_factory=list)
+
+    def as_dict(self) -> dict:
+        """For JSON; `from_dict` reads it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> State:
+        """The inverse of `as_dict`."""
+        return cls(**{**values, "history": [Record(**record) for record in values["history"]]})
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When what happens: total steps, steps an epoch, steps to evaluate at, and the learning rate of each step."""
+
+    total_steps: int
+    steps_per_epoch: float
+    evaluate_at: frozenset[int]
+    learning_rate: Callable[[int], float]
+    micro_batches: int
+    patience: int | None = None
+
+
+def train(
+    state: State,
+    schedule: Schedule,
+    reader: Reader,
+    engine: Engine,
+    objective: Objective,
+    batches: Iterator[tuple[Batch, list[str]]],
+    teacher: TeacherLogits | None,
+    evaluate: Callable[[], tuple[float | None, float | None]],
+    track: Callable[[Record], None],
+    checkpoint: Callable[[State], None],
+) -> State:
+    """Trains until the schedule ends or patience does.
+
+    Args:
+        state: where to start from; step 0, or what a checkpoint held.
+        batches: micro batches with the ids of their lines, `schedule.micro_batches` a step, from `state.step` on.
+        teacher: a live teacher; None where there is none or it is stored in the batches.
+        evaluate: validation CER and training CER of the weights as they are, None where there is nothing to read.
+        track: told of every step.
+        checkpoint: told to save, at every evaluation.
+
+    Raises: Diverged where loss or gradient is not finite, naming the lines. Weights are left as before that step.
+    """
+    while state.step < schedule.total_steps:
+        started = time.perf_counter()
+        micro = list(itertools.islice(batches, schedule.micro_batches))
+        learning_rate = schedule.learning_rate(state.step)
+        losses, grad_norm = _step(micro, reader, engine, objective, teacher, learning_rate, state.step)
+        state.step += 1
+        record = Record(
+            step=state.step,
+            epoch=state.step / schedule.steps_per_epoch,
+            loss=float(losses[0]),
+            loss_soft=float(losses[1]),
+            loss_hard=float(losses[2]),
+            learning_rate=learning_rate,
+            grad_norm=grad_norm,
+            images_per_s=float(losses[3]) / (time.perf_counter() - started),
+        )
+        if state.step in schedule.evaluate_at:
+            record.validation_cer, record.train_cer = evaluate()
+            _judge(state, record.validation_cer)
+        state.history.append(record)
+        track(record)
+        if state.step in schedule.evaluate_at:
+            checkpoint(state)
+            if schedule.patience is not None and state.evaluations_without_gain >= schedule.patience:
+                break
+    return state
+
+
+def _step(
+    micro: list[tuple[Batch, list[str]]],
+    reader: Reader,
+    engine: Engine,
+    objective: Objective,
+    teacher: TeacherLogits | None,
+    learning_rate: float,
+    step: int,
+) -> tuple[Tensor, float]:
+    """One optimizer step. Returns the global total, soft and hard loss with the number of lines, and the norm."""
+    counts = _global_counts([count(objective, batch, teacher is not None) for batch, _ in micro], micro[0][0])
+    sums = torch.zeros(4, dtype=torch.float64)
+    for index, (batch, _) in enumerate(micro):
+        with engine.accumulate(last=index == len(micro) - 1):
+            pixels = reader.pixels.normalize(batch["pixels"], batch["widths"], torch.float32)
+            output = engine.module(pixels, labels=batch["labels"], widths=batch["widths"])
+            soft = teacher(batch) if teacher is not None and objective.alpha else _stored(batch)
+            targets = Targets(batch["labels"], soft, batch.get("told"), batch.get("taught"), batch.get("ctc_labels"))
+            total, soft_loss, hard_loss = objective(output, targets, counts)
+            engine.backward(total)
+        parts = torch.stack([total.detach(), soft_loss.detach(), hard_loss.detach()]).double().cpu()
+        sums += torch.cat([parts, torch.tensor([float(len(batch["widths"]))], dtype=torch.float64)])
+    _add_up(sums)
+    if not torch.isfinite(sums).all():
+        raise Diverged(_divergence("loss", float(sums[0]), step, micro))
+    grad_norm = engine.step(learning_rate)
+    if grad_norm != grad_norm:
+        raise Diverged(_divergence("gradient norm", grad_norm, step, micro))
+    return sums, grad_norm
+
+
+def count(objective: Objective, batch: Batch, live: bool) -> Counts:
+    """The positions of one micro batch that the losses are averaged over; see `Counts`."""
+    labels = batch["labels"]
+    hard = float((hard_labels(labels, batch.get("told")) != IGNORED).sum())
+    if not objective.alpha or not (live or "soft_ids" in batch):
+        return Counts(0.0, hard)
+    taught = batch.get("taught", torch.ones(len(labels), dtype=torch.bool, device=labels.device))[:, None]
+    if objective.kind == "autoregressive":
+        return Counts(float(((labels != IGNORED) & taught).sum()), hard)
+    frames = batch["frames"]
+    return Counts(float((real_frames(frames, int(frames.max())) & taught).sum()), hard)
+
+
+def _stored(batch: Batch) -> Candidates | None:
+    return Candidates(batch["soft_ids"], batch["soft_logprobs"]) if "soft_ids" in batch else None
+
+
+def _global_counts(parts: list[Counts], batch: Batch) -> Counts:
+    own = sum(parts, Counts(0.0, 0.0))
+    values = torch.tensor([own.soft, own.hard], dtype=torch.float64)
+    _add_up(values)
+    return Counts(float(values[0]), float(values[1]))
+
+
+def _add_up(values: Tensor) -> None:
+    """Sums a CPU tensor over the workers, in place."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else values.device
+        moved = values.to(device)
+        dist.all_reduce(moved)
+        values.copy_(moved.cpu())
+
+
+def _judge(state: State, cer: float | None) -> None:
+    if cer is None:
+        return
+    better = state.best_cer is None or cer < state.best_cer
+    state.best_cer = cer if better else state.best_cer
+    state.evaluations_without_gain = 0 if better else state.evaluations_without_gain + 1
+
+
+def _divergence(what: str, value: float, step: int, micro: list[tuple[Batch, list[str]]]) -> str:
+    ids = [row for _, rows in micro for row in rows]
+    return (
+        f"the {what} is {value} at step {step}; the last checkpoint holds the last good weights. Lines of this batch: "
+        f"{', '.join(ids[:8])}{' ...' if len(ids) > 8 else ''}. A lower learning_rate or max_grad_norm usually helps"
+    )

@@ -1,0 +1,71 @@
+"""What a person sees while models train: one live line a run on a terminal, a line now and then in a log file."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from tdtrain.train.loop import Record
+
+LOG_EVERY_S = 20.0
+
+
+class Display:
+    """A context manager; call it as a `Watch`. Safe to call from several threads."""
+
+    def __init__(self) -> None:
+        self._console = Console(file=sys.stderr)
+        self._bars = Progress(
+            TextColumn("{task.description:>10}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.completed:>5}/{task.total:<5} {task.fields[words]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=False,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._spoke: dict[str, float] = {}
+        self._cer: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Display:
+        if self._console.is_terminal:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def __call__(self, name: str, record: Record, total: int) -> None:
+        """Shows a training step."""
+        if record.validation_cer is not None:
+            self._cer[name] = record.validation_cer
+        cer = f"  CER {self._cer[name]:.2%}" if name in self._cer else ""
+        soft = f" (soft {record.loss_soft:.3f}, hard {record.loss_hard:.3f})" if record.loss_soft else ""
+        words = f"loss {record.loss:.3f}{soft}  {record.images_per_s:.0f} images/s{cer}"
+        self._show(name, record.step, total, words, now=record.validation_cer is not None)
+
+    def counting(self, name: str, unit: str) -> Callable[[int, int], None]:
+        """A function (done, total) that shows how far something else is."""
+        return lambda done, total: self._show(name, done, total, unit)
+
+    def say(self, words: str) -> None:
+        """A line that stays."""
+        self._console.print(words, highlight=False)
+
+    def _show(self, name: str, done: int, total: int, words: str, now: bool = False) -> None:
+        with self._lock:
+            if self._console.is_terminal:
+                if name not in self._tasks:
+                    self._tasks[name] = self._bars.add_task(name, total=total, words="")
+                self._bars.update(self._tasks[name], completed=done, total=total, words=words)
+                return
+            moment = time.monotonic()
+            if now or done >= total or moment - self._spoke.get(name, -LOG_EVERY_S) >= LOG_EVERY_S:
+                self._spoke[name] = moment
+                print(f"{name:>10}  {done}/{total}  {words}", file=sys.stderr, flush=True)

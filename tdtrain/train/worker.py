@@ -1,0 +1,156 @@
+"""The composition root: it alone knows every room. It builds the parts of a training run and calls the loop."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from tdtrain.config import TrainRun, micro_batches
+from tdtrain.data.batches import Recipe, decode
+from tdtrain.data.plan import Plan
+from tdtrain.evaluate.metrics import cer
+from tdtrain.losses.objective import Objective
+from tdtrain.models.load import load_reader
+from tdtrain.models.reader import Reader, read_images
+from tdtrain.teachers.live import LiveTeacher
+from tdtrain.train import checkpoint
+from tdtrain.train.engine import Engine, build_engine, schedule
+from tdtrain.train.loop import Batch, Record, Schedule, State, train
+
+Watch = Callable[[str, Record, int], None]
+"""Told of every step: the run's name, the step's record, the total number of steps."""
+
+
+class Context(Protocol):
+    """Where a worker runs: alone in this process, or in a Ray Train worker group."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    def batches(self, first_step: int) -> Iterator[dict[str, np.ndarray]]:
+        """This worker's micro batches, in order, from `first_step` on."""
+        ...
+
+    def track(self, record: Record) -> None:
+        """Tells whoever watches about a step."""
+        ...
+
+    def commit(self, state: State, fill: Callable[[Path], None]) -> None:
+        """Has `fill` write a checkpoint into a folder, and keeps it (every worker must call)."""
+        ...
+
+    def resume(self) -> contextlib.AbstractContextManager[Path | None]:
+        """The last committed checkpoint, None at the start."""
+        ...
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that workers of one training run share, picklable.
+
+    Attributes:
+        evaluation: the lines to read during training: (encoded image, text), of the validation and the train split.
+    """
+
+    run: TrainRun
+    plan: Plan
+    recipe: Recipe
+    total_steps: int
+    validation: tuple[tuple[bytes, str], ...]
+    training: tuple[tuple[bytes, str], ...]
+
+
+def work(job: Job, context: Context) -> State:
+    """Trains one model to its end in this worker, resuming where there is something to resume from.
+
+    Raises: Diverged, see `tdtrain.train.loop.train`.
+    """
+    run = job.run
+    torch.manual_seed(run.optimisation.seed)
+    if context.device.type == "cpu":
+        torch.set_num_threads(max(1, round(run.compute.cpus_per_worker)))
+    reader = load_reader(run.model)
+    if hasattr(reader.module, "frozen_statistics"):
+        reader.module.frozen_statistics = not run.fresh
+    reader.module.to(context.device).train()
+    reader.module.requires_grad_(True)
+    accumulation = micro_batches(run.optimisation, run.compute)
+    engine = build_engine(reader.module, run.optimisation, run.compute, accumulation)
+    with context.resume() as folder:
+        state = State() if folder is None else checkpoint.read(folder, engine)
+    teacher = LiveTeacher.load(run.teacher, reader, context.device) if run.teacher else None
+    evaluations = {
+        round(job.total_steps * (i + 1) / run.optimisation.evaluations) for i in range(run.optimisation.evaluations)
+    }
+    return train(
+        state,
+        Schedule(
+            total_steps=job.total_steps,
+            steps_per_epoch=job.plan.steps(1),
+            evaluate_at=frozenset(evaluations - {0}),
+            learning_rate=lambda step: schedule(step, job.total_steps, run.optimisation),
+            micro_batches=accumulation,
+            patience=run.optimisation.patience,
+        ),
+        reader,
+        engine,
+        Objective(reader.kind, run.temperature, run.alpha),
+        _to_device(context.batches(state.step), context.device, state.step),
+        teacher,
+        evaluate=lambda: (
+            _error(job.validation, reader, engine, context),
+            _error(job.training, reader, engine, context),
+        ),
+        track=context.track,
+        checkpoint=lambda now: context.commit(
+            now, lambda path: checkpoint.write(path, run, now, reader, engine, context.rank)
+        ),
+    )
+
+
+def _to_device(
+    batches: Iterator[dict[str, np.ndarray]], device: torch.device, first_step: int
+) -> Iterator[tuple[Batch, list[str]]]:
+    for batch in batches:
+        if batch["step"] < first_step:
+            continue
+        ids = batch["ids"].tolist()
+        kept = {key: torch.from_numpy(value) for key, value in batch.items() if key not in ("ids", "step")}
+        yield {key: value.to(device, non_blocking=True) for key, value in kept.items()}, ids
+
+
+def _error(lines: tuple[tuple[bytes, str], ...], reader: Reader, engine: Engine, context: Context) -> float | None:
+    """The CER of the weights as they are: each worker reads its part of the lines."""
+    if not lines:
+        return None
+    with _whole(reader, engine, context) as whole:
+        own = lines[context.rank :: context.world_size]
+        readings = read_images(whole, [decode(raw) for raw, _ in own])
+    texts = [text for _, text in own]
+    sizes = float(sum(map(len, texts)))
+    values = torch.tensor([cer(texts, [reading.text for reading in readings]) * sizes if own else 0.0, sizes])
+    if context.world_size > 1:
+        values = values.to(context.device)
+        dist.all_reduce(values)
+    return float(values[0] / values[1])
+
+
+@contextlib.contextmanager
+def _whole(reader: Reader, engine: Engine, context: Context) -> Iterator[Reader]:
+    """The student with all its weights in this worker: under ZeRO-3 a copy, for its own are scattered."""
+    if not any(hasattr(p, "ds_id") for p in reader.module.parameters()):
+        yield reader
+        return
+    weights = engine.weights()
+    copy = load_reader(reader.name)
+    copy.module.load_state_dict(weights)
+    copy.module.to(context.device)
+    yield copy

@@ -1,0 +1,109 @@
+"""Training under Ray Train equals training in this process; ZeRO and the number of workers change nothing.
+
+One local cluster serves the whole module: starting worker processes is what costs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tdtrain.config import Compute, Optimisation, TrainRun
+from tdtrain.models.students import build_student
+from tdtrain.ray_start import connect
+from tdtrain.teachers.label_pass import label, plan_labels
+from tdtrain.train import loop
+from tdtrain.train.launch import fit
+from tests.corpora import packed_lines
+from tests.models_small import small_trocr_folder, timetable_texts
+
+pytestmark = pytest.mark.ray
+TOLERANCE = 2e-3
+"""Relative, a step: sums in another order. ZeRO's bf16 is off (fp32)."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ray() -> None:
+    connect(num_cpus=6)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return packed_lines(tmp_path_factory.mktemp("corpus"), annotated=60, num=96)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    root = tmp_path_factory.mktemp("models")
+    build_student("mobile-pretrained", "".join(sorted(set("".join(timetable_texts(96))))), 0, root / "ppocr")
+    return {"ppocr": str(root / "ppocr"), "trocr": str(small_trocr_folder(root / "trocr", ctc=True))}
+
+
+def run_of(corpus: str, model: str, storage: Path, num_workers: int, **changes: object) -> TrainRun:
+    stage = changes.pop("zero_stage", 0)
+    optimisation = {"epochs": 2.0, "batch_size": 16, "learning_rate": 1e-4, "evaluations": 2}
+    return TrainRun(
+        name="student",
+        model=model,
+        lines=corpus,
+        storage=str(storage),
+        compute=Compute(num_workers=num_workers, zero_stage=stage, cpus_per_worker=1),
+        optimisation=Optimisation(**optimisation),
+        **changes,
+    )
+
+
+def curve(run: TrainRun, output: Path) -> list[tuple[float, float]]:
+    records: list[loop.Record] = []
+    fit(run, output, lambda name, record, total: records.append(record))
+    return [(record.loss, record.grad_norm) for record in records]
+
+
+def close(a: list[tuple[float, float]], b: list[tuple[float, float]]) -> None:
+    assert len(a) == len(b) > 0
+    for (loss_a, norm_a), (loss_b, norm_b) in zip(a, b, strict=True):
+        assert loss_a == pytest.approx(loss_b, rel=TOLERANCE)
+        assert norm_a == pytest.approx(norm_b, rel=10 * TOLERANCE)
+
+
+@pytest.mark.parametrize("family", ["ppocr", "trocr"])
+def test_one_ray_worker_equals_this_process_bit_by_bit(
+    family: str, corpus: str, models: dict[str, str], tmp_path: Path
+) -> None:
+    here = curve(run_of(corpus, models[family], tmp_path / "here", 0), tmp_path / "here" / "out")
+    there = curve(run_of(corpus, models[family], tmp_path / "there", 1), tmp_path / "there" / "out")
+    assert there == here
+    assert (tmp_path / "here/out/model.safetensors").read_bytes() == (
+        tmp_path / "there/out/model.safetensors"
+    ).read_bytes()
+
+
+@pytest.mark.parametrize("family", ["ppocr", "trocr"])
+def test_two_workers_equal_one_and_resume(family: str, corpus: str, models: dict[str, str], tmp_path: Path) -> None:
+    """The matrix {PP-OCR, TrOCR} x {in process, Ray}: trains, and resumes after a worker died."""
+    here = curve(run_of(corpus, models[family], tmp_path / "here", 0), tmp_path / "here" / "out")
+    there = curve(run_of(corpus, models[family], tmp_path / "there", 2), tmp_path / "there" / "out")
+    close(there, here)
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_zero_stages_give_the_same_curve(
+    stage: int, num_workers: int, corpus: str, models: dict[str, str], tmp_path: Path
+) -> None:
+    plain = curve(run_of(corpus, models["trocr"], tmp_path / "plain", 0), tmp_path / "plain" / "out")
+    zero = curve(
+        run_of(corpus, models["trocr"], tmp_path / "zero", num_workers, zero_stage=stage), tmp_path / "zero" / "out"
+    )
+    close(zero, plain)
+
+
+def test_labels_by_ray_equal_labels_made_here(corpus: str, tmp_path: Path) -> None:
+    jobs = [plan_labels("ppocrv6-tiny", corpus, str(tmp_path / name)) for name in ("here", "there")]
+    for job, actors in zip(jobs, (0, 2), strict=True):
+        label(job, actors, lambda done, total: None)
+    first, second = (Path(job.folder) for job in jobs)
+    assert jobs[0].fingerprint == jobs[1].fingerprint
+    for file in sorted(first.glob("*.parquet")):
+        assert file.read_bytes() == (second / file.name).read_bytes()

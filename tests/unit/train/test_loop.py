@@ -1,0 +1,165 @@
+"""The loop, the engines and the checkpoints, in this process: real models of both families, very small."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tdtrain.config import Compute, Optimisation, TrainRun
+from tdtrain.models.load import load_reader
+from tdtrain.models.students import build_student
+from tdtrain.teachers.label_pass import label, plan_labels
+from tdtrain.train import loop
+from tdtrain.train.launch import fit, plan_job
+from tests.corpora import packed_lines
+from tests.models_small import small_trocr_folder, timetable_texts
+
+ALONE = Compute(num_workers=0)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return packed_lines(tmp_path_factory.mktemp("corpus"), annotated=40, num=96)
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("model") / "student"
+    build_student("nano", "".join(sorted(set("".join(timetable_texts(96))))), 0, folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def labels(corpus: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    job = plan_labels("ppocrv6-tiny", corpus, str(tmp_path_factory.mktemp("labels")))
+    label(job, 0, lambda done, total: None)
+    return job.folder
+
+
+def run_of(corpus: str, model: str, storage: Path, **changes: object) -> TrainRun:
+    settings = {"epochs": 1.0, "batch_size": 16, "learning_rate": 1e-3, "evaluations": 2}
+    settings |= {key: changes.pop(key) for key in list(changes) if key in Optimisation.model_fields}
+    return TrainRun(
+        name="student",
+        model=model,
+        lines=corpus,
+        storage=str(storage),
+        compute=changes.pop("compute", ALONE),
+        optimisation=Optimisation(**settings),
+        **changes,
+    )
+
+
+def losses(run: TrainRun, output: Path) -> list[float]:
+    seen: list[float] = []
+    fit(run, output, lambda name, record, total: seen.append(record.loss))
+    return seen
+
+
+def test_distilling_lowers_both_losses(corpus: str, student: str, labels: str, tmp_path: Path) -> None:
+    records: list[loop.Record] = []
+    run = run_of(corpus, student, tmp_path, labels=labels, alpha=0.5, min_confidence=0.3, epochs=12, max_steps=40)
+    fit(run, tmp_path / "out", lambda name, record, total: records.append(record))
+    assert len(records) == 40
+    assert records[-1].loss_soft < 0.7 * records[0].loss_soft
+    assert records[-1].loss_hard < 0.7 * records[0].loss_hard
+
+
+def test_accumulation_changes_nothing(corpus: str, student: str, labels: str, tmp_path: Path) -> None:
+    """1 x 16 equals 4 x 4, with lines of unequal length in every batch: normalisation is global."""
+    common = {"labels": labels, "alpha": 0.5, "min_confidence": 0.3}
+    whole = losses(run_of(corpus, student, tmp_path / "a", **common), tmp_path / "a" / "out")
+    parts = losses(run_of(corpus, student, tmp_path / "b", micro_batch_size=4, **common), tmp_path / "b" / "out")
+    assert parts == pytest.approx(whole, rel=2e-3)
+
+
+@pytest.mark.parametrize("family", ["ctc", "autoregressive"])
+def test_stopping_and_resuming_changes_nothing(
+    family: str, corpus: str, student: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """2N steps are N steps, a stop, and N more: the same losses and the same bits in the weights."""
+    model = student if family == "ctc" else str(small_trocr_folder(tmp_path / "trocr", ctc=True))
+    whole = losses(run_of(corpus, model, tmp_path / "a"), tmp_path / "a" / "out")
+
+    def stop(name: str, record: loop.Record, total: int) -> None:
+        if record.step == total // 2 + 1:
+            raise KeyboardInterrupt
+
+    run = run_of(corpus, model, tmp_path / "b")
+    with pytest.raises(KeyboardInterrupt):
+        fit(run, tmp_path / "b" / "out", stop)
+    rest = losses(run, tmp_path / "b" / "out")
+    assert rest == whole[-len(rest) :] and len(rest) < len(whole)
+    first, second = (load_file(tmp_path / name / "out" / "model.safetensors") for name in "ab")
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_the_same_seed_gives_the_same_run_and_another_does_not(corpus: str, student: str, tmp_path: Path) -> None:
+    curves = [
+        losses(run_of(corpus, student, tmp_path / str(i), seed=seed), tmp_path / str(i) / "out")
+        for i, seed in enumerate((0, 0, 1))
+    ]
+    assert curves[0] == curves[1] != curves[2]
+
+
+def test_a_live_teacher_of_the_same_weights_teaches_nothing_new(corpus: str, tmp_path: Path) -> None:
+    """A student that is its own teacher starts at a soft loss of zero."""
+    model = str(small_trocr_folder(tmp_path / "trocr"))
+    run = run_of(corpus, model, tmp_path, teacher=model, alpha=1.0, augment=False, max_steps=1)
+    records: list[loop.Record] = []
+    fit(run, tmp_path / "out", lambda name, record, total: records.append(record))
+    assert records[0].loss_soft == pytest.approx(0, abs=1e-4)
+
+
+def test_a_live_ctc_teacher_equals_its_stored_self(corpus: str, student: str, labels: str, tmp_path: Path) -> None:
+    common = {"labels": labels, "alpha": 0.7, "min_confidence": 0.3, "augment": False}
+    stored = losses(run_of(corpus, student, tmp_path / "a", **common), tmp_path / "a" / "out")
+    live = losses(run_of(corpus, student, tmp_path / "b", teacher="ppocrv6-tiny", **common), tmp_path / "b" / "out")
+    assert live == pytest.approx(stored, rel=0.03)
+
+
+def test_a_loss_that_is_no_number_stops_and_names_the_lines(
+    corpus: str, student: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of(corpus, student, tmp_path, evaluations=4)
+    broken = loop._global_counts
+    calls = iter(range(100))
+    monkeypatch.setattr(
+        loop,
+        "_global_counts",
+        lambda parts, batch: loop.Counts(float("nan"), float("nan")) if next(calls) == 2 else broken(parts, batch),
+    )
+    with pytest.raises(loop.Diverged, match=r"loss is nan at step 2.*Lines of this batch: [0-9a-f]{32}"):
+        fit(run, tmp_path / "out", lambda *_: None)
+    kept = list((tmp_path / "student").glob("checkpoint_*/model/model.safetensors"))
+    assert kept and all(torch.isfinite(value).all() for value in load_file(kept[-1]).values())
+
+
+def test_the_published_folder_is_a_whole_model_with_its_run(corpus: str, student: str, tmp_path: Path) -> None:
+    run = run_of(corpus, student, tmp_path)
+    state = fit(run, tmp_path / "out", lambda *_: None)
+    assert TrainRun.model_validate_json((tmp_path / "out" / "run.json").read_text()) == run
+    assert load_reader(str(tmp_path / "out")).codec == load_reader(student).codec
+    assert json.loads((tmp_path / "out" / "progress.json").read_text())["step"] == state.step == 3
+    again = losses(run, tmp_path / "out")
+    assert again == []  # finished: nothing to do
+
+
+def test_patience_ends_a_run_that_no_longer_gains() -> None:
+    state = loop.State()
+    for cer in (0.5, 0.4, 0.4, 0.45):
+        loop._judge(state, cer)
+    assert (state.best_cer, state.evaluations_without_gain) == (0.4, 2)
+
+
+def test_plan_says_why_lines_are_left_out(corpus: str, student: str, labels: str) -> None:
+    from tdtrain.data.training_set import training_set
+
+    job = plan_job(run_of(corpus, student, Path("unused")))
+    data = training_set(corpus, None, job.recipe, 16)
+    assert data.left_out["nobody says what it reads"] > 0
+    assert data.plan.num_lines + sum(data.left_out.values()) == 77
