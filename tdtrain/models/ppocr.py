@@ -11,7 +11,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -110,8 +110,9 @@ class PPOCRModule(nn.Module):
             labels: unused; a CTC reader's output does not depend on them.
             widths: int64 B, pixels without the padding; None says that nothing is padded.
         """
-        hidden = self.network.model(pixel_values).last_hidden_state
-        head = self.network.head
+        backbone: Any = self.network.model
+        hidden = backbone(pixel_values).last_hidden_state
+        head: Any = self.network.head
         if hasattr(head, "encoder"):
             logits_BTV = head.head(head.encoder(hidden).last_hidden_state)
         else:  # tiny's head is one module from convolution to softmax
@@ -126,7 +127,7 @@ class PPOCRModule(nn.Module):
     @property
     def head(self) -> nn.Linear:
         """The last layer, from hidden states to logits."""
-        head = self.network.head
+        head: Any = self.network.head
         return head.head if hasattr(head, "encoder") else head.fc2
 
 
@@ -213,4 +214,5 @@ def batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
 
 def _untouched(norm: nn.modules.batchnorm._BatchNorm) -> bool:
     """Whether a batch norm's statistics are those it was made with."""
-    return bool((norm.running_mean == 0).all() and (norm.running_var == 1).all())
+    mean, variance = norm.running_mean, norm.running_var
+    return mean is not None and variance is not None and bool((mean == 0).all() and (variance == 1).all())

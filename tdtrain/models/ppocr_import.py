@@ -162,7 +162,10 @@ def tiny_config(
         [[3, c, d, [2, 1], False], [3, d, d, 1, True], [3, d, d, 1, False], [3, d, d, 1, False]],
     ]
     backbone = PPLCNetV4Config(
-        stem_type="small", stem_channels=[3, *stem], block_configs=blocks, out_features=["stage4"]
+        stem_type="small",
+        stem_channels=[3, *stem],
+        block_configs=blocks,
+        out_features=["stage4"],  # type: ignore[call-arg]  # taken as a keyword, declared as _out_features
     )
     return PPOCRV6TinyRecConfig(backbone_config=backbone, hidden_size=hidden_size, head_out_channels=num_tokens)
 
@@ -239,7 +242,7 @@ def pair_weights(name: str, steps: list[_Step], model: nn.Module) -> None:
 
     for path, layer in _forward_order(model):
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            names = ("weight", "bias", "running_mean", "running_var")
+            names: tuple[str, ...] = ("weight", "bias", "running_mean", "running_var")
             if step is not None and step.kind == "batch norm":
                 values = step.values
                 step = next(remaining, None)

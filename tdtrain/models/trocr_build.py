@@ -138,7 +138,8 @@ def _byte_level(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenizerBas
     )
     tokenizer.train_from_iterator(texts, trainer)
     trained = json.loads(tokenizer.to_str())["model"]
-    return RobertaTokenizerFast(vocab=trained["vocab"], merges=[tuple(merge) for merge in trained["merges"]])
+    merges: list[Any] = [tuple(merge) for merge in trained["merges"]]
+    return RobertaTokenizerFast(vocab=trained["vocab"], merges=merges)
 
 
 def _unigram(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenizerBase:

@@ -107,7 +107,8 @@ class Tracker:
         self._send("metrics", {"step": step, **measured}, lambda client: client.log_batch(self.run_id, metrics=sent))
 
     def log_artifact(self, path: Path) -> None:
-        """A file, or a folder with all that is in it."""
+        """A file, or a folder with all that is in it. Raises ValueError where it does not exist."""
+        _check_there(path)
 
         def send(client: MlflowClient) -> None:
             if path.is_dir():
@@ -119,6 +120,7 @@ class Tracker:
 
     def register_model(self, folder: Path, name: str) -> None:
         """Stores a model folder with the run and makes it the next version of the registered model `name`."""
+        _check_there(folder)
 
         def send(client: MlflowClient) -> None:
             from mlflow.exceptions import MlflowException
@@ -173,6 +175,11 @@ def flatten(run: Mapping[str, JsonValue], prefix: str = "") -> dict[str, str]:
 def _key(name: str) -> str:
     """A name that MLflow takes: letters, digits, `_-./ `, at most 250 characters."""
     return re.sub(r"[^\w\-./ ]", "_", name)[:250]
+
+
+def _check_there(path: Path) -> None:
+    if not path.exists():
+        raise ValueError(f"{path} cannot be tracked: there is no such file or folder; write it first")
 
 
 def _first_line(error: Exception) -> str:

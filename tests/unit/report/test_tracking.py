@@ -44,6 +44,8 @@ def test_a_run_is_stored_whole(tmp_path: Path) -> None:
         tracker.log_artifact(tmp_path / "report.html")
         tracker.register_model(model, "timetables")
         tracker.register_model(model, "timetables")
+        with pytest.raises(ValueError, match="no such file or folder"):
+            tracker.log_artifact(tmp_path / "nowhere")
 
     client = client_of(tracker)
     run = client.get_run(tracker.run_id)
