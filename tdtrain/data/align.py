@@ -28,7 +28,7 @@ class Alignment:
     unmatched: tuple[tuple[int, float], ...]
 
 
-def align(readings: Sequence[str], lines: Sequence[str], max_distance: float = 0.5) -> Alignment:
+def align(readings: Sequence[str], lines: Sequence[str], max_distance: float = 0.4) -> Alignment:
     """Matches rough readings of a page's boxes, in reading order, to the lines of its annotation.
 
     Args:

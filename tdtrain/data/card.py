@@ -123,6 +123,6 @@ def print_card(path: str | Path, console: Console | None = None) -> None:
         counts = ", ".join(f"{number} {kind}" for kind, number in card.quarantined.items())
         console.print(f"set aside ({counts}), all of them in quarantine.parquet:", style="yellow")
         for reason in card.reasons:
-            console.print(f"  {reason}", markup=False, highlight=False)
+            console.print(f"  {reason}", markup=False, highlight=False, soft_wrap=True)
     for warning in card.warnings:
         console.print(f"note: {warning}", style="yellow", markup=False, highlight=False)

@@ -41,12 +41,14 @@ class LineFinder:
                 "Det.model_path": _file(*weights[detector]),
                 "Det.limit_type": "max",
                 "Det.limit_side_len": longest_side,
-                # The models' own preprocessing; rapidocr's defaults are those of older detectors.
+                # The models' own normalisation; rapidocr's defaults are those of older detectors.
                 "Det.mean": [0.485, 0.456, 0.406],
                 "Det.std": [0.229, 0.224, 0.225],
-                "Det.thresh": 0.2,
-                "Det.box_thresh": 0.4,
-                "Det.unclip_ratio": 1.4,
+                # Lower than the models' 0.2, 0.4, 1.4: on 48 damaged pages of 15-pixel text recall rose from .93 to
+                # .95, and boxes came out as tight as exact ones with their margin, clear of the neighbouring line.
+                "Det.thresh": 0.15,
+                "Det.box_thresh": 0.25,
+                "Det.unclip_ratio": 0.9,
                 "Det.max_candidates": 3000,
                 # Without padding short lines read better, and in half the time.
                 "Rec.rec_img_shape": [3, 48, 96],

@@ -92,7 +92,7 @@ def check_learnable(manifest: Manifest, need_labels: bool) -> None:
         need_labels: whether learning itself needs annotated lines (no teacher reads the others).
 
     Raises:
-        ValueError: no lines, all rows in one split, no annotation where one is needed, or one text throughout.
+        ValueError: no lines, a split without rows, no annotation where one is needed, or one text throughout.
     """
     rows = {split: manifest.num_rows(split) for split in SPLITS}
     annotated = {split: manifest.num_annotated(split) for split in SPLITS}
@@ -100,7 +100,7 @@ def check_learnable(manifest: Manifest, need_labels: bool) -> None:
     if not sum(rows.values()):
         raise ValueError(f"{where} has no lines; give images with text on them")
     empty = [split for split in SPLITS if not rows[split]]
-    if len(empty) == 2 or not rows["train"]:
+    if empty:
         raise ValueError(
             f"{where} has its lines split as {rows}, so nothing is left for {' and '.join(empty)}; splits are drawn by "
             "page, so add pages (30 nearly always suffice) or change validation_share and test_share"

@@ -22,10 +22,11 @@ class PackOptions(BaseModel):
     """Whether an image is a page or one line. auto: lines where the images are low, wide and have one-line texts."""
     max_quarantine_share: float = Field(default=0.1, ge=0, le=1)
     """Share of files that may be unusable before packing stops."""
-    max_distance: float = Field(default=0.5, gt=0, le=1)
-    """Largest normalised edit distance between a rough reading and the annotation line it is matched to."""
+    max_distance: float = Field(default=0.4, gt=0, le=1)
+    """Largest normalised edit distance between a rough reading and the annotation line it is matched to. Of 668 lines
+    of damaged pages 0.5 placed 640 rightly and 5 wrongly, 0.4 622 and 1, 0.3 609 and none."""
     margin: float = Field(default=0.08, ge=0, le=1)
-    """Paper kept around a line, as a share of its height."""
+    """Paper kept around an exact box, as a share of its height; detected boxes have some already."""
     validation_share: float = Field(default=0.1, ge=0, lt=1)
     """Share of pages in the validation split."""
     test_share: float = Field(default=0.1, ge=0, lt=1)

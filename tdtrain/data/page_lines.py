@@ -36,8 +36,9 @@ def page_lines(page: Page, ref: PageRef, split: Split, options: PackOptions) -> 
     else:
         quads = list(line_finder(options.detector, options.detector_side).find(pixels))
         texts, fields = [None] * len(quads), [None] * len(quads)
+    margin = options.margin if page.boxes else 0.0  # detected boxes come with theirs
     crops = [
-        turn_upright(crop_line(pixels, quad, options.margin), text, options.detector, options.detector_side)
+        turn_upright(crop_line(pixels, quad, margin), text, options.detector, options.detector_side)
         for quad, text in zip(quads, texts, strict=True)
     ]
     problems: list[Quarantined] = []

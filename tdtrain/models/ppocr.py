@@ -197,9 +197,11 @@ def load_ppocr(name_or_folder: str, dtype: torch.dtype = torch.float32) -> PPOCR
             raise ValueError(f"{name_or_folder} is a {config.model_type}, not one of {', '.join(PROCESSORS)}")
         network = AutoModelForTextRecognition.from_pretrained(source, config=config, dtype=dtype, use_safetensors=True)
     except OSError as error:
+        reason = str(error).partition("\n")[0]
         raise ValueError(
-            f"{name_or_folder!r} is no folder with a PP-OCR model, and the Hugging Face hub did not give one "
-            f"(offline, or no such name); use {' or '.join(BUILT_IN)}, whose weights come with packages, or a folder"
+            f"{name_or_folder!r} is no folder with a PP-OCR model, and the Hugging Face hub gave none ({reason}); "
+            f"use {' or '.join(BUILT_IN)}, whose weights come with packages, or a folder with config.json, "
+            "model.safetensors and preprocessor_config.json"
         ) from error
     codec = read_charset(source, config.head_out_channels)
     network = copy.deepcopy(network)  # weights lie in the file unaligned, and that changes the last digits of sums

@@ -167,10 +167,10 @@ def _moire(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.n
     """A photo of a screen: two gratings that beat against each other, a little different in each colour."""
     height, width = image.shape[:2]
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
-    angle, period = rng.uniform(0, np.pi), rng.uniform(2.3, 3.6)
+    angle, period, twist = rng.uniform(0, np.pi), rng.uniform(2.3, 3.6), rng.uniform(0.02, 0.06)
     out = image.astype(np.float32)
     for channel in range(3):
-        turned = angle + rng.uniform(0.02, 0.06)
+        turned = angle + twist + rng.uniform(-0.004, 0.004)
         first = np.sin(2 * np.pi / period * (x * np.cos(angle) + y * np.sin(angle)))
         second = np.sin(2 * np.pi / (period * 1.04) * (x * np.cos(turned) + y * np.sin(turned)))
         out[..., channel] *= 1 - severity * (0.2 + 0.26 * first * second + 0.12 * first)

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pyarrow import fs
 
-from tdtrain.data.corpus import Page, PageRef, Quarantined, check_document, load_page, scan
-from tdtrain.data.storage import open_folder
+from tdtrain.data.corpus import Page, PageRef, Quarantined, check_document, leaves, load_page, scan
+from tdtrain.data.storage import Folder, open_folder
 
 GOOD_QUAD = [[2, 2], [40, 2], [40, 20], [2, 20]]
 
@@ -227,6 +228,15 @@ def test_links_inside_the_corpus_and_a_linked_corpus_are_fine(tmp_path: Path) ->
     (root / "images/a.png").symlink_to("../store/a.png")
     (tmp_path / "linked").symlink_to(root)
     assert scan(open_folder(tmp_path / "linked")).pages == (PageRef(image="images/a.png"),)
+
+
+def test_a_remote_filesystem_is_listed_alike(tmp_path: Path) -> None:
+    write(tmp_path / "corpus", {"images/sub/b.png": png(), "images/a.png": png(), "annotations/a.txt": "x"})
+    remote = Folder(fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem()), "corpus")
+    assert not remote.is_local
+    assert scan(remote) == scan(open_folder(tmp_path / "corpus"))
+    assert load_page(remote, scan(remote).pages[0], 10_000, 8).lines == ("x",)
+    assert leaves(remote, "../outside.png") == "../outside.png"
 
 
 @pytest.mark.parametrize("files", [{}, {"images/.keep": b""}, {"a.png": png()}, {"images/a.pdf": b"%PDF"}])
