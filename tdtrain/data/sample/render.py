@@ -19,6 +19,8 @@ from tdtrain.data.sample.sheet import Sheet, Text
 
 PAD = 0.18
 """Space around the ink of a line inside its quad, in cap heights."""
+MIN_HEIGHT, MAX_SIDE = 9, 1400
+"""Pages of small print are drawn larger, up to MAX_SIDE pixels, until four lines in five have ink this high."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Drawn:
 
 
 def draw(sheet: Sheet, long_side: int, fonts_folder: Path | None = None) -> Drawn:
-    """Typesets a sheet on paper of its own shape, `long_side` pixels on the longer side."""
+    """Typesets a sheet on paper of its own shape, `long_side` pixels on the longer side, or more for small print."""
     compiler = _compiler(fonts_folder)
     texts = sheet.texts()
     data = json.dumps(_indexed(sheet), ensure_ascii=False)
@@ -49,7 +51,9 @@ def draw(sheet: Sheet, long_side: int, fonts_folder: Path | None = None) -> Draw
         )
     width, height = places[-1]["right"], places[-1]["bottom"]
     paper_height = _paper(width, height)
-    scale = long_side / max(width, paper_height)
+    heights = sorted(place["bottom"] - place["top"] for index, place in places.items() if index >= 0)
+    wanted = MIN_HEIGHT / heights[len(heights) // 5] * max(width, paper_height)
+    scale = max(long_side, min(wanted, MAX_SIDE)) / max(width, paper_height)
     png = cast(bytes, compiler.compile(format="png", ppi=72 * scale))
     image = cast(np.ndarray, cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR))
     blank = round(paper_height * scale) - image.shape[0]

@@ -97,7 +97,7 @@ def test_lines_stand_in_reading_order_apart_from_each_other(number: int, languag
     drawn = draw(sheet, 1100)
     assert [text.text for text in drawn.texts] == [text.text for text in sheet.texts()]
     height, width = drawn.image.shape[:2]
-    assert max(height, width) == pytest.approx(1100, abs=1)
+    assert 1099 <= max(height, width) <= 1401
     assert drawn.quads.min() >= 0 and (drawn.quads.max(axis=(0, 1)) <= [width, height]).all()
     x0, y0, x1, y1 = *drawn.quads[:, 0].T, *drawn.quads[:, 2].T
     across = np.minimum(x1[:, None], x1) - np.maximum(x0[:, None], x0)
@@ -149,6 +149,19 @@ def test_damage_is_seeded_grows_and_keeps_boxes_on_the_page(kind: str) -> None:
         assert np.array_equal(quads, drawn.quads)
         change, mild_change = (np.abs(other.astype(int) - drawn.image).mean() for other in (image, mild))
         assert change > mild_change > 0
+
+
+def test_small_print_is_spared_what_would_make_it_unreadable() -> None:
+    rng = np.random.default_rng(0)
+    page = cv2.resize(rng.integers(0, 256, (60, 60, 3), dtype=np.uint8), (480, 480))
+
+    def change(line_height: int, *harms: Harm) -> float:
+        quads = np.array([[[0, 0], [90, 0], [90, line_height], [0, line_height]]], float)
+        return float(np.abs(damage_page(page, quads, harms, np.random.default_rng(2))[0].astype(int) - page).mean())
+
+    for kind in ("low_resolution", "noise", "jpeg", "moire"):
+        assert change(8, Harm(kind, 0.9)) < 0.8 * change(25, Harm(kind, 0.9)), kind
+    assert change(8, Harm("shadow", 0.9)) == change(25, Harm("shadow", 0.9))
 
 
 def test_damage_refuses_what_it_does_not_know() -> None:
@@ -229,7 +242,7 @@ def test_no_character_is_missing_from_any_font_in_use(language: str) -> None:
 
 
 def test_turkish_capitals_keep_their_dots() -> None:
-    assert upper("İngilizce ışık", "tr") == "İNGİLİZCE IŞIK"  # noqa: RUF001
+    assert upper("İngilizce ışık", "tr") == "İNGİLİZCE IŞIK"
     assert upper("Mittwoch", "de") == "MITTWOCH"
 
 
@@ -265,7 +278,7 @@ def test_the_corpus_on_disk_is_the_format(sample: Path) -> None:
     assert not (sample / ".sample").exists() and not list(sample.rglob("*.part"))
     for path in images:
         image = cv2.imread(str(path))
-        assert 950 <= max(image.shape[:2]) <= 1320
+        assert 950 <= max(image.shape[:2]) <= 1420
         assert card["ids"][path.name] == content_id(path.read_bytes())
         if path.stem in annotated:
             boxes = Boxes.model_validate_json((sample / "boxes" / f"{path.stem}.json").read_bytes())
