@@ -30,6 +30,8 @@ class Corpus(Frozen):
     """Pages of the sample corpus, when no dataset_path is given."""
     annotated_pages: int = Field(default=20, ge=0)
     """How many pages of the sample corpus come with an annotation to learn from."""
+    sample_seed: int = 0
+    """Of the sample corpus: another one draws other pages."""
     augment: bool = True
     """Damage the student's pictures a little, differently in each epoch. Never in evaluation."""
     max_evaluation_lines: Positive = 2000

@@ -9,13 +9,11 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 
 from tdtrain.config import DistillRun, TrainRun
 from tdtrain.data.batches import open_table
-from tdtrain.data.card import print_card
-from tdtrain.data.manifest import Manifest, check_learnable, load_manifest, read_lines
-from tdtrain.data.pack import PackOptions, pack
+from tdtrain.data.manifest import Manifest, check_learnable, check_measurable, load_manifest, read_lines
+from tdtrain.data.prepare import prepare
 from tdtrain.data.storage import open_folder
 from tdtrain.evaluate.test_split import evaluate
 from tdtrain.models.load import load_reader
@@ -117,16 +115,11 @@ def pack_corpus(job: Job) -> Manifest:
         packed = source
     else:
         packed = str(job.output / "lines")
-        if source is None:
-            from tdtrain.data.sample.corpus import write_sample
-
-            source = str(job.output / "sample")
-            pages, annotated = run.corpus.sample_pages, run.corpus.annotated_pages
-            write_sample(Path(source), pages, annotated, workers=None if job.on_ray else 0)
-        pack(source, packed, PackOptions(), use_ray=job.on_ray)
-        print_card(packed)
+        pages, annotated = run.corpus.sample_pages, run.corpus.annotated_pages
+        prepare(packed, source, pages, annotated, run.corpus.sample_seed, use_ray=job.on_ray)
     manifest = load_manifest(packed)
     check_learnable(manifest, need_labels=run.control)
+    check_measurable(manifest)
     return manifest
 
 

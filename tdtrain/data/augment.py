@@ -36,7 +36,7 @@ def augment(image: np.ndarray, row_id: str, epoch: int, seed: int) -> np.ndarray
         image = np.clip(image + noise, 0, 255).astype(np.uint8)
     if chances[3] < 0.3:
         _, packed = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(20, 70))])
-        image = cv2.imdecode(packed, cv2.IMREAD_COLOR)
+        image = np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR))
     if chances[4] < 0.1:
         image = 255 - image
     return image

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
-from tdtrain.data.rows import SPLITS, Line, Split
+from tdtrain.data.rows import SPLITS, Line, Split, content_id
 from tdtrain.data.storage import absolute, open_folder
 
 MANIFEST = "manifest.json"
@@ -83,6 +83,21 @@ def read_lines(manifest: Manifest, split: Split) -> Iterator[Line]:
         for row in pq.read_table(folder.path(shard.path), filesystem=folder.filesystem).to_pylist():
             quad = None if row["quad"] is None else tuple(row["quad"])
             yield Line(**{**row, "quad": quad, "tags": dict(row["tags"] or [])})
+
+
+def annotated_lines(manifest: Manifest, split: Split, limit: int) -> list[Line]:
+    """Up to `limit` annotated lines of a split, chosen by their hash alone, so that a growing corpus keeps them."""
+    told = [line for line in read_lines(manifest, split) if line.text]
+    return sorted(told, key=lambda line: content_id("evaluation", line.id))[:limit]
+
+
+def check_measurable(manifest: Manifest) -> None:
+    """Raises ValueError where the test split has no annotated line, so that nobody would know what was gained."""
+    if not manifest.num_annotated("test"):
+        raise ValueError(
+            f"no page of the test split of {manifest.root} is annotated, so nothing can be measured; annotate some of "
+            "its pages (the column `source` of lines/test/*.parquet names them), or give a larger corpus"
+        )
 
 
 def check_learnable(manifest: Manifest, need_labels: bool) -> None:

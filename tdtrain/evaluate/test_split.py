@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from tdtrain.data.batches import decode
-from tdtrain.data.manifest import Manifest, read_lines
-from tdtrain.data.rows import Line, Split, content_id
+from tdtrain.data.manifest import Manifest, annotated_lines
+from tdtrain.data.rows import Line, Split
 from tdtrain.evaluate.score import Comparison, Scores, compare, read_lines_with, score_lines
 from tdtrain.evaluate.timing import time_readers
 from tdtrain.models.load import load_reader
@@ -36,12 +36,6 @@ class Evaluation:
     comparisons: list[Comparison]
 
 
-def annotated_lines(manifest: Manifest, split: Split, limit: int) -> list[Line]:
-    """Up to `limit` annotated lines of a split, chosen by their hash alone, so that a growing corpus keeps them."""
-    told = [line for line in read_lines(manifest, split) if line.text]
-    return sorted(told, key=lambda line: content_id("evaluation", line.id))[:limit]
-
-
 def evaluate(
     models: Mapping[str, str],
     manifest: Manifest,
@@ -57,15 +51,8 @@ def evaluate(
         limit: at most so many lines.
         actors: readers that work side by side on Ray; 0: in this process.
         progress: told of models done and models in all.
-
-    Raises: ValueError where no line of the splits is annotated.
     """
     lines = [line for split in splits for line in annotated_lines(manifest, split, limit)]
-    if not lines:
-        raise ValueError(
-            f"the {' and '.join(splits)} split of {manifest.root} has no annotated line to measure with; annotate some "
-            f"of its pages (which pages belong to it, its Parquet shards say)"
-        )
     readings: dict[str, list[Reading]] = {}
     readers = {role: load_reader(model) for role, model in models.items()}
     for done, (role, model) in enumerate(models.items()):

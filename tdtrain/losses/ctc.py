@@ -12,7 +12,7 @@ from tdtrain.models.reader import IGNORED
 BLANK = 0
 
 
-def ctc(logits: Float[Tensor, "B T V"], frames: Int[Tensor, "B"], labels: Int[Tensor, "B L"]) -> Float[Tensor, ""]:
+def ctc(logits: Float[Tensor, "B T V"], frames: Int[Tensor, " B"], labels: Int[Tensor, "B L"]) -> Float[Tensor, ""]:
     """Connectionist temporal classification, summed over the lines that have labels.
 
     Args:
@@ -36,13 +36,13 @@ def ctc(logits: Float[Tensor, "B T V"], frames: Int[Tensor, "B"], labels: Int[Te
     return F.ctc_loss(log_probs, labels.clamp(min=0), frames, lengths, blank=BLANK, reduction="sum")
 
 
-def frames_needed(labels: Int[Tensor, "B L"]) -> Int[Tensor, "B"]:
+def frames_needed(labels: Int[Tensor, "B L"]) -> Int[Tensor, " B"]:
     """The fewest frames a text fits into: its characters, and a blank between two that are equal."""
     real = labels != IGNORED
     repeats = (labels[:, 1:] == labels[:, :-1]) & real[:, 1:]
     return real.sum(1) + repeats.sum(1)
 
 
-def real_frames(frames: Int[Tensor, "B"], num_frames: int) -> Bool[Tensor, "B T"]:
+def real_frames(frames: Int[Tensor, " B"], num_frames: int) -> Bool[Tensor, "B T"]:
     """True where a frame belongs to its line and not to the batch's padding."""
     return torch.arange(num_frames, device=frames.device) < frames[:, None]

@@ -57,7 +57,8 @@ class Pixels(Protocol):
 class Codec(Protocol):
     """From text to labels and back. `tokens[i]` is the string of id i."""
 
-    tokens: tuple[str, ...]
+    @property
+    def tokens(self) -> tuple[str, ...]: ...
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Texts -> labels int64 B,T padded with IGNORED. Raises ValueError naming the characters it does not know."""
@@ -76,11 +77,20 @@ class Reader(Protocol):
     """One OCR model with all it needs to learn, to read and to be saved."""
 
     name: str
-    kind: Kind
-    pixels: Pixels
-    codec: Codec
-    module: nn.Module
-    """`module(pixel_values, labels=None, widths=None)` -> ReaderOutput. CTC modules ignore the labels."""
+
+    @property
+    def kind(self) -> Kind: ...
+
+    @property
+    def pixels(self) -> Pixels: ...
+
+    @property
+    def codec(self) -> Codec: ...
+
+    @property
+    def module(self) -> nn.Module:
+        """`module(pixel_values, labels=None, widths=None)` -> ReaderOutput. CTC modules ignore the labels."""
+        ...
 
     def read(self, batch: dict[str, Tensor]) -> list[Reading]:
         """A collated batch (tensors of `Pixels.collate`, any device) -> one Reading a line, in order."""

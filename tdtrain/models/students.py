@@ -7,12 +7,14 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import cast, get_args
 
 from tdtrain.models.load import load_reader
 from tdtrain.models.ppocr import load_ppocr
-from tdtrain.models.ppocr_student import fresh_ppocr, trim_alphabet
+from tdtrain.models.ppocr_student import Size, fresh_ppocr, trim_alphabet
+from tdtrain.models.reader import Reader
 
-FRESH = ("mobile", "nano")
+FRESH = get_args(Size)
 PRETRAINED = "mobile-pretrained"
 RARE = 3
 """A character must be read this often by the teacher to belong to the alphabet; rarer ones are its mistakes."""
@@ -43,8 +45,9 @@ def build_student(name: str, letters: str, seed: int, folder: Path) -> None:
         name: mobile, nano (fresh), mobile-pretrained (PP-OCRv6 tiny cut to the alphabet), or any model by name.
         letters: the corpus's alphabet.
     """
+    reader: Reader
     if name in FRESH:
-        reader = fresh_ppocr(name, letters, seed=seed)
+        reader = fresh_ppocr(cast(Size, name), letters, seed=seed)
     elif name == PRETRAINED:
         reader = trim_alphabet(load_ppocr("ppocrv6-tiny"), letters)
     else:

@@ -6,7 +6,7 @@ A pass that is interrupted goes on with the shards that are missing; a finished 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,7 +81,7 @@ def _name(shard: str) -> str:
     return shard.rsplit("/", 1)[-1]
 
 
-def _run(job: LabelJob, shards: list[str], actors: int):
+def _run(job: LabelJob, shards: list[str], actors: int) -> Iterator[int]:
     if actors == 0 or not shards:
         labeller = Labeller(job)
         yield from (labeller({"shard": shard})["num_rows"] for shard in shards)
@@ -90,7 +90,7 @@ def _run(job: LabelJob, shards: list[str], actors: int):
 
     rows = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
     done = rows.map(
-        Labeller,
+        Labeller,  # type: ignore[arg-type]  # Ray's stubs know functions only
         fn_constructor_args=(job,),
         num_cpus=1,
         compute=ray.data.ActorPoolStrategy(size=min(actors, len(shards))),

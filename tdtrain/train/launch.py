@@ -6,8 +6,8 @@ from pathlib import Path
 
 from tdtrain.config import TrainRun, micro_batches
 from tdtrain.data.batches import Recipe
-from tdtrain.data.manifest import load_manifest, read_lines
-from tdtrain.data.rows import content_id
+from tdtrain.data.manifest import annotated_lines, load_manifest
+from tdtrain.data.rows import Split
 from tdtrain.data.training_set import training_set
 from tdtrain.models.load import load_reader
 from tdtrain.teachers.labels import token_map
@@ -39,10 +39,8 @@ def plan_job(run: TrainRun) -> Job:
     data = training_set(str(run.lines), run.labels, recipe, run.optimisation.batch_size)
     manifest = load_manifest(str(run.lines))
 
-    def some(split: str, limit: int) -> tuple[tuple[bytes, str], ...]:
-        told = [line for line in read_lines(manifest, split) if line.text]
-        told.sort(key=lambda line: content_id("evaluation", line.id))
-        return tuple((line.image, line.text) for line in told[:limit])
+    def some(split: Split, limit: int) -> tuple[tuple[bytes, str], ...]:
+        return tuple((line.image, line.text or "") for line in annotated_lines(manifest, split, limit))
 
     return Job(
         run,

@@ -33,7 +33,7 @@ def fit_on_ray(job: Job, output: Path, watch: Watch) -> None:
     run, compute = job.run, job.run.compute
     storage = run.storage if "://" in run.storage else str(Path(run.storage).absolute())
     board = Board.remote()  # type: ignore[attr-defined]
-    scored = {"checkpoint_score_attribute": "validation_cer", "checkpoint_score_order": "min"} if job.validation else {}
+    score = "validation_cer" if job.validation else None
     trainer = ray.train.torch.TorchTrainer(
         train_worker,
         train_loop_config={"job": ray.put(job), "board": board},
@@ -52,13 +52,16 @@ def fit_on_ray(job: Job, output: Path, watch: Watch) -> None:
             name=run.name,
             storage_path=storage,
             failure_config=ray.train.FailureConfig(max_failures=compute.max_failures),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2, **scored),
+            checkpoint_config=ray.train.CheckpointConfig(
+                num_to_keep=2, checkpoint_score_attribute=score, checkpoint_score_order="min"
+            ),
         ),
     )
     with _watching(board, watch, run.name, job.total_steps):
         result = trainer.fit()
     if (failure := ray.get(board.failure.remote())) is not None:
         raise Diverged(failure)
+    assert result.best_checkpoints
     chosen, _ = min(result.best_checkpoints, key=lambda kept: (kept[1]["validation_cer"], -kept[1]["step"]))
     assert result.checkpoint is not None
     with chosen.as_directory() as best_folder, result.checkpoint.as_directory() as last_folder:

@@ -18,6 +18,7 @@ from tdtrain.data.plan import Plan
 from tdtrain.evaluate.metrics import cer
 from tdtrain.losses.objective import Objective
 from tdtrain.models.load import load_reader
+from tdtrain.models.ppocr import PPOCRModule
 from tdtrain.models.reader import Reader, read_images
 from tdtrain.teachers.live import LiveTeacher
 from tdtrain.train import checkpoint
@@ -78,7 +79,7 @@ def work(job: Job, context: Context) -> State:
     if context.device.type == "cpu":
         torch.set_num_threads(max(1, round(run.compute.cpus_per_worker)))
     reader = load_reader(run.model)
-    if hasattr(reader.module, "frozen_statistics"):
+    if isinstance(reader.module, PPOCRModule):
         reader.module.frozen_statistics = not run.fresh
     reader.module.to(context.device).train()
     reader.module.requires_grad_(True)

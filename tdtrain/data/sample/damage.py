@@ -33,7 +33,7 @@ def choose_damage(rng: Random) -> tuple[Harm, ...]:
     if "skew" in kinds and "perspective" in kinds:
         kinds.remove("skew")
     return tuple(
-        Harm(kind, rng.uniform(0.35, 1.0) if k == 0 else rng.uniform(0.1, 0.65)) for k, kind in enumerate(kinds)
+        Harm(kind, rng.uniform(0.55, 1.0) if k == 0 else rng.uniform(0.25, 0.75)) for k, kind in enumerate(kinds)
     )
 
 
@@ -73,8 +73,8 @@ def damage_page(
 def _legible(harms: tuple[Harm, ...], quads: np.ndarray) -> dict[str, float]:
     """Severities by kind, eased where they act on details that small letters need.
 
-    A blur of two pixels is nothing to a line of 25 pixels and the end of one of 8. A second effect of this sort does
-    half its harm, as the letters have lost their details to the first.
+    A blur of two pixels is nothing to a line of 25 pixels and the end of one of 8. A further effect of this sort does
+    less harm, as the letters have lost their details to the first.
     """
     heights = np.linalg.norm(quads[:, 3] - quads[:, 0], axis=1)
     ease = float(np.clip((np.percentile(heights, 20) - 6.5) / 8, 0.1, 1)) if len(heights) else 1.0
@@ -82,7 +82,7 @@ def _legible(harms: tuple[Harm, ...], quads: np.ndarray) -> dict[str, float]:
     for harm in harms:
         fine = harm.kind in FINE
         severity[harm.kind] = harm.severity * (share if fine else 1.0)
-        share = share / 2 if fine else share
+        share = 0.7 * share if fine else share
     return severity
 
 

@@ -65,7 +65,8 @@ def test_windows_cover_the_steps_asked_for(first: int, length: int) -> None:
 
 def test_epochs_differ_and_seeds_repeat() -> None:
     sizes = [4096] * 8
-    names = [[s.lines for w in plan(sizes, 32, seed).epoch(e, 0) for s in w.shards] for seed, e in ((0, 0), (0, 1), (0, 0))]
+    runs = ((0, 0), (0, 1), (0, 0))
+    names = [[s.lines for w in plan(sizes, 32, seed).epoch(epoch, 0) for s in w.shards] for seed, epoch in runs]
     assert names[0] == names[2] != names[1]
 
 

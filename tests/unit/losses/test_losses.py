@@ -136,7 +136,8 @@ def _batch(size: int, frames: int) -> tuple[ReaderOutput, Targets]:
     labels = torch.randint(1, 6, (size, 2), generator=generator)
     labels[0, 1] = IGNORED
     values, ids = torch.randn(size, frames, 6, generator=generator).log_softmax(-1).topk(3, dim=-1)
-    return ReaderOutput(logits, real), Targets(labels, Candidates(ids, values), taught=torch.ones(size, dtype=torch.bool))
+    everywhere = torch.ones(size, dtype=torch.bool)
+    return ReaderOutput(logits, real), Targets(labels, Candidates(ids, values), taught=everywhere)
 
 
 def _counts(output: ReaderOutput, targets: Targets) -> Counts:
