@@ -149,9 +149,7 @@ class TrainRun(Frozen):
     """student, control or teacher; also the name of its folder."""
     model: str
     """Folder of the model to start from."""
-    fresh: bool = False
-    """Its weights are random: batch norms learn their statistics, which a pre-trained model keeps."""
-    lines: Path | str
+    lines: str
     """Folder of the packed corpus."""
     labels: str | None = None
     """Folder of the teacher's labels of it; None: annotations only."""

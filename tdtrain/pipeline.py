@@ -17,7 +17,7 @@ from tdtrain.data.prepare import prepare
 from tdtrain.data.storage import open_folder
 from tdtrain.evaluate.test_split import evaluate
 from tdtrain.models.load import load_reader
-from tdtrain.models.students import alphabet, build_student, is_fresh
+from tdtrain.models.students import alphabet, build_student
 from tdtrain.report.finish import report_distillation
 from tdtrain.report.results import Results
 from tdtrain.report.tracking import Tracker
@@ -180,7 +180,6 @@ def train(job: Job, manifest: Manifest, labels: str, teacher: str, before: str) 
     student = TrainRun(
         name="student",
         model=before,
-        fresh=is_fresh(run.student_model),
         lines=manifest.root,
         labels=labels,
         teacher=teacher if live and soft else None,

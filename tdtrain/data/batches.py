@@ -105,9 +105,14 @@ def load_window(window: Window, recipe: Recipe, first_step: int, last_step: int)
     for offset, step in enumerate(cut(widths, window.num_steps, recipe.parts, rng)):
         number = window.first_step + offset
         if first_step <= number < last_step:
-            for part in step:
-                rows = [kept[i] for i in part]
-                batch = _micro_batch(lines.take(rows), [chosen[i] for i in rows], labels, recipe, window.epoch)
+            parts = [[kept[i] for i in part] for part in step]
+            batches = [_micro_batch(lines.take(p), [chosen[i] for i in p], labels, recipe, window.epoch) for p in parts]
+            # As wide as the widest of the step: a network that pools over the width sees its padding, and how a step
+            # is cut must not matter.
+            width = max(batch["pixels"].shape[2] for batch in batches)
+            for batch in batches:
+                missing = width - batch["pixels"].shape[2]
+                batch["pixels"] = np.pad(batch["pixels"], ((0, 0), (0, 0), (0, missing), (0, 0)))
                 yield batch | {"step": np.asarray(number)}
 
 

@@ -20,11 +20,6 @@ RARE = 3
 """A character must be read this often by the teacher to belong to the alphabet; rarer ones are its mistakes."""
 
 
-def is_fresh(student_model: str) -> bool:
-    """Whether a student starts from random weights, so that its batch norms have everything to learn."""
-    return student_model in FRESH
-
-
 def alphabet(annotated: Iterable[str], read: Iterable[str]) -> str:
     """The characters a student needs, sorted.
 

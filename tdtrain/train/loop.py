@@ -64,13 +64,17 @@ class State:
 
 @dataclass(frozen=True)
 class Schedule:
-    """When what happens: total steps, steps an epoch, steps to evaluate at, and the learning rate of each step."""
+    """When what happens: total steps, steps an epoch, steps to evaluate at, and the learning rate of each step.
+
+    `seed` is of dropout: each step starts from it anew, so that a resumed run drops what the whole one would have.
+    """
 
     total_steps: int
     steps_per_epoch: float
     evaluate_at: frozenset[int]
     learning_rate: Callable[[int], float]
     micro_batches: int
+    seed: int = 0
     patience: int | None = None
 
 
@@ -102,6 +106,7 @@ def train(
         started = time.perf_counter()
         micro = list(itertools.islice(batches, schedule.micro_batches))
         learning_rate = schedule.learning_rate(state.step)
+        torch.manual_seed(schedule.seed + state.step)
         losses, grad_norm = _step(micro, reader, engine, objective, teacher, learning_rate, state.step)
         state.step += 1
         record = Record(

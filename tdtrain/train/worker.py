@@ -18,7 +18,6 @@ from tdtrain.data.plan import Plan
 from tdtrain.evaluate.metrics import cer
 from tdtrain.losses.objective import Objective
 from tdtrain.models.load import load_reader
-from tdtrain.models.ppocr import PPOCRModule
 from tdtrain.models.reader import Reader, read_images
 from tdtrain.teachers.live import LiveTeacher
 from tdtrain.train import checkpoint
@@ -79,8 +78,6 @@ def work(job: Job, context: Context) -> State:
     if context.device.type == "cpu":
         torch.set_num_threads(max(1, round(run.compute.cpus_per_worker)))
     reader = load_reader(run.model)
-    if isinstance(reader.module, PPOCRModule):
-        reader.module.frozen_statistics = not run.fresh
     reader.module.to(context.device).train()
     reader.module.requires_grad_(True)
     accumulation = micro_batches(run.optimisation, run.compute)
@@ -99,6 +96,7 @@ def work(job: Job, context: Context) -> State:
             evaluate_at=frozenset(evaluations - {0}),
             learning_rate=lambda step: schedule(step, job.total_steps, run.optimisation),
             micro_batches=accumulation,
+            seed=(run.optimisation.seed * 1000 + context.rank) * 10_000_019,
             patience=run.optimisation.patience,
         ),
         reader,
