@@ -188,3 +188,26 @@ def micro_batches(optimisation: Optimisation, compute: Compute) -> int:
     workers = max(compute.num_workers, 1)
     per_worker = optimisation.batch_size // workers
     return max(1, -(-per_worker // (optimisation.micro_batch_size or per_worker)))
+
+
+class EvaluateRun(Frozen):
+    """Score a reader on a corpus."""
+
+    model: str
+    """Built-in name, Hugging Face name or folder."""
+    dataset_path: str
+    """Folder of pages or of line images with annotations, or one that rayjobs/prepare.py packed."""
+    output_dir: Path = Path("output/evaluate")
+    """results.json and report.html go here."""
+    baseline: str | None = None
+    """Another reader to compare with."""
+    splits: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
+    """Which of the corpus's splits are read. For a corpus that a model learnt from: test only."""
+    max_evaluation_lines: Positive = 2000
+    """At most so many lines of each split are read, chosen by their hash."""
+    num_workers: int = Field(default=2, ge=0)
+    """Readers that work side by side on Ray. 0: in this process."""
+    tracking_uri: str | None = None
+    """MLflow server. Left out: an sqlite file in output_dir."""
+    dry_run: bool = False
+    """Print the resolved run and exit."""

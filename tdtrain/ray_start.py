@@ -18,8 +18,12 @@ def connect(num_cpus: int | None = None) -> None:
         num_cpus: logical CPUs of a local cluster; by default those of the machine, but at least 4, since a pipeline
             with more stages than CPUs waits for ever. A cluster that is joined keeps its own.
     """
-    # Both only announce a default.
-    for name in ("ray._private.authentication.authentication_token_setup", "ray.data._internal.progress"):
+    # These announce defaults and how many processes a pool has.
+    for name in (
+        "ray._private.authentication.authentication_token_setup",
+        "ray.data._internal.progress",
+        "ray.train",
+    ):
         logging.getLogger(name).setLevel(logging.ERROR)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if not ray.is_initialized():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -67,7 +68,7 @@ def evaluate(
             timings[role],
             num_parameters=sum(p.numel() for p in reader.module.parameters()),
             size_mb=sum(p.numel() * p.element_size() for p in reader.module.parameters()) / 1e6,
-            model=models[role],
+            model=Path(models[role]).name,
         )
         for role, reader in readers.items()
     }

@@ -1,0 +1,52 @@
+"""The evaluation job: any reader, any corpus, the same results.json and report."""
+
+from __future__ import annotations
+
+from tdtrain.config import EvaluateRun
+from tdtrain.data.manifest import Manifest, load_manifest
+from tdtrain.data.prepare import prepare
+from tdtrain.data.storage import open_folder
+from tdtrain.evaluate.test_split import evaluate
+from tdtrain.report.finish import command, write_all
+from tdtrain.report.results import Results, build_results
+from tdtrain.report.tracking import Tracker
+from tdtrain.report.words import verdict
+from tdtrain.train.progress import Display
+
+
+def score(run: EvaluateRun) -> Results:
+    """Packs the corpus where it is not packed yet, reads it, and reports.
+
+    Raises: ValueError where none of the lines is annotated.
+    """
+    if run.num_workers > 0:
+        from tdtrain.ray_start import connect
+
+        connect()
+    manifest = _packed(run)
+    models = {"student": run.model} | ({"baseline": run.baseline} if run.baseline else {})
+    with Tracker(run.output_dir, run.tracking_uri, run_name=run.output_dir.name) as tracker, Display() as display:
+        tracker.log_run(run.model_dump(mode="json"))
+        counting = display.counting("evaluate", "readers")
+        evaluation = evaluate(models, manifest, run.max_evaluation_lines, run.num_workers, counting, run.splits)
+        results = build_results(
+            evaluation.scores, evaluation.comparisons, run=run.model_dump(mode="json"), command=command()
+        )
+        write_all(run.output_dir, results, evaluation, manifest, tracker)
+        for line in verdict(results):
+            display.say(line)
+        display.say(f"report: {run.output_dir / 'report.html'}")
+    return results
+
+
+def _packed(run: EvaluateRun) -> Manifest:
+    if open_folder(run.dataset_path).exists("manifest.json"):
+        manifest = load_manifest(run.dataset_path)
+    else:
+        manifest = prepare(run.output_dir / "lines", run.dataset_path, use_ray=run.num_workers > 0)
+    if not any(manifest.num_annotated(split) for split in run.splits):
+        raise ValueError(
+            f"dataset_path={run.dataset_path} has no annotated line in its {', '.join(run.splits)} split, so there is "
+            "nothing to compare a reading with; add annotations/NAME.txt for some pages"
+        )
+    return manifest

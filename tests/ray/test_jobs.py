@@ -1,0 +1,103 @@
+"""Every job in rayjobs/, run as a user runs it, small."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.corpora import line_corpus
+from tests.models_small import small_trocr_folder, timetable_texts
+
+pytestmark = pytest.mark.ray
+ROOT = Path(__file__).parents[2]
+FIXED = ("cer", "wer", "accuracy", "cer_digits", "ms_per_line_p50", "ms_per_line_p95", "num_parameters")
+
+
+def run(*command: object, ok: bool = True) -> str:
+    done = subprocess.run(
+        [sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=500, check=False
+    )
+    assert (done.returncode == 0) == ok, done.stdout[-3000:] + done.stderr[-5000:]
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def distilled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("distil")
+    corpus = line_corpus(root / "corpus", annotated=120, num=160)
+    out = root / "out"
+    run(
+        "rayjobs/distill.py", "--teacher_model", "ppocrv6-small", "--student_model", "mobile-pretrained",
+        "--dataset_path", corpus, "--output_dir", out, "--temperature", "2.0", "--alpha", "0.5", "--epochs", "2",
+        "--batch_size", "16", "--learning_rate", "5e-5", "--no_adapt_teacher", "--min_confidence", "0.5",
+    )  # fmt: skip
+    return out
+
+
+def test_distill_leaves_results_a_report_and_a_student(distilled: Path) -> None:
+    results = json.loads((distilled / "results.json").read_text())
+    assert set(results["readers"]) == {"teacher", "student_before", "student_undistilled", "student"}
+    for reader in results["readers"].values():
+        assert all(reader[key] is not None for key in FIXED)
+    assert 0 <= results["p_value_student_vs_undistilled"] <= 1
+    assert {"gap_closed", "run", "versions"} <= set(results)
+    assert results["run"]["teaching"]["temperature"] == 2.0
+    page = (distilled / "report.html").read_text()
+    assert "<script" not in page and "http://" not in page.replace("http://www.w3.org", "")
+    assert (distilled / "student" / "README.md").exists() and (distilled / "mlflow.db").exists()
+
+
+def test_plain_transformers_loads_the_student_without_tdtrain(distilled: Path) -> None:
+    code = (
+        "import sys, torch\nfrom transformers import AutoModelForTextRecognition\n"
+        f"model = AutoModelForTextRecognition.from_pretrained({str(distilled / 'student')!r})\n"
+        "assert not any(name.startswith('tdtrain') for name in sys.modules)\n"
+        "print(sum(p.numel() for p in model.parameters()))\n"
+    )
+    assert int(run("-I", "-c", code).split()[-1]) < 1_000_000
+
+
+def test_evaluate_scores_a_folder_of_lines_against_a_baseline(distilled: Path, tmp_path: Path) -> None:
+    corpus = line_corpus(tmp_path / "corpus", timetable_texts(30, seed=5))
+    command = ["rayjobs/evaluate.py", "--model", distilled / "student", "--dataset_path", corpus]
+    run(*command, "--output_dir", tmp_path / "out", "--baseline", "ppocrv6-tiny", "--num_workers", "0")
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert set(results["readers"]) == {"student", "baseline"}
+    assert results["readers"]["student"]["num_lines"] == 30
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_trocr_into_trocr_with_a_live_teacher(tmp_path: Path) -> None:
+    corpus = line_corpus(tmp_path / "corpus", num=120)
+    texts = timetable_texts(120)
+    teacher = small_trocr_folder(tmp_path / "teacher", "large", texts, ctc=True)
+    student = small_trocr_folder(tmp_path / "student", "base", texts, ctc=True)
+    run(
+        "rayjobs/distill.py", "--teacher_model", teacher, "--student_model", student, "--dataset_path", corpus,
+        "--output_dir", tmp_path / "out", "--epochs", "1", "--batch_size", "16", "--num_workers", "0",
+        "--no_adapt_teacher", "--min_confidence", "0",
+    )  # fmt: skip
+    assert "student" in json.loads((tmp_path / "out" / "results.json").read_text())["readers"]
+
+
+def test_dry_run_shows_the_run_and_starts_nothing() -> None:
+    shown = json.loads(run("rayjobs/distill.py", "--dry_run", "--alpha", "0.3", "--batch-size", "8"))
+    assert shown["teaching"]["alpha"] == 0.3 and shown["optimisation"]["batch_size"] == 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--alpha", "1.5"], "alpha"),
+        (["--temperature", "0"], "temperature"),
+        (["--batch_size", "30", "--num_workers", "4"], "use 28 or 32"),
+        (["--annotated_pages", "0"], "control=True needs annotated pages"),
+        (["--no_such_flag", "1"], "no_such_flag"),
+    ],
+)
+def test_what_cannot_work_is_refused_at_once(arguments: list[str], expected: str) -> None:
+    assert expected in " ".join(run("rayjobs/distill.py", *arguments, ok=False).replace("│", " ").split())
