@@ -41,13 +41,13 @@ class Corpus(Frozen):
 class Optimisation(Frozen):
     """How a model is trained."""
 
-    epochs: float = Field(default=4, gt=0)
+    epochs: float = Field(default=2.5, gt=0)
     """Passes over the training lines of the student. The control gets the same number of steps."""
     batch_size: Positive = 32
     """Lines per optimizer step, over all workers (the global batch)."""
     micro_batch_size: Positive | None = None
     """Lines per worker and forward pass, at most; smaller ones accumulate. Left out: batch_size / workers."""
-    learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate: float = Field(default=5e-4, gt=0)
     """Peak learning rate of AdamW; a cosine takes it to zero after the warm-up."""
     warmup_share: Share = 0.05
     """Share of the steps in which the learning rate rises."""
@@ -80,9 +80,9 @@ class Teaching(Frozen):
     """stored: one pass over the corpus before training. live: a forward pass every step. auto: stored for CTC."""
     adapt_teacher: bool = True
     """Fine-tune the teacher on the annotated pages before it teaches."""
-    adapt_epochs: float = Field(default=4, gt=0)
+    adapt_epochs: float = Field(default=3, gt=0)
     """Passes over the annotated lines when the teacher is adapted."""
-    adapt_learning_rate: float = Field(default=3e-4, gt=0)
+    adapt_learning_rate: float = Field(default=5e-5, gt=0)
     """Peak learning rate when the teacher is adapted."""
 
 
@@ -112,8 +112,8 @@ class DistillRun(Frozen):
 
     teacher_model: str = "ppocrv6-small"
     """Built-in name, Hugging Face name or folder. Built in: ppocrv6-small, ppocrv6-tiny."""
-    student_model: str = "mobile"
-    """As the teacher; also mobile and nano (fresh, with the corpus's own alphabet) and mobile-pretrained."""
+    student_model: str = "mobile-pretrained"
+    """As the teacher; also mobile-pretrained (PP-OCRv6 tiny cut to the corpus's alphabet), mobile and nano (fresh)."""
     output_dir: Path = Path("output/distill")
     """Everything the job writes; the same command again resumes from it."""
     storage_path: str | None = None

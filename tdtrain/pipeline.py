@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-from tdtrain.config import DistillRun, TrainRun
+from tdtrain.config import Compute, DistillRun, TrainRun
 from tdtrain.data.batches import open_table
 from tdtrain.data.manifest import Manifest, check_learnable, check_measurable, load_manifest, read_lines
 from tdtrain.data.prepare import prepare
@@ -137,11 +137,19 @@ def adapt_teacher(job: Job, manifest: Manifest) -> str:
         augment=run.corpus.augment,
         max_evaluation_lines=run.corpus.max_evaluation_lines,
         optimisation=run.optimisation.model_copy(update=changes),
-        compute=run.compute,
+        compute=_alone_on_the_machine(run),
     )
     with job.stage("adapt", "the teacher learns from the annotated pages"):
         fit(adapting, job.output / "teacher", job.watch)
     return str(job.output / "teacher")
+
+
+def _alone_on_the_machine(run: DistillRun) -> Compute:
+    """While the teacher is adapted, one CPU worker has the CPU that the control will need."""
+    compute = run.compute
+    if compute.num_workers != 1 or compute.gpus_per_worker or not run.control:
+        return compute
+    return compute.model_copy(update={"cpus_per_worker": 2 * compute.cpus_per_worker})
 
 
 def _storage(job: Job) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from pathlib import Path
 
 import ray
@@ -25,7 +26,11 @@ def connect(num_cpus: int | None = None) -> None:
         "ray.train",
     ):
         logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*exclude_resources.*")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Two trainings and their data tasks are a dozen processes; Ray warns from four times this number on.
+    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(max(6, os.cpu_count() or 1)))
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if not ray.is_initialized():
         in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
         address = os.environ.get("RAY_ADDRESS") or ("auto" if in_job else "local")

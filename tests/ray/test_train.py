@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tdtrain.config import Compute, Optimisation, TrainRun
@@ -81,10 +82,31 @@ def test_one_ray_worker_equals_this_process_bit_by_bit(
 
 @pytest.mark.parametrize("family", ["ppocr", "trocr"])
 def test_two_workers_equal_one_and_resume(family: str, corpus: str, models: dict[str, str], tmp_path: Path) -> None:
-    """The matrix {PP-OCR, TrOCR} x {in process, Ray}: trains, and resumes after a worker died."""
+    """The matrix {PP-OCR, TrOCR} x {in process, Ray}: both train alike, and a killed worker changes no bit."""
     here = curve(run_of(corpus, models[family], tmp_path / "here", 0), tmp_path / "here" / "out")
     there = curve(run_of(corpus, models[family], tmp_path / "there", 2), tmp_path / "there" / "out")
     close(there, here)
+
+    killed: list[int] = []
+    steps: list[int] = []
+
+    def kill_once(name: str, record: loop.Record, total: int) -> None:
+        steps.append(record.step)
+        if not killed and record.step > total // 2:  # after the first of two checkpoints
+            killed.append(kill_a_train_worker())
+
+    fit(run_of(corpus, models[family], tmp_path / "killed", 2), tmp_path / "killed" / "out", kill_once)
+    assert killed and len(steps) >= len(there) and steps[-1] == len(there)
+    first, second = (tmp_path / name / "out" / "model.safetensors" for name in ("there", "killed"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def kill_a_train_worker() -> int:
+    """SIGKILL to one Ray Train worker below this process; its id."""
+    children = psutil.Process().children(recursive=True)
+    worker = next(child for child in children if "RayTrainWorker" in " ".join(child.cmdline()))
+    worker.kill()
+    return worker.pid
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
