@@ -99,8 +99,6 @@ class Compute(Frozen):
     """0: plain data parallelism. 1-3: DeepSpeed shards optimizer, gradients, parameters."""
     offload: bool = False
     """DeepSpeed keeps optimizer state (and under ZeRO-3 parameters) in host memory."""
-    shard_teacher: bool = False
-    """Shard a live teacher over the workers (ZeRO-3 inference) when it does not fit into one."""
     placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
     """How Ray places the workers on nodes."""
     max_failures: int = Field(default=3, ge=0)

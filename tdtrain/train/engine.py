@@ -69,6 +69,12 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
     ]
 
 
+def use_bf16(optimisation: Optimisation, device_type: str) -> bool:
+    """Whether forward passes run in bf16. `auto` says yes on accelerators that have it."""
+    has_it = device_type == "cuda" and torch.cuda.is_bf16_supported()
+    return optimisation.precision == "bf16" or (optimisation.precision == "auto" and has_it)
+
+
 def schedule(step: int, total_steps: int, optimisation: Optimisation) -> float:
     """The learning rate of a step: linear warm-up, then a cosine to zero."""
     warmup = max(1, round(optimisation.warmup_share * total_steps))
@@ -86,13 +92,18 @@ class TorchEngine:
         self._world_size = dist.get_world_size() if dist.is_initialized() else 1
         # The CTC head or a frozen part may get no gradient in a micro batch.
         self.module = DistributedDataParallel(module, find_unused_parameters=True) if self._world_size > 1 else module
+        self._device_type = next(module.parameters()).device.type
+        self._bf16 = use_bf16(optimisation, self._device_type)
         self._optimizer = torch.optim.AdamW(groups, lr=optimisation.learning_rate)
         self._max_grad_norm = optimisation.max_grad_norm
 
-    def accumulate(self, last: bool) -> AbstractContextManager[None]:
-        if isinstance(self.module, DistributedDataParallel) and not last:
-            return self.module.no_sync()
-        return contextlib.nullcontext()
+    @contextlib.contextmanager
+    def accumulate(self, last: bool) -> Iterator[None]:
+        quiet = isinstance(self.module, DistributedDataParallel) and not last
+        # Weights stay fp32; the losses cast what they get back to fp32.
+        with torch.autocast(self._device_type, torch.bfloat16, enabled=self._bf16):
+            with self.module.no_sync() if quiet else contextlib.nullcontext():
+                yield
 
     def backward(self, loss: Tensor) -> None:
         (loss * self._world_size).backward()  # DDP averages over workers
@@ -186,12 +197,11 @@ def deepspeed_config(
             zero["offload_param"] = {"device": "cpu"}
     if compute.zero_stage == 3:
         zero["stage3_param_persistence_threshold"] = 10_000
-    bf16 = optimisation.precision == "bf16" or (optimisation.precision == "auto" and device.type == "cuda")
     return {
         "train_micro_batch_size_per_gpu": optimisation.batch_size // max(compute.num_workers, 1) // micro_batches,
         "gradient_accumulation_steps": micro_batches,
         "gradient_clipping": optimisation.max_grad_norm,
-        "bf16": {"enabled": bf16},
+        "bf16": {"enabled": use_bf16(optimisation, device.type)},
         "optimizer": {"type": "AdamW", "params": {"lr": optimisation.learning_rate, "torch_adam": True}},
         "zero_optimization": zero,
         "zero_force_ds_cpu_optimizer": False,

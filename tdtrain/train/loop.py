@@ -145,7 +145,8 @@ def _step(
     sums = torch.zeros(4, dtype=torch.float64)
     for index, (batch, _) in enumerate(micro):
         with engine.accumulate(last=index == len(micro) - 1):
-            pixels = reader.pixels.normalize(batch["pixels"], batch["widths"], torch.float32)
+            dtype = next(reader.module.parameters()).dtype
+            pixels = reader.pixels.normalize(batch["pixels"], batch["widths"], dtype)
             output = engine.module(pixels, labels=batch["labels"], widths=batch["widths"])
             soft = teacher(batch) if teacher is not None and objective.alpha else _stored(batch)
             targets = Targets(batch["labels"], soft, batch.get("told"), batch.get("taught"), batch.get("ctc_labels"))

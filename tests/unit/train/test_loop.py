@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -130,6 +131,15 @@ def test_a_live_ctc_teacher_equals_its_stored_self(corpus: str, fresh: str, labe
     stored = losses(run_of(corpus, fresh, tmp_path / "a", **common), tmp_path / "a" / "out")
     live = losses(run_of(corpus, fresh, tmp_path / "b", teacher="ppocrv6-tiny", **common), tmp_path / "b" / "out")
     assert live == pytest.approx(stored, rel=0.01)
+
+
+@pytest.mark.parametrize("family", ["ctc", "autoregressive"])
+def test_bf16_follows_fp32(family: str, corpus: str, student: str, tmp_path: Path) -> None:
+    model = student if family == "ctc" else str(small_trocr_folder(tmp_path / "trocr", ctc=True, dropout=0.0))
+    curves = [losses(run_of(corpus, model, tmp_path / p, precision=p), tmp_path / p / "out") for p in ("fp32", "bf16")]
+    # Of the first step only: a pre-trained CTC reader's first steps are steep enough to pull any two runs apart.
+    assert curves[1][0] == pytest.approx(curves[0][0], rel=0.05) and curves[1] != curves[0]
+    assert all(np.isfinite(loss) for loss in curves[1])
 
 
 def test_a_loss_that_is_no_number_stops_and_names_the_lines(
