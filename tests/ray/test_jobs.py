@@ -19,7 +19,7 @@ FIXED = ("cer", "wer", "accuracy", "cer_digits", "ms_per_line_p50", "ms_per_line
 
 def run(*command: object, ok: bool = True) -> str:
     done = subprocess.run(
-        [sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=500, check=False
+        [sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=1000, check=False
     )
     assert (done.returncode == 0) == ok, done.stdout[-3000:] + done.stderr[-5000:]
     return done.stdout + done.stderr
