@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from pydantic import JsonValue
+
 from tdtrain.config import DistillRun
 from tdtrain.data.card import load_card
 from tdtrain.data.manifest import Manifest
@@ -60,13 +62,20 @@ def write_all(output: Path, results: Results, evaluation: Evaluation, manifest: 
         curves=read_curves(output / "curves.jsonl"),
         examples=choose_examples(evaluation.lines, evaluation.readings),
         card=load_card(manifest.root),
-        corpus=f"{len(evaluation.lines)} test lines of {results.run.get('dataset_path') or manifest.root}",
+        corpus=f"{len(evaluation.lines)} test lines of {corpus_name(results.run)}",
     )
     for role, scores in results.readers.items():
         figures = {key: getattr(scores, key) for key in ("cer", "wer", "accuracy", "cer_digits", "ms_per_line_p50")}
         tracker.log_metrics({f"test/{role}/{key}": value for key, value in figures.items()})
     for name in ("results.json", "report.html"):
         tracker.log_artifact(output / name)
+
+
+def corpus_name(run: Mapping[str, JsonValue]) -> str:
+    """What a run's lines came from, for people."""
+    options = run.get("corpus")
+    given = run.get("dataset_path") or (options.get("dataset_path") if isinstance(options, dict) else None)
+    return str(given or "the sample corpus")
 
 
 def command() -> str:

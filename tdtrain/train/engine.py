@@ -99,11 +99,11 @@ class TorchEngine:
 
     @contextlib.contextmanager
     def accumulate(self, last: bool) -> Iterator[None]:
-        quiet = isinstance(self.module, DistributedDataParallel) and not last
+        parallel = isinstance(self.module, DistributedDataParallel)
+        quiet = self.module.no_sync() if parallel and not last else contextlib.nullcontext()  # type: ignore[operator]
         # Weights stay fp32; the losses cast what they get back to fp32.
-        with torch.autocast(self._device_type, torch.bfloat16, enabled=self._bf16):
-            with self.module.no_sync() if quiet else contextlib.nullcontext():
-                yield
+        with quiet, torch.autocast(self._device_type, torch.bfloat16, enabled=self._bf16):
+            yield
 
     def backward(self, loss: Tensor) -> None:
         (loss * self._world_size).backward()  # DDP averages over workers
