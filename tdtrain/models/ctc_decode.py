@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tdtrain.models.reader import IGNORED, Reading
+from tdtrain.models.reader import IGNORED, Codec, Reading
 
 BLANK = 0
 
@@ -103,7 +103,7 @@ def greedy_readings(logits_BTV: Tensor, frames_B: Tensor, tokens: Sequence[str])
     ]
 
 
-def character_map(teacher: CTCCodec, student: CTCCodec) -> Tensor:
+def character_map(teacher: Codec, student: Codec) -> Tensor:
     """int64 V_student: the teacher's id of each of the student's, -1 where the teacher has no such character."""
-    ids = {**teacher.ids, "": BLANK}
+    ids = {token: i for i, token in enumerate(teacher.tokens)}
     return torch.tensor([ids.get(token, -1) for token in student.tokens])

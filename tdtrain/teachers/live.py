@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from tdtrain.losses.cross_entropy import cross_entropy
+from tdtrain.models.ctc_decode import character_map
 from tdtrain.models.load import load_reader
 from tdtrain.models.reader import Reader
 
@@ -26,10 +27,8 @@ class LiveTeacher:
         self._reader = reader
         self._dtype = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
         reader.module.to(device=device, dtype=self._dtype).eval().requires_grad_(False)
-        theirs = {token: index for index, token in enumerate(reader.codec.tokens)}
-        ids = [theirs.get(token, -1) for token in student.codec.tokens]
-        self._same = ids == list(range(len(reader.codec.tokens)))
-        self._ids = torch.tensor(ids, device=device)
+        self._same = reader.codec.tokens == student.codec.tokens
+        self._ids = character_map(reader.codec, student.codec).to(device)
         self._checked = False
 
     @classmethod
