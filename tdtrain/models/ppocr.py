@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForTextRecognition, PreTrainedMode
 from tdtrain.models.ctc_decode import CTCCodec, greedy_readings
 from tdtrain.models.ppocr_folder import PROCESSORS, read_charset, write_folder
 from tdtrain.models.ppocr_import import BUILT_IN, import_ppocr
-from tdtrain.models.reader import ReaderOutput, Reading
+from tdtrain.models.reader import ReaderOutput, Reading, evaluating
 
 PIXELS_PER_FRAME = 8
 
@@ -143,15 +143,10 @@ class PPOCRReader:
 
     def read(self, batch: dict[str, Tensor]) -> list[Reading]:
         """A collated batch, tensors on any device -> one Reading a line, in order."""
-        training = self.module.training
-        self.module.eval()
-        try:
-            with torch.inference_mode():
-                weight = self.module.head.weight
-                pixels, widths = batch["pixels"].to(weight.device), batch["widths"].to(weight.device)
-                output = self.module(self.pixels.normalize(pixels, widths, weight.dtype), widths=widths)
-        finally:
-            self.module.train(training)
+        with evaluating(self.module), torch.inference_mode():
+            weight = self.module.head.weight
+            pixels, widths = batch["pixels"].to(weight.device), batch["widths"].to(weight.device)
+            output = self.module(self.pixels.normalize(pixels, widths, weight.dtype), widths=widths)
         return greedy_readings(output.logits, output.frames, self.codec.tokens)
 
     def save(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:

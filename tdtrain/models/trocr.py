@@ -20,7 +20,7 @@ from transformers.models.trocr.modeling_trocr import (
 )
 
 from tdtrain.models.ctc_decode import CTCCodec
-from tdtrain.models.reader import IGNORED, ReaderOutput, Reading
+from tdtrain.models.reader import IGNORED, ReaderOutput, Reading, evaluating
 from tdtrain.models.trocr_inputs import Processor, TrOCRCodec, TrOCRPixels, load_inputs, model_folder, pair
 
 CTC_WEIGHTS = "ctc_head.safetensors"
@@ -141,13 +141,9 @@ class TrOCRReader:
         pixel_values = self.pixels.normalize(
             batch["pixels"].to(weight.device), batch["widths"].to(weight.device), weight.dtype
         )
-        was_training = self.module.training
-        self.module.eval()
-        try:
-            recorder = _TopProbability()
+        recorder = _TopProbability()
+        with evaluating(self.module):
             written = self.module.model.generate(pixel_values, logits_processor=LogitsProcessorList([recorder]))
-        finally:
-            self.module.train(was_training)
         ids_BT = written[:, 1:]
         ended_BT = (ids_BT == self.codec.end_id).cumsum(dim=1)
         real_BT = (ended_BT == 0) | ((ended_BT == 1) & (ids_BT == self.codec.end_id))
