@@ -60,7 +60,7 @@ class Optimisation(Frozen):
     patience: Positive | None = None
     """Stop after so many evaluations without a better validation CER. Left out: never."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bf16 where the accelerator has it, else fp32. Losses are fp32 always."""
+    """auto: bf16 where the GPU or CPU has instructions for it, else fp32. Weights and losses are fp32 always."""
     seed: int = 0
     """Of the initial weights, the order of the data and the augmentation."""
 

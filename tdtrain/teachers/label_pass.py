@@ -22,6 +22,7 @@ from tdtrain.data.storage import absolute, open_folder
 from tdtrain.models.ctc_decode import greedy_readings
 from tdtrain.models.load import load_reader
 from tdtrain.models.reader import Reader
+from tdtrain.precision import Precision, autocast
 from tdtrain.teachers.labels import CANDIDATES, LABEL_SCHEMA, LabelManifest
 
 VERSION = "1"
@@ -36,16 +37,17 @@ class LabelJob:
     lines: str
     folder: str
     fingerprint: str
+    precision: Precision
 
 
-def plan_labels(teacher: str, lines: str, root: str) -> LabelJob:
+def plan_labels(teacher: str, lines: str, root: str, precision: Precision = "auto") -> LabelJob:
     """The pass of a teacher over a corpus; its folder is named by all that changes its outcome."""
     reader = load_reader(teacher)
     lines, root = absolute(lines), absolute(root)
     weights = save({name: value.contiguous() for name, value in reader.module.state_dict().items()})
-    parts = (weights, "\0".join(reader.codec.tokens), repr(reader.pixels), str(CANDIDATES), VERSION)
+    parts = (weights, "\0".join(reader.codec.tokens), repr(reader.pixels), str(CANDIDATES), precision, VERSION)
     fingerprint = content_id(*parts, load_manifest(lines).fingerprint)
-    return LabelJob(teacher, lines, f"{root}/{fingerprint}", fingerprint)
+    return LabelJob(teacher, lines, f"{root}/{fingerprint}", fingerprint, precision)
 
 
 def label(job: LabelJob, actors: int, progress: Callable[[int, int], None]) -> LabelManifest:
@@ -110,7 +112,7 @@ class Labeller:
     def __call__(self, row: dict[str, str]) -> dict[str, int]:
         """Labels one shard and writes it whole."""
         lines = open_table(f"{load_manifest(self._job.lines).root}/{row['shard']}", ["id", "image"])
-        table = label_lines(self._reader, lines["id"].to_pylist(), lines["image"].to_pylist())
+        table = label_lines(self._reader, lines["id"].to_pylist(), lines["image"].to_pylist(), self._job.precision)
         buffer = io.BytesIO()
         pq.write_table(table, buffer, compression="zstd")
         open_folder(self._job.folder).write(_name(row["shard"]), buffer.getvalue())
@@ -118,7 +120,7 @@ class Labeller:
 
 
 @torch.inference_mode()
-def label_lines(reader: Reader, ids: list[str], images: list[bytes]) -> pa.Table:
+def label_lines(reader: Reader, ids: list[str], images: list[bytes], precision: Precision = "auto") -> pa.Table:
     """Labels of some lines, in their order, in LABEL_SCHEMA."""
     resized = [reader.pixels.resize(decode(image)) for image in images]
     order = sorted(range(len(ids)), key=lambda i: resized[i].shape[1])
@@ -129,7 +131,9 @@ def label_lines(reader: Reader, ids: list[str], images: list[bytes]) -> pa.Table
         chosen = order[start : start + BATCH_LINES]
         arrays = reader.pixels.collate([resized[i] for i in chosen])
         batch = {key: torch.from_numpy(value).to(device) for key, value in arrays.items()}
-        for i, row in zip(chosen, _label_batch(reader, batch), strict=True):
+        with autocast(precision, device.type):
+            labelled = _label_batch(reader, batch)
+        for i, row in zip(chosen, labelled, strict=True):
             rows[i] = {"id": ids[i], **row}
     return pa.Table.from_pylist(rows, schema=LABEL_SCHEMA)
 
@@ -141,7 +145,9 @@ def _label_batch(reader: Reader, batch: dict[str, torch.Tensor]) -> list[dict]:
     pixels = reader.pixels.normalize(batch["pixels"], batch["widths"], torch.float32)
     output = reader.module(pixels, widths=batch["widths"])
     readings = greedy_readings(output.logits, output.frames, reader.codec.tokens)
-    values, ids = output.logits.float().log_softmax(-1).topk(CANDIDATES, dim=-1)
+    logits = output.logits.float()
+    values, ids = logits.topk(CANDIDATES, dim=-1)
+    values -= logits.logsumexp(-1, keepdim=True)
     rows = []
     for i, reading in enumerate(readings):
         frames = int(output.frames[i])

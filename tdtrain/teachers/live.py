@@ -9,6 +9,7 @@ from tdtrain.losses.cross_entropy import cross_entropy
 from tdtrain.models.ctc_decode import character_map
 from tdtrain.models.load import load_reader
 from tdtrain.models.reader import Reader
+from tdtrain.precision import use_bf16
 
 Batch = dict[str, Tensor]
 TOLERANCE = 0.05
@@ -25,7 +26,7 @@ class LiveTeacher:
         """
         check_pair(reader, student)
         self._reader = reader
-        self._dtype = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+        self._dtype = torch.bfloat16 if device.type == "cuda" and use_bf16("auto", "cuda") else torch.float32
         reader.module.to(device=device, dtype=self._dtype).eval().requires_grad_(False)
         self._same = reader.codec.tokens == student.codec.tokens
         self._ids = character_map(reader.codec, student.codec).to(device)

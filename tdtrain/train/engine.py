@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tdtrain.config import Compute, Optimisation
+from tdtrain.precision import autocast, use_bf16
 
 
 class Engine(Protocol):
@@ -69,12 +70,6 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
     ]
 
 
-def use_bf16(optimisation: Optimisation, device_type: str) -> bool:
-    """Whether forward passes run in bf16. `auto` says yes on accelerators that have it."""
-    has_it = device_type == "cuda" and torch.cuda.is_bf16_supported()
-    return optimisation.precision == "bf16" or (optimisation.precision == "auto" and has_it)
-
-
 def schedule(step: int, total_steps: int, optimisation: Optimisation) -> float:
     """The learning rate of a step: linear warm-up, then a cosine to zero."""
     warmup = max(1, round(optimisation.warmup_share * total_steps))
@@ -93,7 +88,7 @@ class TorchEngine:
         # The CTC head or a frozen part may get no gradient in a micro batch.
         self.module = DistributedDataParallel(module, find_unused_parameters=True) if self._world_size > 1 else module
         self._device_type = next(module.parameters()).device.type
-        self._bf16 = use_bf16(optimisation, self._device_type)
+        self._precision = optimisation.precision
         self._optimizer = torch.optim.AdamW(groups, lr=optimisation.learning_rate)
         self._max_grad_norm = optimisation.max_grad_norm
 
@@ -101,8 +96,7 @@ class TorchEngine:
     def accumulate(self, last: bool) -> Iterator[None]:
         parallel = isinstance(self.module, DistributedDataParallel)
         quiet = self.module.no_sync() if parallel and not last else contextlib.nullcontext()  # type: ignore[operator]
-        # Weights stay fp32; the losses cast what they get back to fp32.
-        with quiet, torch.autocast(self._device_type, torch.bfloat16, enabled=self._bf16):
+        with quiet, autocast(self._precision, self._device_type):
             yield
 
     def backward(self, loss: Tensor) -> None:
@@ -201,7 +195,7 @@ def deepspeed_config(
         "train_micro_batch_size_per_gpu": optimisation.batch_size // max(compute.num_workers, 1) // micro_batches,
         "gradient_accumulation_steps": micro_batches,
         "gradient_clipping": optimisation.max_grad_norm,
-        "bf16": {"enabled": use_bf16(optimisation, device.type)},
+        "bf16": {"enabled": use_bf16(optimisation.precision, device.type)},
         "optimizer": {"type": "AdamW", "params": {"lr": optimisation.learning_rate, "torch_adam": True}},
         "zero_optimization": zero,
         "zero_force_ds_cpu_optimizer": False,

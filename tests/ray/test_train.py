@@ -43,7 +43,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def run_of(corpus: str, model: str, storage: Path, num_workers: int, **changes: object) -> TrainRun:
     stage = changes.pop("zero_stage", 0)
-    optimisation = {"epochs": 2.0, "batch_size": 16, "learning_rate": 1e-4, "evaluations": 2}
+    optimisation = {"epochs": 2.0, "batch_size": 16, "learning_rate": 1e-4, "evaluations": 2, "precision": "fp32"}
     return TrainRun(
         name="student",
         model=model,

@@ -50,7 +50,7 @@ def labels(corpus: str, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def run_of(corpus: str, model: str, storage: Path, **changes: object) -> TrainRun:
-    settings = {"epochs": 2.0, "batch_size": 16, "learning_rate": 1e-4, "evaluations": 2}
+    settings = {"epochs": 2.0, "batch_size": 16, "learning_rate": 1e-4, "evaluations": 2, "precision": "fp32"}
     settings |= {key: changes.pop(key) for key in list(changes) if key in Optimisation.model_fields}
     return TrainRun(
         name="student",
