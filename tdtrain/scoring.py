@@ -27,7 +27,7 @@ def score(run: EvaluateRun) -> Results:
     models = {"student": run.model} | ({"baseline": run.baseline} if run.baseline else {})
     with Tracker(run.output_dir, run.tracking_uri, run_name=run.output_dir.name) as tracker, Display() as display:
         tracker.log_run(run.model_dump(mode="json"))
-        counting = display.counting("evaluate", "readers")
+        counting = display.counting("evaluate", "shards, by reader")
         evaluation = evaluate(models, manifest, run.max_evaluation_lines, run.num_workers, counting, run.splits)
         results = build_results(
             evaluation.scores, evaluation.comparisons, run=run.model_dump(mode="json"), command=command()

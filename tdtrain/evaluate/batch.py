@@ -1,8 +1,8 @@
-"""Reading a packed corpus with Ray Data: a pool of actors, each holding one reader."""
+"""Reading a packed corpus with Ray Data: a pool of actors, each holding one reader at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypedDict
 
 import pyarrow as pa
@@ -13,15 +13,16 @@ from tdtrain.models.reader import Reader, Reading, read_images
 
 
 class ShardReadings(TypedDict):
-    """The wanted lines of one shard."""
+    """The wanted lines of one shard, as one reader has them."""
 
+    reader: str
     ids: list[str]
     texts: list[str]
     confidences: list[float]
 
 
 def read_corpus(
-    load: Callable[[], Reader],
+    loads: Mapping[str, Callable[[], Reader]],
     shards: Sequence[str],
     ids: Sequence[str],
     *,
@@ -29,17 +30,21 @@ def read_corpus(
     cpus_per_actor: float = 1,
     gpus_per_actor: float = 0,
     batch_size: int = 32,
-) -> list[Reading]:
-    """Reads lines out of Parquet shards on the cluster that Ray is connected to.
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, list[Reading]]:
+    """Reads lines out of Parquet shards with several readers, on the cluster that Ray is connected to.
 
     The same readings in the same order as `read_lines_with` gives for these lines (up to what another batch's padding
-    does to a network's last digits), without holding an image on the driver.
+    does to a network's last digits), without holding an image on the driver. One pool of actors serves all readers:
+    starting processes is what costs.
 
     Args:
-        load: called once in each actor; it must pickle with cloudpickle and put the module on its device.
+        loads: by name, called in an actor when a reader's turn comes; an actor holds one reader at a time. Must pickle
+            with cloudpickle and put the module on its device.
         shards: Parquet files in `LINE_SCHEMA`, as paths or URIs that every node reaches; a shard is an actor's task.
         ids: which lines to read, in the order the answers shall have.
-        num_actors: readers at work at once; no more than there are shards are started.
+        num_actors: actors at work at once; no more than there are tasks are started.
+        progress: told of tasks (a shard by a reader) done and tasks in all.
 
     Raises: ValueError naming the first id that no shard holds.
     """
@@ -47,33 +52,38 @@ def read_corpus(
 
     # Actors open the shards themselves: Ray Data's own read tasks ask for a CPU each, and where the actors hold all
     # of them (two actors on two cores) actors and read tasks wait for each other for ever.
-    rows: ray.data.Dataset = ray.data.from_items(
-        [{"shard": shard} for shard in shards], override_num_blocks=len(shards)
-    )
+    tasks = [{"reader": name, "shard": shard} for name in loads for shard in shards]
+    rows: ray.data.Dataset = ray.data.from_items(tasks, override_num_blocks=len(tasks))
     read = rows.map(
         _ReadingActor,  # type: ignore[arg-type]
-        fn_constructor_args=(load, frozenset(ids), batch_size, cpus_per_actor),
-        compute=ray.data.ActorPoolStrategy(size=min(num_actors, len(shards))),
+        fn_constructor_args=(dict(loads), frozenset(ids), batch_size, cpus_per_actor),
+        compute=ray.data.ActorPoolStrategy(size=min(num_actors, len(tasks))),
         num_cpus=cpus_per_actor,
         num_gpus=gpus_per_actor,
     )
-    by_id: dict[str, Reading] = {}
-    for row in read.iter_rows():
+    by_id: dict[str, dict[str, Reading]] = {name: {} for name in loads}
+    for done, row in enumerate(read.iter_rows()):
+        progress(done, len(tasks))
         readings = map(Reading, row["texts"], row["confidences"])
-        by_id.update(zip(row["ids"], readings, strict=True))
-    missing = [line_id for line_id in ids if line_id not in by_id]
-    if missing:
-        raise ValueError(
-            f"{len(missing)} of {len(ids)} lines are in none of the {len(shards)} shards, first id {missing[0]};"
-            " pass the shards that the ids were taken from"
-        )
-    return [by_id[line_id] for line_id in ids]
+        by_id[row["reader"]].update(zip(row["ids"], readings, strict=True))
+    progress(len(tasks), len(tasks))
+    for found in by_id.values():
+        missing = [line_id for line_id in ids if line_id not in found]
+        if missing:
+            raise ValueError(
+                f"{len(missing)} of {len(ids)} lines are in none of the {len(shards)} shards, first id {missing[0]};"
+                " pass the shards that the ids were taken from"
+            )
+    return {name: [found[line_id] for line_id in ids] for name, found in by_id.items()}
 
 
 class _ReadingActor:
-    def __init__(self, load: Callable[[], Reader], wanted: frozenset[str], batch_size: int, cpus: float) -> None:
+    def __init__(
+        self, loads: dict[str, Callable[[], Reader]], wanted: frozenset[str], batch_size: int, cpus: float
+    ) -> None:
         torch.set_num_threads(max(1, int(cpus)))
-        self._reader = load()
+        self._loads = loads
+        self._held: tuple[str, Reader] | None = None
         self._wanted = wanted
         self._batch_size = batch_size
 
@@ -81,9 +91,15 @@ class _ReadingActor:
         lines = open_table(row["shard"], ["id", "image"])
         lines = lines.filter(pa.array([line_id in self._wanted for line_id in lines["id"].to_pylist()], pa.bool_()))
         images = [decode(image) for image in lines["image"].to_pylist()]
-        readings = read_images(self._reader, images, self._batch_size)
+        readings = read_images(self._reader(row["reader"]), images, self._batch_size)
         return {
+            "reader": row["reader"],
             "ids": lines["id"].to_pylist(),
             "texts": [reading.text for reading in readings],
             "confidences": [reading.confidence for reading in readings],
         }
+
+    def _reader(self, name: str) -> Reader:
+        if self._held is None or self._held[0] != name:
+            self._held = (name, self._loads[name]())
+        return self._held[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -51,15 +52,18 @@ def evaluate(
         models: name or folder by role.
         limit: at most so many lines.
         actors: readers that work side by side on Ray; 0: in this process.
-        progress: told of models done and models in all.
+        progress: told of tasks (a shard by a model) done and tasks in all.
     """
     lines = [line for split in splits for line in annotated_lines(manifest, split, limit)]
-    readings: dict[str, list[Reading]] = {}
     readers = {role: load_reader(model) for role, model in models.items()}
-    for done, (role, model) in enumerate(models.items()):
-        progress(done, len(models))
-        readings[role] = _read(model, readers[role], lines, manifest, splits, actors)
-    progress(len(models), len(models))
+    if actors:
+        from tdtrain.evaluate.batch import read_corpus
+
+        shards = [f"{manifest.root}/{shard.path}" for split in splits for shard in manifest.shards_of(split)]
+        loads = {role: partial(_load_on_device, model) for role, model in models.items()}
+        readings = read_corpus(loads, shards, [line.id for line in lines], num_actors=actors, progress=progress)
+    else:
+        readings = {role: read_lines_with(reader, lines) for role, reader in readers.items()}
     timings = time_readers(readers, [decode(line.image) for line in lines[:TIMED_LINES]])
     scores = {
         role: score_lines(
@@ -76,18 +80,8 @@ def evaluate(
     return Evaluation(lines, readings, scores, [compare(lines, readings, a, b) for a, b in pairs])
 
 
-def _read(
-    model: str, reader: Reader, lines: list[Line], manifest: Manifest, splits: Sequence[Split], actors: int
-) -> list[Reading]:
-    if actors == 0:
-        return read_lines_with(reader, lines)
-    from tdtrain.evaluate.batch import read_corpus
-
-    shards = [f"{manifest.root}/{shard.path}" for split in splits for shard in manifest.shards_of(split)]
-    return read_corpus(lambda: on_device(load_reader(model)), shards, [line.id for line in lines], num_actors=actors)
-
-
-def on_device(reader: Reader) -> Reader:
+def _load_on_device(model: str) -> Reader:
     """The reader on the accelerator, where there is one."""
+    reader = load_reader(model)
     reader.module.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     return reader

@@ -39,8 +39,14 @@ def test_same_readings_in_the_same_order(running_ray: None, tmp_path: Path) -> N
         pq.write_table(pa.Table.from_pylist(rows, schema=LINE_SCHEMA), shards[-1])
     wanted = [*reversed(lines[4:]), lines[5]]
 
-    readings = read_corpus(ShadeReader, shards, [line.id for line in wanted], num_actors=2, batch_size=4)
+    loads = {"a": ShadeReader, "b": ShadeReader}
+    told: list[tuple[int, int]] = []
+    ids = [line.id for line in wanted]
+    readings = read_corpus(
+        loads, shards, ids, num_actors=2, batch_size=4, progress=lambda done, total: told.append((done, total))
+    )
 
-    assert readings == read_lines_with(ShadeReader(), wanted)
+    assert readings == dict.fromkeys(loads, read_lines_with(ShadeReader(), wanted))
+    assert told[-1] == (4, 4)
     with pytest.raises(ValueError, match="1 of 2 lines are in none of the 2 shards, first id nowhere"):
-        read_corpus(ShadeReader, shards, [lines[0].id, "nowhere"])
+        read_corpus({"a": ShadeReader}, shards, [lines[0].id, "nowhere"])
