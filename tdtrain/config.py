@@ -110,8 +110,9 @@ class DistillRun(Frozen):
 
     teacher_model: str = "ppocrv6-small"
     """Built-in name, Hugging Face name or folder. Built in: ppocrv6-small, ppocrv6-tiny."""
-    student_model: str = "mobile-pretrained"
-    """As the teacher; also mobile-pretrained (PP-OCRv6 tiny cut to the corpus's alphabet), mobile and nano (fresh)."""
+    student_model: str = "mobile-stitched"
+    """As the teacher; also mobile-stitched (PP-OCRv6 tiny's backbone, small's neck, the corpus's alphabet),
+    mobile-pretrained (PP-OCRv6 tiny, the corpus's alphabet), mobile and nano (fresh)."""
     output_dir: Path = Path("output/distill")
     """Everything the job writes; the same command again resumes from it."""
     storage_path: str | None = None

@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from tdtrain.config import Compute, DistillRun, TrainRun
-from tdtrain.data.batches import open_table
-from tdtrain.data.manifest import Manifest, check_learnable, check_measurable, load_manifest, read_lines
+from tdtrain.data.batches import decode
+from tdtrain.data.manifest import Manifest, check_learnable, check_measurable, load_manifest, read_lines, some_lines
 from tdtrain.data.prepare import prepare
 from tdtrain.data.storage import open_folder
 from tdtrain.evaluate.test_split import evaluate
@@ -22,12 +22,15 @@ from tdtrain.report.finish import report_distillation
 from tdtrain.report.results import Results
 from tdtrain.report.tracking import Tracker
 from tdtrain.teachers.label_pass import label, plan_labels
+from tdtrain.teachers.labels import confident
 from tdtrain.teachers.live import check_pair
 from tdtrain.train.launch import fit, plan_job
 from tdtrain.train.loop import Record
 from tdtrain.train.progress import Display
 
 TRACK_EVERY_STEPS = 10
+FITTED_LINES = 400
+"""Lines that the middle of a stitched student is fitted to: some nine thousand frames for 161 unknowns each."""
 
 
 class Job:
@@ -82,7 +85,9 @@ def distill(run: DistillRun) -> Results:
             models = train(job, manifest, labelling.folder, teacher, before)
         with job.stage("evaluate", "every reader reads the test lines"):
             limit = run.corpus.max_evaluation_lines
-            evaluation = evaluate(models, manifest, limit, job.actors, display.counting("evaluate", "readers"))
+            evaluation = evaluate(
+                models, manifest, limit, job.actors, display.counting("evaluate", "shards, by reader")
+            )
         return report_distillation(run, evaluation, manifest, job.timings_s, tracker, display.say)
 
 
@@ -163,19 +168,14 @@ def start_of_student(job: Job, manifest: Manifest, labels: str, teacher: str) ->
         annotated = (line.text or "" for line in read_lines(manifest, "train"))
         build_student(
             job.run.student_model,
-            alphabet(annotated, _confident(manifest, labels, teaching.min_confidence)),
+            alphabet(annotated, confident(manifest, labels, teaching.min_confidence)),
             job.run.optimisation.seed,
             folder,
+            (decode(line.image) for line in some_lines(manifest, "train", FITTED_LINES)),
         )
     if teaching.alpha and teaching.targets != "sequence":
         check_pair(load_reader(teacher), load_reader(str(folder)))
     return str(folder)
-
-
-def _confident(manifest: Manifest, labels: str, least: float) -> Iterator[str]:
-    for shard in manifest.shards_of("train"):
-        table = open_table(f"{labels}/{shard.path.rsplit('/', 1)[-1]}", ["text", "confidence"])
-        yield from (row["text"] for row in table.to_pylist() if row["confidence"] >= least)
 
 
 def train(job: Job, manifest: Manifest, labels: str, teacher: str, before: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,6 +84,12 @@ def read_lines(manifest: Manifest, split: Split) -> Iterator[Line]:
         for row in pq.read_table(folder.path(shard.path), filesystem=folder.filesystem).to_pylist():
             quad = None if row["quad"] is None else tuple(row["quad"])
             yield Line(**{**row, "quad": quad, "tags": dict(row["tags"] or [])})
+
+
+def some_lines(manifest: Manifest, split: Split, limit: int) -> Iterator[Line]:
+    """Up to `limit` lines from all over a split, annotated or not."""
+    step = max(1, -(-manifest.num_rows(split) // limit))
+    return itertools.islice(read_lines(manifest, split), 0, None, step)
 
 
 def annotated_lines(manifest: Manifest, split: Split, limit: int) -> list[Line]:

@@ -1,4 +1,4 @@
-"""The student a run starts from: fresh, or pre-trained and cut to the corpus's alphabet."""
+"""The student a run starts from: stitched, pre-trained and cut to the corpus's alphabet, or fresh."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import cast, get_args
 
+import numpy as np
+
 from tdtrain.models.load import load_reader
 from tdtrain.models.ppocr import load_ppocr
+from tdtrain.models.ppocr_stitch import stitch
 from tdtrain.models.ppocr_student import Size, fresh_ppocr, trim_alphabet
 from tdtrain.models.reader import Reader
 
 FRESH = get_args(Size)
 PRETRAINED = "mobile-pretrained"
+STITCHED = "mobile-stitched"
 RARE = 3
 """A character must be read this often by the teacher to belong to the alphabet; rarer ones are its mistakes."""
 
@@ -33,16 +37,20 @@ def alphabet(annotated: Iterable[str], read: Iterable[str]) -> str:
     return "".join(sorted(letters))
 
 
-def build_student(name: str, letters: str, seed: int, folder: Path) -> None:
+def build_student(name: str, letters: str, seed: int, folder: Path, images: Iterable[np.ndarray] = ()) -> None:
     """Writes the student's folder, whole or not at all.
 
     Args:
-        name: mobile, nano (fresh), mobile-pretrained (PP-OCRv6 tiny cut to the alphabet), or any model by name.
+        name: mobile-stitched (see `stitch`), mobile-pretrained (PP-OCRv6 tiny cut to the alphabet), mobile, nano
+            (fresh), or any model by name.
         letters: the corpus's alphabet.
+        images: a few hundred lines of the corpus, uint8 RGB; used by mobile-stitched only.
     """
     reader: Reader
     if name in FRESH:
         reader = fresh_ppocr(cast(Size, name), letters, seed=seed)
+    elif name == STITCHED:
+        reader = stitch(letters, list(images))
     elif name == PRETRAINED:
         reader = trim_alphabet(load_ppocr("ppocrv6-tiny"), letters)
     else:

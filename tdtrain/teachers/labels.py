@@ -9,10 +9,14 @@ each frame (ids uint16, log-probabilities float16: 4 K bytes a frame).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pyarrow as pa
 
 from tdtrain.config import Frozen
+from tdtrain.data.batches import open_table
+from tdtrain.data.manifest import Manifest
 from tdtrain.data.storage import open_folder
 from tdtrain.models.reader import Codec
 
@@ -48,6 +52,13 @@ class LabelManifest(Frozen):
 def load_labels(folder: str) -> LabelManifest:
     """The manifest of finished labels."""
     return LabelManifest.model_validate_json(open_folder(folder).read("labels.json"))
+
+
+def confident(manifest: Manifest, folder: str, least: float) -> Iterator[str]:
+    """The teacher's readings of the training lines that it is at least so sure of, in [0, 1]."""
+    for shard in manifest.shards_of("train"):
+        table = open_table(f"{folder}/{shard.path.rsplit('/', 1)[-1]}", ["text", "confidence"])
+        yield from (row["text"] for row in table.to_pylist() if row["confidence"] >= least)
 
 
 def token_map(folder: str, student: Codec) -> np.ndarray:

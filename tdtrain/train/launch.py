@@ -36,8 +36,8 @@ def plan_job(run: TrainRun) -> Job:
         augment_seed=run.optimisation.seed if run.augment else None,
         ctc_codec=getattr(reader, "ctc_codec", None),
     )
-    data = training_set(str(run.lines), run.labels, recipe, run.optimisation.batch_size)
-    manifest = load_manifest(str(run.lines))
+    data = training_set(run.lines, run.labels, recipe, run.optimisation.batch_size)
+    manifest = load_manifest(run.lines)
 
     def some(split: Split, limit: int) -> tuple[tuple[bytes, str], ...]:
         return tuple((line.image, line.text or "") for line in annotated_lines(manifest, split, limit))
