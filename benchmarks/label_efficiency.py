@@ -1,11 +1,11 @@
 """What a teacher is worth: the student's CER against the number of annotated pages.
 
-    python benchmarks/label_efficiency.py                 # an hour on two cores; the same command again resumes
+    python benchmarks/label_efficiency.py                 # two hours on two cores; the same command again resumes
     python benchmarks/label_efficiency.py --dry_run       # the cells, and nothing else
 
 Every combination of annotated pages x student (pre-trained, fresh) x teacher (none, as it comes, adapted to the
-annotated pages first) x targets (soft, sequence, both), each trained for the same number of steps, side by side on the
-cluster's CPUs. Measured on pages of another seed than those learnt from, and than those of the results table.
+annotated pages first) x targets (soft, sequence, both), side by side on the cluster's CPUs, all of a kind of student
+for the same number of steps. Measured on pages of another seed than those learnt from and those of the results table.
 
 Writes `cells.jsonl`, a line a cell, `label_efficiency.md` and `label_efficiency.png`. Where every page is annotated a
 teacher's reading is never needed: there `sequence` would be no teacher, and `both` is `soft`, so they are left out.
@@ -16,6 +16,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -51,15 +52,21 @@ class Surface(Frozen):
     """Pages of the sample corpus that is learnt from."""
     annotated: tuple[int, ...] = (0, 5, 20, 100, 200)
     """How many of them are annotated; a fifth of those are for validation."""
-    test_pages: Positive = 40
+    test_pages: Positive = 30
     """Pages that are read at the end, all of them annotated."""
-    steps: Positive = 400
-    """Optimizer steps of every student."""
-    adapt_steps: Positive = 120
+    students: tuple[Literal["pre-trained", "fresh"], ...] = ("pre-trained", "fresh")
+    """Which of the two to train."""
+    batch_size: Positive = 16
+    """Lines a step."""
+    steps: Positive = 600
+    """Optimizer steps of a pre-trained student."""
+    fresh_steps: Positive = 1800
+    """Optimizer steps of a fresh one, which has everything to learn."""
+    adapt_steps: Positive = 240
     """Optimizer steps of an adapted teacher, at most; three passes over the annotated lines where those are fewer."""
-    learning_rate: float = Field(default=5e-4, gt=0)
+    learning_rate: float = Field(default=3e-4, gt=0)
     """Of pre-trained students."""
-    fresh_learning_rate: float = Field(default=2e-3, gt=0)
+    fresh_learning_rate: float = Field(default=1.5e-3, gt=0)
     """Of fresh students."""
     temperature: float = Field(default=1.0, gt=0)
     alpha: float = Field(default=0.5, ge=0, le=1)
@@ -73,7 +80,7 @@ def cells(surface: Surface) -> Iterator[Cell]:
     """All cells, those of few annotated pages first."""
     for annotated in surface.annotated:
         complete = annotated >= surface.pages
-        for student in STUDENTS:
+        for student in surface.students:
             if annotated:
                 yield Cell(annotated, student, "none", "-")
             for teacher in ("as it comes", "adapted") if annotated else ("as it comes",):
@@ -123,7 +130,7 @@ def _labels(surface: Surface, lines: Path, teacher: str) -> str | None:
             lines=str(lines),
             storage=str(lines / "checkpoints"),
             max_evaluation_lines=300,
-            optimisation=Optimisation(epochs=3, learning_rate=5e-5, evaluations=2),
+            optimisation=Optimisation(epochs=3, batch_size=surface.batch_size, learning_rate=5e-5, evaluations=2),
             compute=Compute(num_workers=0, cpus_per_worker=2),
         )
         steps = min(surface.adapt_steps, plan_job(run).total_steps)
@@ -136,7 +143,7 @@ def _labels(surface: Surface, lines: Path, teacher: str) -> str | None:
 @ray.remote(num_cpus=2, max_retries=3)
 def _run(surface: Surface, cell: Cell, lines: Path, labels: str | None, test: Path) -> Measured:
     """Trains one student and measures it."""
-    work = lines / "cells" / cell.name
+    work, fresh = lines / "cells" / cell.name, cell.student == "fresh"
     manifest = load_manifest(lines)
     annotated = (line.text or "" for line in read_lines(manifest, "train"))
     if not (work / "before").exists():
@@ -152,22 +159,21 @@ def _run(surface: Surface, cell: Cell, lines: Path, labels: str | None, test: Pa
         temperature=surface.temperature,
         alpha=surface.alpha if cell.targets in ("soft", "both") else 0.0,
         targets=cell.targets if labels else "both",  # type: ignore[arg-type]
-        max_steps=surface.steps,
+        max_steps=surface.fresh_steps if fresh else surface.steps,
         max_evaluation_lines=300,
         optimisation=Optimisation(
-            learning_rate=surface.fresh_learning_rate if cell.student == "fresh" else surface.learning_rate,
+            batch_size=surface.batch_size,
+            learning_rate=surface.fresh_learning_rate if fresh else surface.learning_rate,
             evaluations=2,
         ),
         compute=Compute(num_workers=0),
     )
     state = fit(run, work / "student", lambda name, record, total: None)
     truth = [line for split in SPLITS for line in read_lines(load_manifest(test), split) if line.text]
-    figures = {}
-    for role in ("before", "student"):
-        reader = load_reader(str(work / role))
-        scores = score_lines(truth, read_lines_with(reader, truth), num_parameters=0, size_mb=0)
-        figures[role] = scores
-    student = figures["student"]
+    before, student = (
+        score_lines(truth, read_lines_with(load_reader(str(work / role)), truth), num_parameters=0, size_mb=0)
+        for role in ("before", "student")
+    )
     assert student.cer_ci is not None
     return Measured(
         **vars(cell),
@@ -176,7 +182,7 @@ def _run(surface: Surface, cell: Cell, lines: Path, labels: str | None, test: Pa
         cer_high=student.cer_ci.high,
         cer_digits=student.cer_digits,
         accuracy=student.accuracy,
-        cer_before=figures["before"].cer,
+        cer_before=before.cer,
         validation_cer=state.best_cer,
         steps=state.step,
     )

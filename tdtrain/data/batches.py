@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow import fs
 
 from tdtrain.data.augment import augment
 from tdtrain.data.plan import Window, cut
+from tdtrain.data.storage import locate
 from tdtrain.models.reader import IGNORED, Codec, Kind, Pixels
 
 SELECTED = ["id", "width", "height", "text"]
@@ -50,7 +50,7 @@ class Recipe:
 
 def open_table(path: str, columns: list[str] | None = None) -> pa.Table:
     """A Parquet file from a local path or any URI that pyarrow knows (s3://, gs://)."""
-    filesystem, inner = fs.FileSystem.from_uri(path) if "://" in path else (fs.LocalFileSystem(), path)
+    filesystem, inner = locate(path)
     return pq.read_table(inner, columns=columns, filesystem=filesystem)
 
 

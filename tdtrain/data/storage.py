@@ -67,10 +67,15 @@ def _links(top: str, folders: list[str]) -> list[str]:
 
 def open_folder(path: str | Path) -> Folder:
     """Opens `s3://bucket/folder`, `gs://...`, `file:///...` or a local path. The folder need not exist yet."""
+    return Folder(*locate(path))
+
+
+def locate(path: str | Path) -> tuple[fs.FileSystem, str]:
+    """The filesystem of a path or URI, and the path on it. AWS_ENDPOINT_URL names a server other than Amazon's."""
     if "://" in str(path):
         filesystem, root = fs.FileSystem.from_uri(str(path))
-        return Folder(filesystem, root.rstrip("/"))
-    return Folder(fs.LocalFileSystem(), absolute(path))
+        return filesystem, root.rstrip("/")
+    return fs.LocalFileSystem(), absolute(path)
 
 
 def absolute(path: str | Path) -> str:

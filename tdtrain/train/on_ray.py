@@ -14,10 +14,10 @@ import numpy as np
 import ray
 import ray.train
 import ray.train.torch
-from pyarrow import fs
 
 from tdtrain.data.batches import from_bytes
 from tdtrain.data.ingest import data_config, dataset
+from tdtrain.data.storage import absolute, open_folder
 from tdtrain.train.checkpoint import publish
 from tdtrain.train.loop import Diverged, Record, State
 from tdtrain.train.worker import Job, Watch, work
@@ -31,7 +31,7 @@ def fit_on_ray(job: Job, output: Path, watch: Watch) -> None:
     Raises: Diverged; ray.train.TrainingFailedError when the workers failed more than `compute.max_failures` times.
     """
     run, compute = job.run, job.run.compute
-    storage = run.storage if "://" in run.storage else str(Path(run.storage).absolute())
+    storage = absolute(run.storage)
     board = Board.remote()  # type: ignore[attr-defined]
     score = "validation_cer" if job.validation else None
     trainer = ray.train.torch.TorchTrainer(
@@ -73,12 +73,10 @@ def committed_step(storage: str, name: str) -> int:
 
     Read from Ray Train's own record of committed checkpoints: a folder may lie there that was never committed.
     """
-    filesystem, root = fs.FileSystem.from_uri(storage) if "://" in storage else (fs.LocalFileSystem(), storage)
-    path = f"{root}/{name}/checkpoint_manager_snapshot.json"
-    if filesystem.get_file_info(path).type == fs.FileType.NotFound:
+    folder, record = open_folder(f"{storage}/{name}"), "checkpoint_manager_snapshot.json"
+    if not folder.exists(record):
         return 0
-    with filesystem.open_input_stream(path) as stream:
-        latest = json.loads(stream.read())["latest_checkpoint_result"]
+    latest = json.loads(folder.read(record))["latest_checkpoint_result"]
     return int(latest["metrics"]["step"]) if latest else 0
 
 
