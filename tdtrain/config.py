@@ -99,6 +99,8 @@ class Compute(Frozen):
     """0: plain data parallelism. 1-3: DeepSpeed shards optimizer, gradients, parameters."""
     offload: bool = False
     """DeepSpeed keeps optimizer state (and under ZeRO-3 parameters) in host memory."""
+    shard_teacher: bool = False
+    """Spread a live teacher's weights over the workers (ZeRO-3), for one that does not fit beside the student."""
     placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
     """How Ray places the workers on nodes."""
     max_failures: int = Field(default=3, ge=0)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tdtrain.losses.cross_entropy import cross_entropy
 from tdtrain.models.ctc_decode import character_map
@@ -12,6 +14,7 @@ from tdtrain.models.reader import Reader
 from tdtrain.precision import use_bf16
 
 Batch = dict[str, Tensor]
+Shard = Callable[[nn.Module], nn.Module]
 TOLERANCE = 0.05
 """How far the teacher's loss on a batch may be from its stand-alone fp32 loss, relative; bf16 stays below 0.02."""
 
@@ -19,23 +22,29 @@ TOLERANCE = 0.05
 class LiveTeacher:
     """Gives the teacher's logits over the student's vocabulary for every batch."""
 
-    def __init__(self, reader: Reader, student: Reader, device: torch.device) -> None:
+    def __init__(self, reader: Reader, student: Reader, device: torch.device, shard: Shard | None = None) -> None:
         """Freezes and casts the teacher.
+
+        Args:
+            shard: spreads its weights over the workers; None: each has them all.
 
         Raises: ValueError where the pair cannot be compared position by position.
         """
         check_pair(reader, student)
         self._reader = reader
         self._dtype = torch.bfloat16 if device.type == "cuda" and use_bf16("auto", "cuda") else torch.float32
-        reader.module.to(device=device, dtype=self._dtype).eval().requires_grad_(False)
+        self._module = reader.module.to(device=device, dtype=self._dtype).eval().requires_grad_(False)
+        self._sharded = shard is not None
+        if shard is not None:
+            self._module = shard(self._module)
         self._same = reader.codec.tokens == student.codec.tokens
         self._ids = character_map(reader.codec, student.codec).to(device)
         self._checked = False
 
     @classmethod
-    def load(cls, name: str, student: Reader, device: torch.device) -> LiveTeacher:
+    def load(cls, name: str, student: Reader, device: torch.device, shard: Shard | None = None) -> LiveTeacher:
         """The teacher of a folder or name."""
-        return cls(load_reader(name), student, device)
+        return cls(load_reader(name), student, device, shard)
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Tensor:
@@ -50,16 +59,18 @@ class LiveTeacher:
 
     def _logits(self, batch: Batch, dtype: torch.dtype | None = None) -> Tensor:
         pixels = self._reader.pixels.normalize(batch["pixels"], batch["widths"], dtype or self._dtype)
-        return self._reader.module(pixels, labels=batch["labels"], widths=batch["widths"]).logits
+        return self._module(pixels, labels=batch["labels"], widths=batch["widths"]).logits
 
     def _check(self, batch: Batch) -> None:
         """Compares the loss of the teacher as it is run here with its own, loaded anew, in fp32 and alone.
 
         Raises: ValueError where they differ: the teacher would teach something else than it knows.
         """
-        alone = load_reader(self._reader.name)
-        alone.module.to(batch["pixels"].device).eval()
         mine = _loss(self._reader, batch, self._logits(batch))
+        alone = load_reader(self._reader.name)
+        if self._sharded:  # because it does not fit on the device, where this would be all of it
+            batch = {key: value.cpu() for key, value in batch.items()}
+        alone.module.to(batch["pixels"].device).eval()
         pixels = alone.pixels.normalize(batch["pixels"], batch["widths"], torch.float32)
         theirs = _loss(alone, batch, alone.module(pixels, labels=batch["labels"], widths=batch["widths"]).logits)
         if not abs(mine - theirs) <= TOLERANCE * max(abs(theirs), 0.1):

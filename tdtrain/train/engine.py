@@ -179,6 +179,24 @@ class DeepSpeedEngine:
         self._engine.load_checkpoint(str(folder), tag="zero")
 
 
+def shard_frozen(module: nn.Module) -> nn.Module:
+    """A frozen module with its weights spread over the workers, gathered layer by layer as it runs (ZeRO-3 inference).
+
+    Every worker must call it equally often. `module` is on its device, in its type, and is changed.
+    """
+    import deepspeed
+
+    dtype = next(module.parameters()).dtype
+    config = {
+        "train_micro_batch_size_per_gpu": 1,  # asked for, and without meaning where nothing is trained
+        "bf16": {"enabled": dtype == torch.bfloat16},
+        "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 10_000},
+        "steps_per_print": 10**9,
+    }
+    engine, *_ = deepspeed.initialize(model=module, config=config)
+    return engine.module.eval()
+
+
 def deepspeed_config(
     module: nn.Module, optimisation: Optimisation, compute: Compute, micro_batches: int
 ) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class LocalContext:
 @contextlib.contextmanager
 def _alone(run: TrainRun) -> Iterator[None]:
     """DeepSpeed wants a process group even for one."""
-    if run.compute.zero_stage == 0 or dist.is_initialized():
+    if not (run.compute.zero_stage or run.compute.shard_teacher) or dist.is_initialized():
         yield
         return
     os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")

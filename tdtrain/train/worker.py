@@ -21,7 +21,7 @@ from tdtrain.models.load import load_reader
 from tdtrain.models.reader import Reader, read_images
 from tdtrain.teachers.live import LiveTeacher
 from tdtrain.train import checkpoint
-from tdtrain.train.engine import Engine, build_engine, schedule
+from tdtrain.train.engine import Engine, build_engine, schedule, shard_frozen
 from tdtrain.train.loop import Batch, Record, Schedule, State, train
 
 Watch = Callable[[str, Record, int], None]
@@ -84,7 +84,8 @@ def work(job: Job, context: Context) -> State:
     engine = build_engine(reader.module, run.optimisation, run.compute, accumulation)
     with context.resume() as folder:
         state = State() if folder is None else checkpoint.read(folder, engine)
-    teacher = LiveTeacher.load(run.teacher, reader, context.device) if run.teacher else None
+    shard = shard_frozen if run.compute.shard_teacher else None
+    teacher = LiveTeacher.load(run.teacher, reader, context.device, shard) if run.teacher else None
     evaluations = {
         round(job.total_steps * (i + 1) / run.optimisation.evaluations) for i in range(run.optimisation.evaluations)
     }

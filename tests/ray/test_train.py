@@ -42,14 +42,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def run_of(corpus: str, model: str, storage: Path, num_workers: int, **changes: object) -> TrainRun:
-    stage = changes.pop("zero_stage", 0)
+    sharding = {key: changes.pop(key) for key in ("zero_stage", "shard_teacher") if key in changes}
     optimisation = {"epochs": 2.0, "batch_size": 16, "learning_rate": 1e-4, "evaluations": 2, "precision": "fp32"}
     return TrainRun(
         name="student",
         model=model,
         lines=corpus,
         storage=str(storage),
-        compute=Compute(num_workers=num_workers, zero_stage=stage, cpus_per_worker=1),
+        compute=Compute(num_workers=num_workers, cpus_per_worker=1, **sharding),
         optimisation=Optimisation(**optimisation),
         **changes,
     )
@@ -119,6 +119,20 @@ def test_zero_stages_give_the_same_curve(
         run_of(corpus, models["trocr"], tmp_path / "zero", num_workers, zero_stage=stage), tmp_path / "zero" / "out"
     )
     close(zero, plain)
+
+
+def test_a_teacher_spread_over_workers_teaches_the_same(corpus: str, models: dict[str, str], tmp_path: Path) -> None:
+    """ZeRO-3 inference of the live teacher, under a plain student and under one that ZeRO-3 shards as well."""
+    teacher = str(small_trocr_folder(tmp_path / "teacher", "large"))
+    curves = []
+    for name, num_workers, stage, shard in (("here", 0, 0, False), ("plain", 2, 0, True), ("both", 2, 3, True)):
+        run = run_of(
+            corpus, models["trocr"], tmp_path / name, num_workers, zero_stage=stage, teacher=teacher, alpha=0.5
+        )
+        run = run.model_copy(update={"compute": run.compute.model_copy(update={"shard_teacher": shard})})
+        curves.append(curve(run, tmp_path / name / "out"))
+    close(curves[1], curves[0])
+    close(curves[2], curves[0])
 
 
 def test_labels_by_ray_equal_labels_made_here(corpus: str, tmp_path: Path) -> None:
