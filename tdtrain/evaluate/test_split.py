@@ -55,7 +55,7 @@ def evaluate(
         progress: told of tasks (a shard by a model) done and tasks in all.
     """
     lines = [line for split in splits for line in annotated_lines(manifest, split, limit)]
-    readers = {role: load_reader(model) for role, model in models.items()}
+    readers = {role: load_reader(model).frozen() for role, model in models.items()}
     if actors:
         from tdtrain.evaluate.batch import read_corpus
 
@@ -84,4 +84,4 @@ def _load_on_device(model: str) -> Reader:
     """The reader on the accelerator, where there is one."""
     reader = load_reader(model)
     reader.module.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    return reader
+    return reader.frozen()

@@ -8,8 +8,8 @@ Shapes: B lines, C colour channels, H height, W width, T frames, V characters wi
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoModelForTextRecognition, PreTrainedMode
 
 from tdtrain.models.ctc_decode import CTCCodec, greedy_readings
 from tdtrain.models.ppocr_folder import PROCESSORS, read_charset, write_folder
+from tdtrain.models.ppocr_graph import record
 from tdtrain.models.ppocr_import import BUILT_IN, import_ppocr
 from tdtrain.models.reader import ReaderOutput, Reading, evaluating
 
@@ -80,6 +81,11 @@ class LinePixels:
         return values.contiguous(memory_format=torch.channels_last)  # convolutions train a quarter faster on CPUs
 
 
+def own_frames(widths: Tensor, num_frames: int) -> Tensor:
+    """How many of a batch's frames are each line's own: int64 B from widths in pixels."""
+    return (-(-widths // PIXELS_PER_FRAME)).clamp(max=num_frames)
+
+
 class PPOCRModule(nn.Module):
     """A transformers PP-OCR recogniser whose output stops before the softmax.
 
@@ -122,7 +128,7 @@ class PPOCRModule(nn.Module):
         batch, num_frames, _ = logits_BTV.shape
         if widths is None:
             return ReaderOutput(logits_BTV, torch.full((batch,), num_frames, device=logits_BTV.device))
-        return ReaderOutput(logits_BTV, (-(-widths // PIXELS_PER_FRAME)).clamp(max=num_frames))
+        return ReaderOutput(logits_BTV, own_frames(widths, num_frames))
 
     @property
     def head(self) -> nn.Linear:
@@ -140,14 +146,20 @@ class PPOCRReader:
     codec: CTCCodec
     pixels: LinePixels = LinePixels()
     kind: Literal["ctc"] = "ctc"
+    graph: Callable[[Tensor], Tensor] | None = None
 
     def read(self, batch: dict[str, Tensor]) -> list[Reading]:
         """A collated batch, tensors on any device -> one Reading a line, in order."""
         with evaluating(self.module), torch.inference_mode():
             weight = self.module.head.weight
             pixels, widths = batch["pixels"].to(weight.device), batch["widths"].to(weight.device)
-            output = self.module(self.pixels.normalize(pixels, widths, weight.dtype), widths=widths)
-        return greedy_readings(output.logits, output.frames, self.codec.tokens)
+            values = self.pixels.normalize(pixels, widths, weight.dtype)
+            logits_BTV = self.module(values).logits if self.graph is None else self.graph(values)
+        return greedy_readings(logits_BTV, own_frames(widths, logits_BTV.shape[1]), self.codec.tokens)
+
+    def frozen(self) -> PPOCRReader:
+        """The same reader with the weights it has now, for reading only: see `ppocr_graph`."""
+        return replace(self, graph=record(self.module))
 
     def save(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
         """Writes a folder that plain transformers loads (AutoModelForTextRecognition), with the charset.

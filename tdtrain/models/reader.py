@@ -97,6 +97,10 @@ class Reader(Protocol):
         """A collated batch (tensors of `Pixels.collate`, any device) -> one Reading a line, in order."""
         ...
 
+    def frozen(self) -> Reader:
+        """The same reader with the weights it has now, for reading only, and quicker where the family knows how."""
+        ...
+
     def save(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
         """Writes a folder that plain transformers loads; `state` overrides the module's own weights."""
         ...

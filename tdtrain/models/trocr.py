@@ -155,6 +155,10 @@ class TrOCRReader:
             for ids, confidence in zip(lines, confidence_B.tolist(), strict=True)
         ]
 
+    def frozen(self) -> TrOCRReader:
+        """Itself: most of its time is generation, step by step."""
+        return self
+
     def save(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
         """Writes model, tokenizer, image processor and generation config as the hub has them, and the CTC head beside.
 

@@ -52,6 +52,9 @@ class ShadeReader:
             for width, shade in zip(batch["widths"].tolist(), brightest.tolist(), strict=True)
         ]
 
+    def frozen(self) -> ShadeReader:
+        return self
+
     def save(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
         raise NotImplementedError
 
