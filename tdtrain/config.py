@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -20,8 +21,25 @@ class Frozen(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
+    @field_validator("*")
+    @classmethod
+    def _without_credentials(cls, value: object, info: ValidationInfo) -> object:
+        # A run is stored in checkpoints, reports and MLflow.
+        if isinstance(value, str) and "://" in value and urlsplit(value).password is not None:
+            raise ValueError(
+                f"{info.field_name} holds a password; leave it out and set it in the environment "
+                "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD)"
+            )
+        return value
 
-class Corpus(Frozen):
+
+class WithPlaces(Frozen):
+    """A part of a run that names places. Its errors don't repeat what was given, which may hold a password."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+
+class Corpus(WithPlaces):
     """Where the pages are, and how training sees them."""
 
     dataset_path: str | None = None
@@ -30,7 +48,7 @@ class Corpus(Frozen):
     """Pages of the sample corpus, when no dataset_path is given."""
     annotated_pages: int = Field(default=20, ge=0)
     """How many pages of the sample corpus come with an annotation to learn from."""
-    sample_seed: int = 0
+    sample_seed: int = Field(default=0, ge=0)
     """Of the sample corpus: another one draws other pages."""
     augment: bool = True
     """Damage the student's pictures a little, differently in each epoch. Never in evaluation."""
@@ -41,13 +59,13 @@ class Corpus(Frozen):
 class Optimisation(Frozen):
     """How a model is trained."""
 
-    epochs: float = Field(default=2.5, gt=0)
+    epochs: float = Field(default=2.0, gt=0)
     """Passes over the training lines of the student. The control gets the same number of steps."""
-    batch_size: Positive = 32
+    batch_size: Positive = 16
     """Lines per optimizer step, over all workers (the global batch)."""
     micro_batch_size: Positive | None = None
     """Lines per worker and forward pass, at most; smaller ones accumulate. Left out: batch_size / workers."""
-    learning_rate: float = Field(default=5e-4, gt=0)
+    learning_rate: float = Field(default=3e-4, gt=0)
     """Peak learning rate of AdamW; a cosine takes it to zero after the warm-up."""
     warmup_share: Share = 0.05
     """Share of the steps in which the learning rate rises."""
@@ -60,8 +78,9 @@ class Optimisation(Frozen):
     patience: Positive | None = None
     """Stop after so many evaluations without a better validation CER. Left out: never."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bf16 where the GPU or CPU has instructions for it, else fp32. Weights and losses are fp32 always."""
-    seed: int = 0
+    """auto: bf16 where the GPU or CPU has instructions for it, else fp32. Losses are fp32 always; so are the weights
+    that are trained, of which ZeRO 1-3 under bf16 exports the rounded ones."""
+    seed: int = Field(default=0, ge=0)
     """Of the initial weights, the order of the data and the augmentation."""
 
 
@@ -98,7 +117,7 @@ class Compute(Frozen):
     zero_stage: Literal[0, 1, 2, 3] = 0
     """0: plain data parallelism. 1-3: DeepSpeed shards optimizer, gradients, parameters."""
     offload: bool = False
-    """DeepSpeed keeps optimizer state (and under ZeRO-3 parameters) in host memory."""
+    """DeepSpeed keeps optimizer state (and under ZeRO-3 parameters) in host memory; zero_stage 1 to 3."""
     shard_teacher: bool = False
     """Spread a live teacher's weights over the workers (ZeRO-3), for one that does not fit beside the student."""
     placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
@@ -106,8 +125,14 @@ class Compute(Frozen):
     max_failures: int = Field(default=3, ge=0)
     """Worker failures after which the job gives up; before, it resumes from the last checkpoint."""
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.offload and not self.zero_stage:
+            raise ValueError("offload=True needs DeepSpeed, but zero_stage=0 is plain torch; use zero_stage 1, 2 or 3")
+        return self
 
-class DistillRun(Frozen):
+
+class DistillRun(WithPlaces):
     """Distil a large reader into a small one."""
 
     teacher_model: str = "ppocrv6-small"
@@ -135,6 +160,20 @@ class DistillRun(Frozen):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         check_batch(self.optimisation, self.compute)
+        if "://" in str(self.output_dir) or ":/" in str(self.output_dir):
+            raise ValueError(
+                f"output_dir={self.output_dir} is no folder; give one (on a cluster, on a disk that all nodes share), "
+                "and put checkpoints elsewhere with storage_path"
+            )
+        if self.storage_path and "://" in self.storage_path and not self.compute.num_workers:
+            raise ValueError(
+                f"storage_path={self.storage_path} needs Ray Train, but num_workers=0 trains in this process; "
+                "give a local folder or num_workers=1"
+            )
+        if self.compute.shard_teacher and self.teaching.teacher_signal == "stored":
+            raise ValueError(
+                "shard_teacher=True is for a live teacher, but teacher_signal=stored; leave one of them out"
+            )
         if self.corpus.dataset_path is None and not self.corpus.annotated_pages and self.control:
             raise ValueError(
                 "control=True needs annotated pages to learn from, but annotated_pages=0; "
@@ -143,7 +182,7 @@ class DistillRun(Frozen):
         return self
 
 
-class TrainRun(Frozen):
+class TrainRun(WithPlaces):
     """One model's training: what a worker is handed."""
 
     name: str
@@ -191,7 +230,7 @@ def micro_batches(optimisation: Optimisation, compute: Compute) -> int:
     return max(1, -(-per_worker // (optimisation.micro_batch_size or per_worker)))
 
 
-class EvaluateRun(Frozen):
+class EvaluateRun(WithPlaces):
     """Score a reader on a corpus."""
 
     model: str

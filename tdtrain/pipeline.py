@@ -6,14 +6,16 @@ pages -> packed lines -> (adapted) teacher -> labels -> student and control -> r
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+from tdtrain.admission import check_models, claim, claim_corpus
 from tdtrain.config import Compute, DistillRun, TrainRun
 from tdtrain.data.batches import decode
 from tdtrain.data.manifest import Manifest, check_learnable, check_measurable, load_manifest, read_lines, some_lines
 from tdtrain.data.prepare import prepare
+from tdtrain.data.rows import content_id
 from tdtrain.data.storage import open_folder
 from tdtrain.evaluate.test_split import evaluate
 from tdtrain.models.load import load_reader
@@ -23,7 +25,6 @@ from tdtrain.report.results import Results
 from tdtrain.report.tracking import Tracker
 from tdtrain.teachers.label_pass import label, plan_labels
 from tdtrain.teachers.labels import confident
-from tdtrain.teachers.live import check_pair
 from tdtrain.train.launch import fit, plan_job
 from tdtrain.train.loop import Record
 from tdtrain.train.progress import Display
@@ -43,6 +44,7 @@ class Job:
         self.output = run.output_dir.absolute()
         self.on_ray = run.compute.num_workers > 0
         self.actors = max(2, run.compute.num_workers) if self.on_ray else 0
+        self.corpus = ""
         self.timings_s: dict[str, float] = {}
 
     @contextmanager
@@ -67,6 +69,7 @@ def distill(run: DistillRun) -> Results:
     Raises: ValueError on what cannot work, before anything is trained.
     """
     claim(run)
+    check_models(run)
     if run.compute.num_workers > 0:
         from tdtrain.ray_start import connect
 
@@ -78,39 +81,15 @@ def distill(run: DistillRun) -> Results:
             manifest = pack_corpus(job)
         teacher = adapt_teacher(job, manifest)
         with job.stage("label", "the teacher reads every training line"):
-            labelling = plan_labels(teacher, manifest.root, str(job.output / "labels"))
-            label(labelling, job.actors, display.counting("label", "lines"))
+            labelling = plan_labels(teacher, manifest.root, str(job.output / "labels"), run.optimisation.precision)
+            label(labelling, job.actors, display.counting("label", "lines"), run.compute.gpus_per_worker)
         before = start_of_student(job, manifest, labelling.folder, teacher)
         with job.stage("train", "the student" + (", and its control without the teacher" if run.control else "")):
             models = train(job, manifest, labelling.folder, teacher, before)
         with job.stage("evaluate", "every reader reads the test lines"):
-            limit = run.corpus.max_evaluation_lines
-            evaluation = evaluate(
-                models, manifest, limit, job.actors, display.counting("evaluate", "shards, by reader")
-            )
+            limit, counting = run.corpus.max_evaluation_lines, display.counting("evaluate", "shards, by reader")
+            evaluation = evaluate(models, manifest, limit, job.actors, counting, gpus=run.compute.gpus_per_worker)
         return report_distillation(run, evaluation, manifest, job.timings_s, tracker, display.say)
-
-
-def claim(run: DistillRun) -> None:
-    """Takes the output folder for this run. Raises ValueError where it holds another one."""
-    held, mine = run.output_dir / "run.json", run.model_dump(mode="json")
-    if held.exists():
-        theirs = DistillRun.model_validate_json(held.read_text()).model_dump(mode="json")
-        if differing := sorted(_differences(theirs, mine)):
-            raise ValueError(
-                f"output_dir={run.output_dir} holds another run, with {', '.join(differing)}; "
-                "use another output_dir, or delete it"
-            )
-    run.output_dir.mkdir(parents=True, exist_ok=True)
-    held.write_text(run.model_dump_json(indent=2))
-
-
-def _differences(theirs: Mapping, mine: Mapping, path: str = "") -> Iterator[str]:
-    for key, value in theirs.items():
-        if isinstance(value, dict):
-            yield from _differences(value, mine[key], f"{path}{key}.")
-        elif value != mine[key]:
-            yield f"{path}{key}={value!r}"
 
 
 def pack_corpus(job: Job) -> Manifest:
@@ -123,6 +102,8 @@ def pack_corpus(job: Job) -> Manifest:
         pages, annotated = run.corpus.sample_pages, run.corpus.annotated_pages
         prepare(packed, source, pages, annotated, run.corpus.sample_seed, use_ray=job.on_ray)
     manifest = load_manifest(packed)
+    claim_corpus(run.output_dir, manifest.fingerprint)
+    job.corpus = manifest.fingerprint
     check_learnable(manifest, need_labels=run.control)
     check_measurable(manifest)
     return manifest
@@ -158,7 +139,10 @@ def _alone_on_the_machine(run: DistillRun) -> Compute:
 
 
 def _storage(job: Job) -> str:
-    return job.run.storage_path or str(job.output / "checkpoints")
+    """Where checkpoints go: a folder by content, so that runs that share a storage_path never resume each other."""
+    elsewhere = {"output_dir", "storage_path", "tracking_uri", "register_model", "dry_run"}
+    content = content_id(job.run.model_dump_json(exclude=elsewhere), job.corpus)[:12]
+    return f"{job.run.storage_path or job.output / 'checkpoints'}/{content}"
 
 
 def start_of_student(job: Job, manifest: Manifest, labels: str, teacher: str) -> str:
@@ -173,8 +157,6 @@ def start_of_student(job: Job, manifest: Manifest, labels: str, teacher: str) ->
             folder,
             (decode(line.image) for line in some_lines(manifest, "train", FITTED_LINES)),
         )
-    if teaching.alpha and teaching.targets != "sequence":
-        check_pair(load_reader(teacher), load_reader(str(folder)))
     return str(folder)
 
 
@@ -208,6 +190,10 @@ def train(job: Job, manifest: Manifest, labels: str, teacher: str, before: str) 
         alone = {"name": "control", "labels": None, "teacher": None, "alpha": 0.0}
         folders["student_undistilled"] = job.output / "student_undistilled"
         runs.append((student.model_copy(update=alone | budget), folders["student_undistilled"]))
+    for one, _ in runs:
+        planned = plan_job(one)  # here already, so that none is refused after the other was trained
+        aside = "".join(f"; {count:,} left out: {reason}" for reason, count in sorted(planned.left_out.items()))
+        job.display.say(f"  {one.name}: {planned.plan.num_lines:,} lines an epoch{aside}")
     with ThreadPoolExecutor(len(runs) if job.on_ray else 1) as pool:
         for done in [pool.submit(fit, one, output, job.watch) for one, output in runs]:
             done.result()

@@ -37,11 +37,12 @@ class Window:
 
 @dataclass(frozen=True)
 class Plan:
-    """The data of a whole training run."""
+    """The data of a whole training run. `parts`: micro batches a step is cut into, none of which may be empty."""
 
     shards: tuple[Shard, ...]
     batch_size: int
     seed: int
+    parts: int = 1
 
     def __post_init__(self) -> None:
         if self.num_lines < self.batch_size:
@@ -77,6 +78,8 @@ class Plan:
         for group in groups:
             num_lines = sum(shard.num_usable for shard in group)
             num_steps = -(-num_lines // self.batch_size)
+            if num_lines // num_steps < self.parts:
+                num_steps = num_lines // self.parts
             yield Window(epoch, tuple(group), num_lines, first_step, num_steps)
             first_step += num_steps
 

@@ -38,7 +38,7 @@ def training_set(lines: str, labels: str | None, recipe: Recipe, batch_size: int
         texts, reasons = select(open_table(path, SELECTED), told, recipe)
         left_out.update(reasons)
         shards.append(Shard(path, label_path, sum(text is not None for text in texts)))
-    return TrainingSet(Plan(tuple(shards), batch_size, recipe.seed), dict(left_out))
+    return TrainingSet(Plan(tuple(shards), batch_size, recipe.seed, recipe.parts), dict(left_out))
 
 
 def stream(plan: Plan, recipe: Recipe, first_step: int, last_step: int) -> Iterator[dict]:

@@ -45,6 +45,7 @@ def evaluate(
     actors: int,
     progress: Callable[[int, int], None],
     splits: Sequence[Split] = ("test",),
+    gpus: float = 0,
 ) -> Evaluation:
     """Reads the test lines with every model and compares them.
 
@@ -52,6 +53,7 @@ def evaluate(
         models: name or folder by role.
         limit: at most so many lines.
         actors: readers that work side by side on Ray; 0: in this process.
+        gpus: that each reader on Ray reserves.
         progress: told of tasks (a shard by a model) done and tasks in all.
     """
     lines = [line for split in splits for line in annotated_lines(manifest, split, limit)]
@@ -61,7 +63,9 @@ def evaluate(
 
         shards = [f"{manifest.root}/{shard.path}" for split in splits for shard in manifest.shards_of(split)]
         loads = {role: partial(_load_on_device, model) for role, model in models.items()}
-        readings = read_corpus(loads, shards, [line.id for line in lines], num_actors=actors, progress=progress)
+        readings = read_corpus(
+            loads, shards, [line.id for line in lines], num_actors=actors, gpus_per_actor=gpus, progress=progress
+        )
     else:
         readings = {role: read_lines_with(reader, lines) for role, reader in readers.items()}
     timings = time_readers(readers, [decode(line.image) for line in lines[:TIMED_LINES]])

@@ -12,8 +12,6 @@ from tdtrain.models.ppocr_import import BUILT_IN
 from tdtrain.models.reader import Reader
 from tdtrain.models.trocr import load_trocr
 
-FAMILIES = {"vision-encoder-decoder": load_trocr}
-
 
 def load_reader(name_or_folder: str, dtype: torch.dtype = torch.float32) -> Reader:
     """Loads a reader of either family.
@@ -24,11 +22,12 @@ def load_reader(name_or_folder: str, dtype: torch.dtype = torch.float32) -> Read
 
     Raises: ValueError where there is no such model, or it is of no family we know.
     """
-    if name_or_folder in BUILT_IN:
-        return load_ppocr(name_or_folder, dtype)
+    return (load_trocr if is_trocr(name_or_folder) else load_ppocr)(name_or_folder, dtype)
+
+
+def is_trocr(name_or_folder: str) -> bool:
+    """Whether a name or folder is of the TrOCR family; the others are PP-OCR's."""
     config = Path(name_or_folder) / "config.json"
-    if config.exists():
-        family = json.loads(config.read_text()).get("model_type", "")
-    else:
-        family = "vision-encoder-decoder" if "trocr" in name_or_folder.lower() else "pp-ocr"
-    return FAMILIES.get(family, load_ppocr)(name_or_folder, dtype)
+    if name_or_folder not in BUILT_IN and config.exists():
+        return json.loads(config.read_text()).get("model_type") == "vision-encoder-decoder"
+    return "trocr" in name_or_folder.lower()

@@ -20,6 +20,8 @@ from tdtrain.models.reader import Reader
 FRESH = get_args(Size)
 PRETRAINED = "mobile-pretrained"
 STITCHED = "mobile-stitched"
+BUILT = (*FRESH, PRETRAINED, STITCHED)
+"""Students that are made for a corpus; all of them are PP-OCR recognisers."""
 RARE = 3
 """A character must be read this often by the teacher to belong to the alphabet; rarer ones are its mistakes."""
 

@@ -62,7 +62,7 @@ def write_all(output: Path, results: Results, evaluation: Evaluation, manifest: 
         curves=read_curves(output / "curves.jsonl"),
         examples=choose_examples(evaluation.lines, evaluation.readings),
         card=load_card(manifest.root),
-        corpus=f"{len(evaluation.lines)} test lines of {corpus_name(results.run)}",
+        corpus=f"{len(evaluation.lines)} lines of {corpus_name(results.run)}",
     )
     for role, scores in results.readers.items():
         figures = {key: getattr(scores, key) for key in ("cer", "wer", "accuracy", "cer_digits", "ms_per_line_p50")}

@@ -109,12 +109,12 @@ def _next_step(results: Results, effect: str) -> str:
     if control.cer <= LOW_CER:
         return (
             "Next: no teacher is needed here. Your annotations alone bring the student to "
-            f"{percent(control.cer)}; train with --alpha 0."
+            f"{percent(control.cer)}; use the student trained without one."
         )
     if teacher is not None and teacher.cer >= control.cer:
         why = f"Next: the teacher reads these pages no better ({percent(teacher.cer)}) than the student without it, so"
         if "teacher_before" in readers:
-            return f"{why} even adapted it has little to teach: train with --alpha 0, and annotate more pages."
+            return f"{why} even adapted it has little to teach: use the student without it, and annotate more pages."
         return f"{why} it has little to teach: adapt it to your annotated pages first (--adapt_teacher)."
     if student.num_pages < FEW_PAGES:
         few = f"{student.num_pages} test pages cannot tell"

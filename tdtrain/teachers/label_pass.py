@@ -50,12 +50,13 @@ def plan_labels(teacher: str, lines: str, root: str, precision: Precision = "aut
     return LabelJob(teacher, lines, f"{root}/{fingerprint}", fingerprint, precision)
 
 
-def label(job: LabelJob, actors: int, progress: Callable[[int, int], None]) -> LabelManifest:
+def label(job: LabelJob, actors: int, progress: Callable[[int, int], None], gpus: float = 0) -> LabelManifest:
     """Labels what is not labelled yet, and says what there is.
 
     Args:
         actors: teachers that read side by side, one CPU each; 0: here, without Ray.
         progress: told of lines done and lines in all.
+        gpus: that each of them reserves.
     """
     folder = open_folder(job.folder)
     if folder.exists("labels.json"):
@@ -64,7 +65,7 @@ def label(job: LabelJob, actors: int, progress: Callable[[int, int], None]) -> L
     total = sum(shard.num_rows for shard in shards)
     missing = [shard.path for shard in shards if not folder.exists(_name(shard.path))]
     done = total - sum(shard.num_rows for shard in shards if shard.path in missing)
-    for num_rows in _run(job, missing, actors):
+    for num_rows in _run(job, missing, actors, gpus):
         done += num_rows
         progress(done, total)
     reader = load_reader(job.teacher)
@@ -83,7 +84,7 @@ def _name(shard: str) -> str:
     return shard.rsplit("/", 1)[-1]
 
 
-def _run(job: LabelJob, shards: list[str], actors: int) -> Iterator[int]:
+def _run(job: LabelJob, shards: list[str], actors: int, gpus: float) -> Iterator[int]:
     if actors == 0 or not shards:
         labeller = Labeller(job)
         yield from (labeller({"shard": shard})["num_rows"] for shard in shards)
@@ -95,6 +96,7 @@ def _run(job: LabelJob, shards: list[str], actors: int) -> Iterator[int]:
         Labeller,  # type: ignore[arg-type]  # Ray's stubs know functions only
         fn_constructor_args=(job,),
         num_cpus=1,
+        num_gpus=gpus,
         compute=ray.data.ActorPoolStrategy(size=min(actors, len(shards))),
     )
     yield from (row["num_rows"] for row in done.iter_rows())

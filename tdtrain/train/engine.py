@@ -107,7 +107,8 @@ class TorchEngine:
             group["lr"] = learning_rate
         parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(parameters, self._max_grad_norm)
-        self._optimizer.step()
+        if norm.isfinite():  # else the weights stay as they are, and the loop stops
+            self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         return float(norm)
 

@@ -35,6 +35,7 @@ def plan_job(run: TrainRun) -> Job:
         to_student=token_map(run.labels, reader.codec) if stored and run.labels else None,
         augment_seed=run.optimisation.seed if run.augment else None,
         ctc_codec=getattr(reader, "ctc_codec", None),
+        ctc_columns=getattr(reader.module, "num_columns", 0),
     )
     data = training_set(run.lines, run.labels, recipe, run.optimisation.batch_size)
     manifest = load_manifest(run.lines)
@@ -49,6 +50,7 @@ def plan_job(run: TrainRun) -> Job:
         run.max_steps or data.plan.steps(run.optimisation.epochs),
         some("validation", run.max_evaluation_lines),
         some("train", TRAINING_LINES_READ),
+        data.left_out,
     )
 
 

@@ -6,6 +6,7 @@ It knows neither Ray nor DeepSpeed nor MLflow: it gets micro batches, an engine 
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -158,7 +159,7 @@ def _step(
     if not torch.isfinite(sums).all():
         raise Diverged(_divergence("loss", float(sums[0]), step, micro))
     grad_norm = engine.step(learning_rate)
-    if grad_norm != grad_norm:
+    if not math.isfinite(grad_norm):
         raise Diverged(_divergence("gradient norm", grad_norm, step, micro))
     return sums, grad_norm
 

@@ -57,7 +57,8 @@ class Job:
     """All that workers of one training run share, picklable.
 
     Attributes:
-        evaluation: the lines to read during training: (encoded image, text), of the validation and the train split.
+        validation, training: the lines to read during training: (encoded image, text) of these splits.
+        left_out: how many training lines are not learnt from, by reason.
     """
 
     run: TrainRun
@@ -66,6 +67,7 @@ class Job:
     total_steps: int
     validation: tuple[tuple[bytes, str], ...]
     training: tuple[tuple[bytes, str], ...]
+    left_out: dict[str, int]
 
 
 def work(job: Job, context: Context) -> State:
@@ -79,7 +81,6 @@ def work(job: Job, context: Context) -> State:
         torch.set_num_threads(max(1, round(run.compute.cpus_per_worker)))
     reader = load_reader(run.model)
     reader.module.to(context.device).train()
-    reader.module.requires_grad_(True)
     accumulation = micro_batches(run.optimisation, run.compute)
     engine = build_engine(reader.module, run.optimisation, run.compute, accumulation)
     with context.resume() as folder:

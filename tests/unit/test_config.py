@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from tdtrain.config import Compute, DistillRun, Optimisation, check_batch, micro_batches
-from tdtrain.pipeline import claim
+from tdtrain.admission import check_models, claim, claim_corpus
+from tdtrain.config import Compute, DistillRun, Optimisation, Teaching, check_batch, micro_batches
 
 
 def test_a_run_survives_json() -> None:
@@ -29,6 +29,13 @@ def test_a_run_survives_json() -> None:
         ({"corpus": {"annotated_pages": 0}}, "control=True needs annotated pages"),
         ({"optimisation": {"batch_size": 8}, "compute": {"num_workers": 16}}, "not divisible"),
         ({"alhpa": 0.5}, "Extra inputs"),
+        ({"compute": {"offload": True}}, "needs DeepSpeed, but zero_stage=0"),
+        ({"output_dir": "s3://bucket/out"}, "is no folder"),
+        ({"storage_path": "s3://bucket/runs", "compute": {"num_workers": 0}}, "needs Ray Train"),
+        ({"tracking_uri": "http://me:secret@host:5000"}, "holds a password"),
+        ({"storage_path": "s3://KEY:SECRET@bucket/runs"}, "holds a password"),
+        ({"optimisation": {"seed": -1}}, "seed"),
+        ({"compute": {"shard_teacher": True}, "teaching": {"teacher_signal": "stored"}}, "is for a live teacher"),
     ],
 )
 def test_what_cannot_work_is_refused(changes: dict, words: str) -> None:
@@ -45,6 +52,43 @@ def test_accumulation_follows_from_the_global_batch(batch: int, micro: int | Non
     compute = Compute(num_workers=workers)
     check_batch(optimisation, compute)
     assert micro_batches(optimisation, compute) == expected
+
+
+def test_a_refused_password_is_not_shown() -> None:
+    with pytest.raises(ValidationError) as error:
+        DistillRun(tracking_uri="http://me:secret@host:5000")
+    assert "secret" not in str(error.value)
+
+
+def test_an_output_folder_belongs_to_one_corpus(tmp_path: Path) -> None:
+    claim_corpus(tmp_path, "a")
+    claim_corpus(tmp_path, "a")
+    with pytest.raises(ValueError, match="the corpus has changed since"):
+        claim_corpus(tmp_path, "b")
+
+
+@pytest.mark.parametrize(
+    ("models", "words"),
+    [
+        ({"teacher_model": "large", "student_model": "small"}, "not the same tokens|--targets sequence"),
+        ({"teacher_model": "large", "student_model": "mobile"}, "have nothing in common"),
+        ({"teacher_model": "large", "student_model": "base", "signal": "stored"}, "use teacher_signal=live"),
+        ({"teacher_model": "ppocrv6-tiny", "student_model": "nano", "shard": True}, "use teacher_signal=live"),
+    ],
+)
+def test_models_that_do_not_match_are_refused_before_anything_else(models: dict, words: str, tmp_path: Path) -> None:
+    from tests.models_small import LIKES, small_trocr_folder
+
+    folders = {
+        key: str(small_trocr_folder(tmp_path / name, name)) if name in LIKES else name
+        for key, name in models.items()
+        if key in ("teacher_model", "student_model")
+    }
+    teaching = {"teacher_signal": models.get("signal", "auto")}
+    run = DistillRun(**folders, teaching=teaching, compute={"shard_teacher": models.get("shard", False)})
+    with pytest.raises(ValueError, match=words):
+        check_models(run)
+    check_models(run.model_copy(update={"teaching": Teaching(targets="sequence")}))
 
 
 def test_an_output_folder_belongs_to_one_run(tmp_path: Path) -> None:

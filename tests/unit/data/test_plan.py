@@ -30,6 +30,17 @@ def test_an_epoch_reads_every_shard_once_and_steps_follow_each_other(sizes: list
 
 
 @given(
+    sizes=st.lists(st.integers(0, 6000), min_size=1, max_size=6).filter(lambda sizes: sum(sizes) >= 16),
+    parts=st.integers(1, 16),
+)
+def test_no_micro_batch_is_empty(sizes: list[int], parts: int) -> None:
+    shards = tuple(Shard(f"part-{i}", None, size) for i, size in enumerate(sizes))
+    for window in Plan(shards, 16, seed=0, parts=parts).epoch(0, 0):
+        steps = cut([100] * window.num_lines, window.num_steps, parts, np.random.default_rng(0))
+        assert len(steps) == window.num_steps and all(part for step in steps for part in step)
+
+
+@given(
     widths=st.lists(st.integers(8, 900), min_size=8, max_size=300),
     parts=st.integers(1, 4),
     batch_size=st.integers(4, 64),

@@ -79,7 +79,7 @@ def test_nothing_is_claimed_where_nothing_was_shown(student: float) -> None:
         (
             0.4,
             {"student": 0.030, "student_undistilled": 0.031, "teacher": 0.040, "teacher_before": 0.1},
-            "even adapted it has little to teach: train with --alpha 0, and annotate more pages",
+            "even adapted it has little to teach: use the student without it, and annotate more pages",
         ),
         (0.4, {"student": 0.030, "student_undistilled": 0.031, "teacher": 0.010}, "teach by other targets"),
         (0.001, {"student": 0.080, "student_undistilled": 0.2, "teacher": 0.07}, "annotate more pages"),

@@ -16,6 +16,7 @@ from tdtrain.models.load import load_reader
 from tdtrain.models.students import build_student
 from tdtrain.teachers.label_pass import label, plan_labels
 from tdtrain.train import loop
+from tdtrain.train.engine import TorchEngine, parameter_groups
 from tdtrain.train.launch import fit, plan_job
 from tests.corpora import packed_lines
 from tests.models_small import small_trocr_folder, timetable_texts
@@ -157,6 +158,44 @@ def test_a_loss_that_is_no_number_stops_and_names_the_lines(
         fit(run, tmp_path / "out", lambda *_: None)
     kept = list((tmp_path / "student").glob("checkpoint_*/model/model.safetensors"))
     assert kept and all(torch.isfinite(value).all() for value in load_file(kept[-1]).values())
+
+
+def test_a_gradient_that_is_no_number_moves_nothing() -> None:
+    module = torch.nn.Linear(3, 2)
+    before = [p.detach().clone() for p in module.parameters()]
+    engine = TorchEngine(module, parameter_groups(module, 0.01), Optimisation(precision="fp32"))
+    for value in (float("inf"), float("nan")):
+        with engine.accumulate(last=True):
+            loss = (engine.module(torch.ones(1, 3)) * value).sum()
+        engine.backward(loss)
+        assert not np.isfinite(engine.step(0.1))
+        assert all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
+    with engine.accumulate(last=True):
+        loss = engine.module(torch.ones(1, 3)).sum()
+    engine.backward(loss)
+    assert np.isfinite(engine.step(0.1)) and not torch.equal(before[0], module.weight)
+
+
+def test_a_ctc_head_on_the_encoder_learns(corpus: str, tmp_path: Path) -> None:
+    model = small_trocr_folder(tmp_path / "trocr", ctc=True)
+    fit(run_of(corpus, str(model), tmp_path, max_steps=2), tmp_path / "out", lambda *_: None)
+    before, after = (load_file(folder / "ctc_head.safetensors") for folder in (model, tmp_path / "out"))
+    moved = (after["bias"] - before["bias"]).abs()
+    assert moved.max() > 1e-5 and after["weight"].shape == before["weight"].shape
+    # Blanks alone would teach the head as well; characters of the texts have to.
+    tokens = json.loads((model / "ctc_head.json").read_text())["tokens"]
+    assert after["bias"][tokens.index("0")] > before["bias"][tokens.index("0")]
+
+
+def test_frozen_positions_stay_frozen(corpus: str, tmp_path: Path) -> None:
+    """TrOCR-large's sinusoidal positions are no parameters to be learnt."""
+    model = small_trocr_folder(tmp_path / "trocr", "large")
+    load_reader(str(model)).save(tmp_path / "saved")
+    fit(run_of(corpus, str(model), tmp_path, max_steps=2), tmp_path / "out", lambda *_: None)
+    before, after = (load_file(folder / "model.safetensors") for folder in (tmp_path / "saved", tmp_path / "out"))
+    name = next(name for name in after if "embed_positions" in name)
+    assert torch.equal(before[name], after[name])
+    assert any(not torch.equal(before[key], after[key]) for key in after)
 
 
 def test_the_published_folder_is_a_whole_model_with_its_run(corpus: str, student: str, tmp_path: Path) -> None:

@@ -1,0 +1,66 @@
+"""What a run is refused for before anything is trained: a folder that holds another one, models that do not match."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from tdtrain.config import DistillRun
+from tdtrain.models.load import is_trocr, load_reader
+from tdtrain.models.students import BUILT
+from tdtrain.models.trocr_inputs import check_same_vocabulary
+from tdtrain.teachers.live import check_pair
+
+
+def claim(run: DistillRun) -> None:
+    """Takes the output folder for this run. Raises ValueError where it holds another one."""
+    held, mine = run.output_dir / "run.json", run.model_dump(mode="json")
+    if held.exists():
+        theirs = DistillRun.model_validate_json(held.read_text()).model_dump(mode="json")
+        if differing := sorted(_differences(theirs, mine)):
+            raise ValueError(
+                f"output_dir={run.output_dir} holds another run, with {', '.join(differing)}; "
+                "use another output_dir, or delete it"
+            )
+    run.output_dir.mkdir(parents=True, exist_ok=True)
+    held.write_text(run.model_dump_json(indent=2))
+
+
+def claim_corpus(output_dir: Path, fingerprint: str) -> None:
+    """Takes the output folder for this corpus. Raises ValueError where it was begun with other pages."""
+    seen = output_dir / "corpus.txt"
+    if seen.exists() and seen.read_text() != fingerprint:
+        raise ValueError(
+            f"the corpus has changed since output_dir={output_dir} was begun, so what is there was learnt from other "
+            "pages; use another output_dir, or delete it"
+        )
+    seen.write_text(fingerprint)
+
+
+def check_models(run: DistillRun) -> None:
+    """Raises ValueError where the teacher's distributions cannot teach the student."""
+    teaching = run.teaching
+    if not teaching.alpha or teaching.targets == "sequence":
+        return
+    built = run.student_model in BUILT
+    if not built and is_trocr(run.teacher_model) and is_trocr(run.student_model):
+        check_same_vocabulary(run.teacher_model, run.student_model)  # by their tokenizers, without loading weights
+    teacher = load_reader(run.teacher_model)
+    check_pair(teacher, load_reader("ppocrv6-tiny" if built else run.student_model))
+    if teaching.teacher_signal == "stored" and teacher.kind == "autoregressive":
+        raise ValueError(
+            f"teacher_signal=stored keeps the frames of a CTC teacher, and teacher_model {run.teacher_model} writes "
+            "token by token; use teacher_signal=live, or --targets sequence"
+        )
+    if run.compute.shard_teacher and teaching.teacher_signal == "auto" and teacher.kind == "ctc":
+        raise ValueError(
+            "shard_teacher=True is for a live teacher, and a CTC teacher is stored; use teacher_signal=live"
+        )
+
+
+def _differences(theirs: Mapping, mine: Mapping, path: str = "") -> Iterator[str]:
+    for key, value in theirs.items():
+        if isinstance(value, dict):
+            yield from _differences(value, mine[key], f"{path}{key}.")
+        elif value != mine[key]:
+            yield f"{path}{key}={value!r}"
