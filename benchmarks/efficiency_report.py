@@ -134,5 +134,5 @@ def plot(found: dict[Cell, Measured]) -> Figure:
         axes.set_axisbelow(True)
         axes.set_ylabel("character error rate, % (log)")
     if students:
-        figure.axes[0].legend(frameon=False, fontsize=8)
+        figure.axes[0].legend(frameon=False, fontsize=8, handlelength=3.2)
     return figure

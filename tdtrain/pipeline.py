@@ -119,7 +119,7 @@ def adapt_teacher(job: Job, manifest: Manifest) -> str:
         name="teacher",
         model=run.teacher_model,
         lines=manifest.root,
-        storage=_storage(job),
+        storage=storage(job),
         augment=run.corpus.augment,
         max_evaluation_lines=run.corpus.max_evaluation_lines,
         optimisation=run.optimisation.model_copy(update=changes),
@@ -138,7 +138,7 @@ def _alone_on_the_machine(run: DistillRun) -> Compute:
     return compute.model_copy(update={"cpus_per_worker": 2 * compute.cpus_per_worker})
 
 
-def _storage(job: Job) -> str:
+def storage(job: Job) -> str:
     """Where checkpoints go: a folder by content, so that runs that share a storage_path never resume each other."""
     elsewhere = {"output_dir", "storage_path", "tracking_uri", "register_model", "dry_run"}
     content = content_id(job.run.model_dump_json(exclude=elsewhere), job.corpus)[:12]
@@ -173,7 +173,7 @@ def train(job: Job, manifest: Manifest, labels: str, teacher: str, before: str) 
         lines=manifest.root,
         labels=labels,
         teacher=teacher if live and soft else None,
-        storage=_storage(job),
+        storage=storage(job),
         temperature=teaching.temperature,
         alpha=teaching.alpha if soft else 0.0,
         targets=teaching.targets,

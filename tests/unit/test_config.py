@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from tdtrain.admission import check_models, claim, claim_corpus
 from tdtrain.config import Compute, DistillRun, Optimisation, Teaching, check_batch, micro_batches
+from tdtrain.pipeline import Job, storage
 
 
 def test_a_run_survives_json() -> None:
@@ -97,3 +98,23 @@ def test_an_output_folder_belongs_to_one_run(tmp_path: Path) -> None:
     claim(run)
     with pytest.raises(ValueError, match=r"holds another run, with seed=0|optimisation\.seed=0"):
         claim(run.model_copy(update={"optimisation": Optimisation(seed=1)}))
+
+
+def test_checkpoints_of_different_runs_never_meet(tmp_path: Path) -> None:
+    """Runs may share a storage_path: what they learn from, and with what, names the folder."""
+
+    def place(corpus: str = "a", **changes: object) -> str:
+        job = Job(DistillRun(output_dir=tmp_path, **changes), None, None)  # type: ignore[arg-type]
+        job.corpus = corpus
+        return storage(job)
+
+    own = place(storage_path="s3://bucket/runs")
+    assert own.startswith("s3://bucket/runs/")
+    others = [
+        place("b", storage_path="s3://bucket/runs"),
+        place(storage_path="s3://bucket/runs", optimisation={"seed": 1}),
+        place(storage_path="s3://bucket/runs", teacher_model="ppocrv6-tiny"),
+    ]
+    assert len({own, *others}) == 4
+    assert place(storage_path="s3://bucket/runs", tracking_uri="http://127.0.0.1:5000") == own
+    assert place().startswith(str(tmp_path / "checkpoints"))
