@@ -43,7 +43,8 @@ class Job:
         self.tracker = tracker
         self.output = run.output_dir.absolute()
         self.on_ray = run.compute.num_workers > 0
-        self.actors = max(2, run.compute.num_workers) if self.on_ray else 0
+        least = 1 if run.compute.gpus_per_worker else 2  # one GPU serves one reader
+        self.actors = max(least, run.compute.num_workers) if self.on_ray else 0
         self.corpus = ""
         self.timings_s: dict[str, float] = {}
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForTextRecognition, PPOCRV6SmallRecConfig
 
-from tdtrain.models.ppocr import PIXELS_PER_FRAME, PPOCRModule, PPOCRReader, load_ppocr
+from tdtrain.models.ppocr import PPOCRModule, PPOCRReader, load_ppocr, own_frames
 from tdtrain.models.ppocr_student import trim_alphabet
 
 RIDGE = 1e-5
@@ -77,7 +77,7 @@ def _features(
         pixels = tiny.pixels.normalize(torch.from_numpy(arrays["pixels"]), widths, torch.float32)
         backbones: list[Any] = [reader.module.network.model for reader in (tiny, small)]
         own, theirs = (backbone(pixels).last_hidden_state for backbone in backbones)
-        real = torch.arange(own.shape[3]) < (-(-widths // PIXELS_PER_FRAME))[:, None]
+        real = torch.arange(own.shape[3]) < own_frames(widths, own.shape[3])[:, None]
         features.append(own.squeeze(2).transpose(1, 2)[real])
         for found, layer in zip(wanted, layers, strict=True):
             before_activation = layer.normalization(layer.convolution(theirs))
