@@ -26,8 +26,8 @@ from tdtrain.report.tracking import Tracker
 from tdtrain.teachers.label_pass import label, plan_labels
 from tdtrain.teachers.labels import confident
 from tdtrain.train.launch import fit, plan_job
-from tdtrain.train.loop import Record
 from tdtrain.train.progress import Display
+from tdtrain.train.state import Record
 
 TRACK_EVERY_STEPS = 10
 FITTED_LINES = 400
@@ -115,7 +115,11 @@ def adapt_teacher(job: Job, manifest: Manifest) -> str:
     run, teaching = job.run, job.run.teaching
     if not teaching.adapt_teacher or not manifest.num_annotated("train"):
         return run.teacher_model
-    changes = {"epochs": teaching.adapt_epochs, "learning_rate": teaching.adapt_learning_rate}
+    changes = {
+        "epochs": teaching.adapt_epochs,
+        "learning_rate": teaching.adapt_learning_rate,
+        "evaluations": max(1, round(teaching.adapt_epochs)),  # it reads slowly: once an epoch
+    }
     adapting = TrainRun(
         name="teacher",
         model=run.teacher_model,

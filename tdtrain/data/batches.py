@@ -193,14 +193,18 @@ def decode(raw: bytes) -> np.ndarray:
     return image
 
 
-def to_bytes(batch: dict[str, np.ndarray]) -> bytes:
-    """A micro batch as one value, so that it travels through Ray Data as one row."""
+def to_bytes(batches: Sequence[dict[str, np.ndarray]]) -> bytes:
+    """Micro batches as one value, so that they travel through Ray Data as one row."""
     buffer = io.BytesIO()
-    np.savez(buffer, **batch)  # type: ignore[arg-type]
+    np.savez(buffer, **{f"{i}/{key}": value for i, batch in enumerate(batches) for key, value in batch.items()})  # type: ignore[arg-type]
     return buffer.getvalue()
 
 
-def from_bytes(raw: bytes) -> dict[str, np.ndarray]:
+def from_bytes(raw: bytes) -> list[dict[str, np.ndarray]]:
     """The inverse of `to_bytes`."""
+    batches: dict[str, dict[str, np.ndarray]] = {}
     with np.load(io.BytesIO(raw), allow_pickle=False) as arrays:
-        return {key: arrays[key] for key in arrays.files}
+        for name in arrays.files:
+            number, key = name.split("/")
+            batches.setdefault(number, {})[key] = arrays[name]
+    return list(batches.values())

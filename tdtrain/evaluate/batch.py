@@ -29,7 +29,7 @@ def read_corpus(
     num_actors: int = 1,
     cpus_per_actor: float = 1,
     gpus_per_actor: float = 0,
-    batch_size: int = 32,
+    batch_size: int = 16,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, list[Reading]]:
     """Reads lines out of Parquet shards with several readers, on the cluster that Ray is connected to.

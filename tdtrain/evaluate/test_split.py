@@ -17,7 +17,7 @@ from tdtrain.evaluate.timing import time_readers
 from tdtrain.models.load import load_reader
 from tdtrain.models.reader import Reader, Reading
 
-TIMED_LINES = 100
+TIMED_LINES = 64
 COMPARED = (
     ("student", "student_undistilled"),
     ("student", "student_before"),

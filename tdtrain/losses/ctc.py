@@ -28,7 +28,8 @@ def ctc(logits: Float[Tensor, "B T V"], frames: Int[Tensor, " B"], labels: Int[T
     told = lengths > 0
     if not told.any():
         return logits.sum() * 0.0
-    logits, frames, labels, lengths = logits[told], frames[told], labels[told], lengths[told]
+    if not told.all():  # indexing copies, and its gradient is scattered back
+        logits, frames, labels, lengths = logits[told], frames[told], labels[told], lengths[told]
     short = frames_needed(labels) > frames
     if short.any():
         raise ValueError(f"{int(short.sum())} lines have fewer frames than their text needs; leave them out")

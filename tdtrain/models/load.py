@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 
 import torch
+from transformers.utils import logging
 
 from tdtrain.models.ppocr import load_ppocr
 from tdtrain.models.ppocr_import import BUILT_IN
 from tdtrain.models.reader import Reader
 from tdtrain.models.trocr import load_trocr
+
+logging.disable_progress_bar()
 
 
 def load_reader(name_or_folder: str, dtype: torch.dtype = torch.float32) -> Reader:

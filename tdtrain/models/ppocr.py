@@ -8,82 +8,22 @@ Shapes: B lines, C colour channels, H height, W width, T frames, V characters wi
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForTextRecognition, PreTrainedModel
 
-from tdtrain.models.ctc_decode import CTCCodec, greedy_readings
+from tdtrain.models.ctc_codec import CTCCodec
+from tdtrain.models.ctc_decode import greedy_readings
+from tdtrain.models.line_pixels import LinePixels, own_frames
 from tdtrain.models.ppocr_folder import PROCESSORS, read_charset, write_folder
 from tdtrain.models.ppocr_graph import record
 from tdtrain.models.ppocr_import import BUILT_IN, import_ppocr
 from tdtrain.models.reader import ReaderOutput, Reading, evaluating
-
-PIXELS_PER_FRAME = 8
-
-
-@dataclass(frozen=True)
-class LinePixels:
-    """A line at a fixed height, its width following; resized with OpenCV bilinearly, as PaddleOCR and rapidocr do.
-
-    Attributes:
-        height: of the network's input, pixels.
-        min_width: shorter lines are padded to this width, pixels.
-        max_width: longer lines are squeezed to this width, pixels.
-        width_step: batches are padded to a multiple of this width, pixels; fewer different shapes run faster.
-    """
-
-    height: int = 48
-    min_width: int = 16
-    max_width: int = 1600
-    width_step: int = PIXELS_PER_FRAME
-
-    def resize(self, image: np.ndarray) -> np.ndarray:
-        """One line, uint8 RGB H,W,3 of any size -> uint8 RGB `height`,width,3.
-
-        Raises: ValueError when the array is no such image.
-        """
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise ValueError(
-                f"image is {image.dtype} of shape {image.shape}; a line has to be uint8 RGB of shape (height, width, 3)"
-            )
-        size = (self.resized_width(image.shape[1], image.shape[0]), self.height)
-        return cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
-
-    def resized_width(self, width: int, height: int) -> int:
-        """The width that `resize` gives an image of this width and height, pixels."""
-        return min(max(-(-self.height * width // height), 1), self.max_width)
-
-    def frames(self, widths: np.ndarray) -> np.ndarray:
-        """How many frames lines of these resized widths have."""
-        return -(-widths // PIXELS_PER_FRAME)
-
-    def collate(self, images: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """Resized lines -> `pixels` uint8 B,H,W,3, padded right, and `widths` int64 B without the padding."""
-        widths = np.array([image.shape[1] for image in images], dtype=np.int64)
-        padded = -(-max(widths.max(), self.min_width) // self.width_step) * self.width_step
-        pixels = np.zeros((len(images), self.height, padded, 3), dtype=np.uint8)
-        for row, image in zip(pixels, images, strict=True):
-            row[:, : image.shape[1]] = image
-        return {"pixels": pixels, "widths": widths}
-
-    def normalize(self, pixels: Tensor, widths: Tensor, dtype: torch.dtype) -> Tensor:
-        """uint8 RGB B,H,W,3 -> B,3,H,W, blue, green, red, in -1 to 1; the padding is 0, as PaddleOCR has it."""
-        values = pixels.flip(-1).permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1)
-        real = torch.arange(pixels.shape[2], device=pixels.device) < widths[:, None]
-        values = (values * real[:, None, None]).to(dtype)
-        return values.contiguous(memory_format=torch.channels_last)  # convolutions train a quarter faster on CPUs
-
-
-def own_frames(widths: Tensor, num_frames: int) -> Tensor:
-    """How many of a batch's frames are each line's own: int64 B from widths in pixels."""
-    return (-(-widths // PIXELS_PER_FRAME)).clamp(max=num_frames)
 
 
 class PPOCRModule(nn.Module):
@@ -144,7 +84,7 @@ class PPOCRReader:
     name: str
     module: PPOCRModule
     codec: CTCCodec
-    pixels: LinePixels = LinePixels()
+    pixels: LinePixels = field(default_factory=LinePixels)
     kind: Literal["ctc"] = "ctc"
     graph: Callable[[Tensor], Tensor] | None = None
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_RECOGNITION_MAPPING_NAMES
 from transformers.utils import cached_file
 
-from tdtrain.models.ctc_decode import CTCCodec
+from tdtrain.models.ctc_codec import CTCCodec
 
 PROCESSORS = {
     "pp_ocrv5_server_rec": "PPOCRV5ServerRecImageProcessor",

@@ -33,7 +33,7 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from tdtrain.models.ctc_decode import CTCCodec
+from tdtrain.models.ctc_codec import CTCCodec
 from tdtrain.models.ppocr_folder import write_folder
 
 BuiltIn = Literal["ppocrv6-small", "ppocrv6-tiny"]

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForTextRecognition, PPOCRV6SmallRecConfig
 
-from tdtrain.models.ppocr import PPOCRModule, PPOCRReader, load_ppocr, own_frames
+from tdtrain.models.line_pixels import own_frames
+from tdtrain.models.ppocr import PPOCRModule, PPOCRReader, load_ppocr
 from tdtrain.models.ppocr_student import trim_alphabet
 
 RIDGE = 1e-5

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForTextRecognition
 
-from tdtrain.models.ctc_decode import CTCCodec
+from tdtrain.models.ctc_codec import CTCCodec
 from tdtrain.models.ppocr import PPOCRModule, PPOCRReader
 from tdtrain.models.ppocr_import import tiny_config
 

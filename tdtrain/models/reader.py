@@ -12,11 +12,13 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
 Kind = Literal["ctc", "autoregressive"]
 IGNORED = -100
@@ -137,6 +139,8 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 def read_images(reader: Reader, images: Sequence[np.ndarray], batch_size: int = 32) -> list[Reading]:
     """Reads uint8 RGB lines in batches of similar width; the answers keep the order of the images."""
+    import torch
+
     resized = [reader.pixels.resize(image) for image in images]
     order = sorted(range(len(resized)), key=lambda i: resized[i].shape[1])
     readings: list[Any] = [None] * len(resized)

@@ -19,7 +19,7 @@ from transformers.models.trocr.modeling_trocr import (
     TrOCRSinusoidalPositionalEmbedding,
 )
 
-from tdtrain.models.ctc_decode import CTCCodec
+from tdtrain.models.ctc_codec import CTCCodec
 from tdtrain.models.reader import IGNORED, ReaderOutput, Reading, evaluating
 from tdtrain.models.trocr_inputs import Processor, TrOCRCodec, TrOCRPixels, load_inputs, model_folder, pair
 

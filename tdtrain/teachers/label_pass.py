@@ -19,7 +19,7 @@ from tdtrain.data.batches import decode, open_table
 from tdtrain.data.manifest import load_manifest
 from tdtrain.data.rows import content_id
 from tdtrain.data.storage import absolute, open_folder
-from tdtrain.models.ctc_decode import greedy_readings
+from tdtrain.models.ctc_decode import path_readings
 from tdtrain.models.load import load_reader
 from tdtrain.models.reader import Reader
 from tdtrain.precision import Precision, autocast
@@ -146,10 +146,8 @@ def _label_batch(reader: Reader, batch: dict[str, torch.Tensor]) -> list[dict]:
         return [{"text": r.text, "confidence": r.confidence, **nothing} for r in reader.read(batch)]
     pixels = reader.pixels.normalize(batch["pixels"], batch["widths"], torch.float32)
     output = reader.module(pixels, widths=batch["widths"])
-    readings = greedy_readings(output.logits, output.frames, reader.codec.tokens)
-    logits = output.logits.float()
-    values, ids = logits.topk(CANDIDATES, dim=-1)
-    values -= logits.logsumexp(-1, keepdim=True)
+    ids, values = (torch.stack(parts) for parts in zip(*map(_likeliest, output.logits), strict=True))
+    readings = path_readings(ids[..., 0], values[..., 0], output.frames, reader.codec.tokens)
     rows = []
     for i, reading in enumerate(readings):
         frames = int(output.frames[i])
@@ -164,3 +162,10 @@ def _label_batch(reader: Reader, batch: dict[str, torch.Tensor]) -> list[dict]:
             }
         )
     return rows
+
+
+def _likeliest(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of one line's frames: the likeliest ids, best first, and their log-probabilities, each T,CANDIDATES."""
+    logits = logits.float()
+    values, ids = logits.topk(CANDIDATES, dim=-1)
+    return ids, values - logits.logsumexp(-1, keepdim=True)

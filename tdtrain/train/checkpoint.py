@@ -17,7 +17,7 @@ from pathlib import Path
 from tdtrain.config import TrainRun
 from tdtrain.models.reader import Reader
 from tdtrain.train.engine import Engine
-from tdtrain.train.loop import State
+from tdtrain.train.state import State
 
 
 def write(folder: Path, run: TrainRun, state: State, reader: Reader, engine: Engine, rank: int) -> None:

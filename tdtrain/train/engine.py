@@ -89,7 +89,7 @@ class TorchEngine:
         self.module = DistributedDataParallel(module, find_unused_parameters=True) if self._world_size > 1 else module
         self._device_type = next(module.parameters()).device.type
         self._precision = optimisation.precision
-        self._optimizer = torch.optim.AdamW(groups, lr=optimisation.learning_rate)
+        self._optimizer = torch.optim.AdamW(groups, lr=optimisation.learning_rate, fused=True)
         self._max_grad_norm = optimisation.max_grad_norm
 
     @contextlib.contextmanager

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from tdtrain.config import TrainRun
 from tdtrain.data.training_set import stream
 from tdtrain.train.checkpoint import LocalStore, best, publish
-from tdtrain.train.loop import Record, State
+from tdtrain.train.state import Record, State
 from tdtrain.train.worker import Job, Watch, work
 
 

@@ -13,7 +13,7 @@ from tdtrain.models.load import load_reader
 from tdtrain.teachers.labels import token_map
 from tdtrain.train.checkpoint import progress
 from tdtrain.train.in_process import fit_here
-from tdtrain.train.loop import State
+from tdtrain.train.state import State
 from tdtrain.train.worker import Job, Watch
 
 TRAINING_LINES_READ = 200

@@ -9,7 +9,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -19,6 +19,7 @@ from tdtrain.losses.ctc import real_frames
 from tdtrain.losses.objective import Candidates, Counts, Objective, Targets, hard_labels
 from tdtrain.models.reader import IGNORED, Reader
 from tdtrain.train.engine import Engine
+from tdtrain.train.state import Record, State
 
 Batch = dict[str, Tensor]
 TeacherLogits = Callable[[Batch], Tensor]
@@ -26,41 +27,6 @@ TeacherLogits = Callable[[Batch], Tensor]
 
 class Diverged(RuntimeError):
     """The loss or the gradient is no longer a number."""
-
-
-@dataclass
-class Record:
-    """One point of the curves. Losses in nats a position; `validation_cer` only where it was measured."""
-
-    step: int
-    epoch: float
-    loss: float
-    loss_soft: float
-    loss_hard: float
-    learning_rate: float
-    grad_norm: float
-    images_per_s: float
-    validation_cer: float | None = None
-    train_cer: float | None = None
-
-
-@dataclass
-class State:
-    """How far a training run is: with the weights, all that is needed to go on as if nothing had happened."""
-
-    step: int = 0
-    best_cer: float | None = None
-    evaluations_without_gain: int = 0
-    history: list[Record] = field(default_factory=list)
-
-    def as_dict(self) -> dict:
-        """For JSON; `from_dict` reads it."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict) -> State:
-        """The inverse of `as_dict`."""
-        return cls(**{**values, "history": [Record(**record) for record in values["history"]]})
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from tdtrain.train.loop import Record
+from tdtrain.train.state import Record
 
 LOG_EVERY_S = 20.0
 

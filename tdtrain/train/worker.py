@@ -19,10 +19,12 @@ from tdtrain.evaluate.metrics import cer
 from tdtrain.losses.objective import Objective
 from tdtrain.models.load import load_reader
 from tdtrain.models.reader import Reader, read_images
+from tdtrain.precision import Precision, autocast
 from tdtrain.teachers.live import LiveTeacher
 from tdtrain.train import checkpoint
 from tdtrain.train.engine import Engine, build_engine, schedule, shard_frozen
-from tdtrain.train.loop import Batch, Record, Schedule, State, train
+from tdtrain.train.loop import Batch, Schedule, train
+from tdtrain.train.state import Record, State
 
 Watch = Callable[[str, Record, int], None]
 """Told of every step: the run's name, the step's record, the total number of steps."""
@@ -107,8 +109,8 @@ def work(job: Job, context: Context) -> State:
         _to_device(context.batches(state.step), context.device, state.step),
         teacher,
         evaluate=lambda: (
-            _error(job.validation, reader, engine, context),
-            _error(job.training, reader, engine, context),
+            _error(job.validation, reader, engine, context, run.optimisation.precision),
+            _error(job.training, reader, engine, context, run.optimisation.precision),
         ),
         track=context.track,
         checkpoint=lambda now: context.commit(
@@ -128,11 +130,13 @@ def _to_device(
         yield {key: value.to(device, non_blocking=True) for key, value in kept.items()}, ids
 
 
-def _error(lines: tuple[tuple[bytes, str], ...], reader: Reader, engine: Engine, context: Context) -> float | None:
-    """The CER of the weights as they are: each worker reads its part of the lines."""
+def _error(
+    lines: tuple[tuple[bytes, str], ...], reader: Reader, engine: Engine, context: Context, precision: Precision
+) -> float | None:
+    """The CER of the weights as they are, read in the precision they train in: each worker reads its part."""
     if not lines:
         return None
-    with _whole(reader, engine, context) as whole:
+    with _whole(reader, engine, context) as whole, autocast(precision, context.device.type):
         own = lines[context.rank :: context.world_size]
         readings = read_images(whole, [decode(raw) for raw, _ in own])
     texts = [text for _, text in own]

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tdtrain.models.ctc_decode import CTCCodec, greedy_readings
+from tdtrain.models.ctc_codec import CTCCodec
+from tdtrain.models.ctc_decode import greedy_readings
 
 CODEC = CTCCodec(("", *"abc", " "))
 

@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoModelForTextRecognition, HGNetV2Config, PPOCRV5ServerRecConfig
 
-from tdtrain.models.ctc_decode import CTCCodec, character_map
-from tdtrain.models.ppocr import LinePixels, PPOCRModule, PPOCRReader, batch_norms, load_ppocr
+from tdtrain.models.ctc_codec import CTCCodec
+from tdtrain.models.ctc_decode import character_map
+from tdtrain.models.line_pixels import LinePixels
+from tdtrain.models.ppocr import PPOCRModule, PPOCRReader, batch_norms, load_ppocr
 from tdtrain.models.ppocr_folder import write_folder
 from tdtrain.models.ppocr_import import BUILT_IN, BuiltIn, _steps, import_ppocr, pair_weights, source_files, tiny_config
 from tdtrain.models.ppocr_student import fresh_ppocr, trim_alphabet
