@@ -38,8 +38,13 @@ def claim_corpus(output_dir: Path, fingerprint: str) -> None:
 
 
 def check_models(run: DistillRun) -> None:
-    """Raises ValueError where the teacher's distributions cannot teach the student."""
+    """Raises ValueError where the teacher's distributions cannot teach the student, or its kind has no such option."""
     teaching = run.teaching
+    if run.ctc_head and not is_trocr(run.student_model):
+        raise ValueError(
+            f"ctc_head=True is for a student that writes token by token, and student_model {run.student_model} reads "
+            "by CTC alone; leave it out"
+        )
     if not teaching.alpha or teaching.targets == "sequence":
         return
     built = run.student_model in BUILT

@@ -73,8 +73,8 @@ class Optimisation(Frozen):
     """AdamW's, on matrices and convolutions only."""
     max_grad_norm: float = Field(default=5.0, gt=0)
     """Gradients are clipped to this L2 norm."""
-    evaluations: Positive = 4
-    """Times the validation split is read during training; each may leave a checkpoint."""
+    evaluations: Positive | None = None
+    """Times the validation split is read during training; each leaves a checkpoint. Left out: twice an epoch."""
     patience: Positive | None = None
     """Stop after so many evaluations without a better validation CER. Left out: never."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -140,6 +140,9 @@ class DistillRun(WithPlaces):
     student_model: str = "mobile-stitched"
     """As the teacher; also mobile-stitched (PP-OCRv6 tiny's backbone, small's neck, the corpus's alphabet),
     mobile-pretrained (PP-OCRv6 tiny, the corpus's alphabet), mobile and nano (fresh)."""
+    ctc_head: bool = False
+    """Give a student that writes token by token (TrOCR) a CTC head over the corpus's characters on its encoder while
+    it trains: it makes small encoders learn."""
     output_dir: Path = Path("output/distill")
     """Everything the job writes; the same command again resumes from it."""
     storage_path: str | None = None
@@ -221,6 +224,12 @@ def check_batch(optimisation: Optimisation, compute: Compute) -> None:
             f"optimisation.batch_size={size} is not divisible by workers x micro batch "
             f"({workers} x {unit // workers} = {unit}); use {ways}"
         )
+
+
+def evaluation_steps(optimisation: Optimisation, total_steps: int) -> frozenset[int]:
+    """The steps after which the validation split is read, evenly spread; the last one is always among them."""
+    times = optimisation.evaluations or max(1, round(2 * optimisation.epochs))
+    return frozenset(max(1, round(total_steps * (i + 1) / times)) for i in range(times))
 
 
 def micro_batches(optimisation: Optimisation, compute: Compute) -> int:

@@ -46,6 +46,7 @@ class Job:
         least = 1 if run.compute.gpus_per_worker else 2  # one GPU serves one reader
         self.actors = max(least, run.compute.num_workers) if self.on_ray else 0
         self.corpus = ""
+        self.left_out: dict[str, dict[str, int]] = {}
         self.timings_s: dict[str, float] = {}
 
     @contextmanager
@@ -90,7 +91,7 @@ def distill(run: DistillRun) -> Results:
         with job.stage("evaluate", "every reader reads the test lines"):
             limit, counting = run.corpus.max_evaluation_lines, display.counting("evaluate", "shards, by reader")
             evaluation = evaluate(models, manifest, limit, job.actors, counting, gpus=run.compute.gpus_per_worker)
-        return report_distillation(run, evaluation, manifest, job.timings_s, tracker, display.say)
+        return report_distillation(run, evaluation, manifest, job.timings_s, job.left_out, tracker, display.say)
 
 
 def pack_corpus(job: Job) -> Manifest:
@@ -161,6 +162,7 @@ def start_of_student(job: Job, manifest: Manifest, labels: str, teacher: str) ->
             job.run.optimisation.seed,
             folder,
             (decode(line.image) for line in some_lines(manifest, "train", FITTED_LINES)),
+            job.run.ctc_head,
         )
     return str(folder)
 
@@ -197,6 +199,7 @@ def train(job: Job, manifest: Manifest, labels: str, teacher: str, before: str) 
         runs.append((student.model_copy(update=alone | budget), folders["student_undistilled"]))
     for one, _ in runs:
         planned = plan_job(one)  # here already, so that none is refused after the other was trained
+        job.left_out[one.name] = planned.left_out
         aside = "".join(f"; {count:,} left out: {reason}" for reason, count in sorted(planned.left_out.items()))
         job.display.say(f"  {one.name}: {planned.plan.num_lines:,} lines an epoch{aside}")
     with ThreadPoolExecutor(len(runs) if job.on_ray else 1) as pool:

@@ -16,6 +16,7 @@ from tdtrain.models.ppocr import load_ppocr
 from tdtrain.models.ppocr_stitch import stitch
 from tdtrain.models.ppocr_student import Size, fresh_ppocr, trim_alphabet
 from tdtrain.models.reader import Reader
+from tdtrain.models.trocr import TrOCRReader
 
 FRESH = get_args(Size)
 PRETRAINED = "mobile-pretrained"
@@ -39,7 +40,9 @@ def alphabet(annotated: Iterable[str], read: Iterable[str]) -> str:
     return "".join(sorted(letters))
 
 
-def build_student(name: str, letters: str, seed: int, folder: Path, images: Iterable[np.ndarray] = ()) -> None:
+def build_student(
+    name: str, letters: str, seed: int, folder: Path, images: Iterable[np.ndarray] = (), ctc_head: bool = False
+) -> None:
     """Writes the student's folder, whole or not at all.
 
     Args:
@@ -47,6 +50,7 @@ def build_student(name: str, letters: str, seed: int, folder: Path, images: Iter
             (fresh), or any model by name.
         letters: the corpus's alphabet.
         images: a few hundred lines of the corpus, uint8 RGB; used by mobile-stitched only.
+        ctc_head: put a fresh CTC head over the alphabet on the encoder; TrOCR only.
     """
     reader: Reader
     if name in FRESH:
@@ -57,6 +61,9 @@ def build_student(name: str, letters: str, seed: int, folder: Path, images: Iter
         reader = trim_alphabet(load_ppocr("ppocrv6-tiny"), letters)
     else:
         reader = load_reader(name)
+    if ctc_head:
+        assert isinstance(reader, TrOCRReader), f"{name} is no TrOCR"
+        reader.add_ctc_head(letters, seed)
     partial = folder.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

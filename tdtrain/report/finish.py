@@ -29,6 +29,7 @@ def report_distillation(
     evaluation: Evaluation,
     manifest: Manifest,
     timings_s: Mapping[str, float],
+    left_out: Mapping[str, Mapping[str, int]],
     tracker: Tracker,
     say: Callable[[str], None],
 ) -> Results:
@@ -40,6 +41,7 @@ def report_distillation(
         evaluation.comparisons,
         run=run.model_dump(mode="json"),
         timings_s=timings_s,
+        left_out=left_out,
         curves="curves.jsonl",
         command=command(),
     )

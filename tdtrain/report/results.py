@@ -72,6 +72,7 @@ class Results(BaseModel):
         p_value_student_vs_undistilled: of the paired permutation test; null without a control.
         run: the resolved config.
         timings_s: seconds by stage.
+        left_out: training lines that were not learnt from, by model (student, control) and reason.
         curves: path of curves.jsonl, relative to results.json.
         command: what to type to run it again.
     """
@@ -87,6 +88,7 @@ class Results(BaseModel):
     versions: dict[str, str] = {}
     created: datetime
     timings_s: dict[str, float] = {}
+    left_out: dict[str, dict[str, int]] = {}
     curves: str | None = None
     command: str | None = None
 
@@ -113,6 +115,7 @@ def build_results(
     *,
     run: Mapping[str, JsonValue],
     timings_s: Mapping[str, float] | None = None,
+    left_out: Mapping[str, Mapping[str, int]] | None = None,
     curves: str | None = None,
     command: str | None = None,
 ) -> Results:
@@ -133,6 +136,7 @@ def build_results(
         versions=versions(),
         created=datetime.now(UTC).replace(microsecond=0),
         timings_s=dict(timings_s or {}),
+        left_out={name: dict(reasons) for name, reasons in (left_out or {}).items()},
         curves=curves,
         command=command,
     )

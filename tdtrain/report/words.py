@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from tdtrain.evaluate.score import Comparison, GroupScores, Scores
 from tdtrain.evaluate.significance import Interval
 from tdtrain.report.results import Results
@@ -89,6 +91,7 @@ def _distilled(results: Results) -> list[str]:
         came = readers["teacher_before"].cer
         said.append(f"Adapting the teacher took it from {percent(came)} to {percent(teacher.cer)}.")
     said += _weakest("The student", student)
+    said += _left_out(results.left_out.get("student", {}))
     said += _cautions(student)
     said.append("This is one training run; another seed can move the figures. Repeat it before you rely on them.")
     said.append(_next_step(results, effect))
@@ -247,6 +250,13 @@ def _weakest(name: str, scores: Scores) -> list[str]:
     if worst < 1.5 * scores.cer:
         return []
     return [f"{name} is weakest on {where}: {percent(worst)} wrong over {group.num_lines:,} lines."]
+
+
+def _left_out(reasons: Mapping[str, int]) -> list[str]:
+    if not reasons:
+        return []
+    parts = "; ".join(f"{count:,}: {reason}" for reason, count in sorted(reasons.items(), key=lambda part: -part[1]))
+    return [f"{sum(reasons.values()):,} training lines were left out ({parts})."]
 
 
 def _cautions(scores: Scores) -> list[str]:

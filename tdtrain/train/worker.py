@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from tdtrain.config import TrainRun, micro_batches
+from tdtrain.config import TrainRun, evaluation_steps, micro_batches
 from tdtrain.data.batches import Recipe, decode
 from tdtrain.data.plan import Plan
 from tdtrain.evaluate.metrics import cer
@@ -89,15 +89,12 @@ def work(job: Job, context: Context) -> State:
         state = State() if folder is None else checkpoint.read(folder, engine)
     shard = shard_frozen if run.compute.shard_teacher else None
     teacher = LiveTeacher.load(run.teacher, reader, context.device, shard) if run.teacher else None
-    evaluations = {
-        round(job.total_steps * (i + 1) / run.optimisation.evaluations) for i in range(run.optimisation.evaluations)
-    }
     return train(
         state,
         Schedule(
             total_steps=job.total_steps,
             steps_per_epoch=job.plan.steps(1),
-            evaluate_at=frozenset(evaluations - {0}),
+            evaluate_at=evaluation_steps(run.optimisation, job.total_steps),
             learning_rate=lambda step: schedule(step, job.total_steps, run.optimisation),
             micro_batches=accumulation,
             seed=(run.optimisation.seed * 1000 + context.rank) * 10_000_019,

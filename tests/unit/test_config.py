@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from tdtrain.admission import check_models, claim, claim_corpus
-from tdtrain.config import Compute, DistillRun, Optimisation, Teaching, check_batch, micro_batches
+from tdtrain.config import Compute, DistillRun, Optimisation, Teaching, check_batch, evaluation_steps, micro_batches
 from tdtrain.pipeline import Job, storage
 
 
@@ -55,6 +55,22 @@ def test_accumulation_follows_from_the_global_batch(batch: int, micro: int | Non
     assert micro_batches(optimisation, compute) == expected
 
 
+@pytest.mark.parametrize(
+    ("epochs", "evaluations", "total", "expected"),
+    [
+        (2.0, None, 100, {25, 50, 75, 100}),  # twice an epoch, so that each epoch leaves a checkpoint
+        (10.0, None, 40, set(range(2, 41, 2))),
+        (0.1, None, 7, {7}),
+        (2.0, 3, 100, {33, 67, 100}),
+        (2.0, 4, 2, {1, 2}),
+    ],
+)
+def test_when_the_validation_split_is_read(
+    epochs: float, evaluations: int | None, total: int, expected: set[int]
+) -> None:
+    assert evaluation_steps(Optimisation(epochs=epochs, evaluations=evaluations), total) == expected
+
+
 def test_a_refused_password_is_not_shown() -> None:
     with pytest.raises(ValidationError) as error:
         DistillRun(tracking_uri="http://me:secret@host:5000")
@@ -90,6 +106,21 @@ def test_models_that_do_not_match_are_refused_before_anything_else(models: dict,
     with pytest.raises(ValueError, match=words):
         check_models(run)
     check_models(run.model_copy(update={"teaching": Teaching(targets="sequence")}))
+
+
+def test_a_ctc_head_is_for_students_that_write_token_by_token(tmp_path: Path) -> None:
+    from tdtrain.models.load import load_reader
+    from tdtrain.models.students import build_student
+    from tests.models_small import small_trocr_folder
+
+    with pytest.raises(ValueError, match=r"student_model mobile reads by CTC alone"):
+        check_models(DistillRun(student_model="mobile", ctc_head=True))
+    plain = str(small_trocr_folder(tmp_path / "base", "base"))
+    check_models(DistillRun(teacher_model=plain, student_model=plain, ctc_head=True))
+    build_student(plain, "ab1 ", 0, tmp_path / "student", ctc_head=True)
+    student = load_reader(str(tmp_path / "student"))
+    assert student.ctc_codec.tokens == ("", " ", "1", "a", "b")  # type: ignore[attr-defined]
+    assert student.module.ctc_head.out_features == 5  # type: ignore[union-attr]
 
 
 def test_an_output_folder_belongs_to_one_run(tmp_path: Path) -> None:

@@ -133,6 +133,16 @@ def test_the_weakest_kind_is_named_only_where_it_rests_on_enough_lines() -> None
     assert "weakest on damage “blur”: 9.0\u00a0% wrong over 60 lines" in said and "fold" not in said
 
 
+def test_lines_that_were_not_learnt_from_are_counted() -> None:
+    left_out = {"student": {"the teacher is not sure of it": 1200, "nobody says what it reads": 3}, "control": {"x": 9}}
+    said = verdict(run(student=0.02, student_undistilled=0.04).model_copy(update={"left_out": left_out}))
+    expected = (
+        "1,203 training lines were left out (1,200: the teacher is not sure of it; 3: nobody says what it reads)."
+    )
+    assert expected in said
+    assert not any("left out" in line for line in verdict(run(student=0.02, student_undistilled=0.04)))
+
+
 def test_no_error_at_all_is_no_proof() -> None:
     assert any("up to 1.0\u00a0% of lines may still hold one" in line for line in verdict(run(student=0.0)))
 
