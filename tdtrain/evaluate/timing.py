@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 
@@ -10,6 +11,8 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from tdtrain.models.reader import Reader, read_images
+
+LINES_PER_TURN = 16
 
 
 class Timing(BaseModel):
@@ -44,9 +47,11 @@ def time_readers(
 ) -> dict[str, Timing]:
     """Times several readers on the same lines, turn by turn, so that what else the machine does hits them alike.
 
-    For every line and every batch the readers take turns (A B C, A B C, ...), `repeats` times over the whole set. A
-    line's time is the median of its repeats, which also drops what a first sight of a new width costs. One line and
-    one batch a reader are read before the clock starts.
+    The readers take turns of LINES_PER_TURN lines, as many as a part of a page (A A .. B B .. C C .. A A ..), and of
+    one batch, `repeats` times over the whole set. Turns of one line would find every reader's weights gone from the
+    processor's caches, which doesn't happen to somebody who reads pages. A line's time is the median of its repeats,
+    which also drops what a first sight of a new width costs. One line and one batch a reader are read before the clock
+    starts.
 
     Args:
         readers: by name; each with its module where it should run, in eval mode.
@@ -72,8 +77,8 @@ def time_readers(
         for reader in readers.values():
             read_images(reader, singles[0], batch_size)
             read_images(reader, batches[0], batch_size)
-        single_ms = _interleaved_ms(readers, singles, repeats, batch_size)
-        batched_ms = _interleaved_ms(readers, batches, repeats, batch_size)
+        single_ms = _interleaved_ms(readers, singles, repeats, batch_size, LINES_PER_TURN)
+        batched_ms = _interleaved_ms(readers, batches, repeats, batch_size, 1)
     finally:
         torch.set_num_threads(threads_before)
     return {
@@ -91,13 +96,13 @@ def time_readers(
 
 
 def _interleaved_ms(
-    readers: Mapping[str, Reader], groups: Sequence[Sequence[np.ndarray]], repeats: int, batch_size: int
+    readers: Mapping[str, Reader], groups: Sequence[Sequence[np.ndarray]], repeats: int, batch_size: int, turn: int
 ) -> dict[str, np.ndarray]:
-    """Milliseconds a line of every group: the median over repeats, per reader."""
+    """Milliseconds a line of every group: the median over repeats, per reader. A reader's turn is `turn` groups."""
     taken = {name: np.empty((repeats, len(groups))) for name in readers}
-    for repeat in range(repeats):
-        for place, group in enumerate(groups):
-            for name, reader in readers.items():
+    for repeat, first in itertools.product(range(repeats), range(0, len(groups), turn)):
+        for name, reader in readers.items():
+            for place, group in enumerate(groups[first : first + turn], first):
                 start_s = time.perf_counter()
                 read_images(reader, group, batch_size)
                 taken[name][repeat, place] = 1000 * (time.perf_counter() - start_s) / len(group)

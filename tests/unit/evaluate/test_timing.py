@@ -36,7 +36,7 @@ def test_readers_take_turns_and_only_full_batches_count() -> None:
     time_readers({"a": Logged("a"), "b": Logged("b")}, IMAGES[:5], repeats=2, batch_size=2)
     warm_up, measured = log[:4], log[4:]
     assert warm_up == ["a1", "a2", "b1", "b2"]
-    assert measured == ["a1", "b1"] * 10 + ["a2", "b2"] * 4
+    assert measured == ([*["a1"] * 5, *["b1"] * 5]) * 2 + ["a2", "b2"] * 4
 
 
 def test_threads_are_set_back() -> None:
