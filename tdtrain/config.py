@@ -99,7 +99,7 @@ class Teaching(Frozen):
     """stored: one pass over the corpus before training. live: a forward pass every step. auto: stored for CTC."""
     adapt_teacher: bool = True
     """Fine-tune the teacher on the annotated pages before it teaches."""
-    adapt_epochs: float = Field(default=3, gt=0)
+    adapt_epochs: float = Field(default=2, gt=0)
     """Passes over the annotated lines when the teacher is adapted."""
     adapt_learning_rate: float = Field(default=5e-5, gt=0)
     """Peak learning rate when the teacher is adapted."""
