@@ -60,7 +60,7 @@ class Surface(Frozen):
     """Lines a step."""
     steps: Positive = 600
     """Optimizer steps of a pre-trained student."""
-    fresh_steps: Positive = 1800
+    fresh_steps: Positive = 1200
     """Optimizer steps of a fresh one, which has everything to learn."""
     adapt_steps: Positive = 240
     """Optimizer steps of an adapted teacher, at most; three passes over the annotated lines where those are fewer."""

@@ -3,7 +3,7 @@
     python rayjobs/distill.py                                     # the sample corpus, on this machine
     ray job submit --working-dir . -- python rayjobs/distill.py \\
         --teacher_model ppocrv6-small --student_model mobile --dataset_path s3://bucket/scans \\
-        --output_dir output/scans --temperature 2.0 --alpha 0.5 --epochs 10 --batch_size 32 --learning_rate 1e-3
+        --output_dir /shared/scans --temperature 2.0 --alpha 0.5 --epochs 10 --batch_size 32 --learning_rate 1e-3
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tdtrain.cli import parse, show
+from tdtrain.cli import parse, run_job, show
 from tdtrain.config import DistillRun
 
 
@@ -25,7 +25,7 @@ def main() -> None:
         return
     from tdtrain.pipeline import distill  # after --dry_run: torch and Ray take seconds to import
 
-    distill(run)
+    run_job(distill, run)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python rayjobs/evaluate.py --model output/distill/student --dataset_path scans --output_dir output/scored
     ray job submit --working-dir . -- python rayjobs/evaluate.py --model s --dataset_path s3://bucket/scans \\
-        --output_dir output/scored --baseline ppocrv6-small
+        --output_dir /shared/scored --baseline ppocrv6-small
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tdtrain.cli import parse, show
+from tdtrain.cli import parse, run_job, show
 from tdtrain.config import EvaluateRun
 
 
@@ -24,7 +24,7 @@ def main() -> None:
         return
     from tdtrain.scoring import score  # after --dry_run: torch and Ray take seconds to import
 
-    score(run)
+    run_job(score, run)
 
 
 if __name__ == "__main__":

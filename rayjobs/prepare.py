@@ -10,10 +10,16 @@ On a cluster (paths that every node sees, or s3:// and gs://):
 
 from __future__ import annotations
 
+import sys
+from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tdtrain.cli import run_job
 from tdtrain.data.pack_options import PackOptions
 from tdtrain.data.prepare import prepare
 
@@ -36,7 +42,7 @@ def main(
         seed: of the sample corpus.
         options: how to pack.
     """
-    prepare(output_dir, dataset_path, sample_pages, annotated_pages, seed, options)
+    run_job(partial(prepare, output_dir, dataset_path, sample_pages, annotated_pages, seed), options)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -11,30 +12,49 @@ from tdtrain.models.students import BUILT
 from tdtrain.models.trocr_inputs import check_same_vocabulary
 from tdtrain.teachers.live import check_pair
 
-
-def claim(run: DistillRun) -> None:
-    """Takes the output folder for this run. Raises ValueError where it holds another one."""
-    held, mine = run.output_dir / "run.json", run.model_dump(mode="json")
-    if held.exists():
-        theirs = DistillRun.model_validate_json(held.read_text()).model_dump(mode="json")
-        if differing := sorted(_differences(theirs, mine)):
-            raise ValueError(
-                f"output_dir={run.output_dir} holds another run, with {', '.join(differing)}; "
-                "use another output_dir, or delete it"
-            )
-    run.output_dir.mkdir(parents=True, exist_ok=True)
-    held.write_text(run.model_dump_json(indent=2))
+ELSEWHERE = {"output_dir", "tracking_uri", "register_model", "dry_run"}
+"""Fields that change nothing of what is learnt, only where it is told."""
 
 
-def claim_corpus(output_dir: Path, fingerprint: str) -> None:
-    """Takes the output folder for this corpus. Raises ValueError where it was begun with other pages."""
-    seen = output_dir / "corpus.txt"
-    if seen.exists() and seen.read_text() != fingerprint:
+def check_place(output_dir: Path) -> None:
+    """Raises ValueError for a folder that is gone when a submitted job has ended."""
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not output_dir.is_absolute():
         raise ValueError(
-            f"the corpus has changed since output_dir={output_dir} was begun, so what is there was learnt from other "
-            "pages; use another output_dir, or delete it"
+            f"output_dir={output_dir} is relative, and a submitted job runs in a copy of its files that Ray deletes; "
+            "give an absolute folder, on a disk that all nodes share"
         )
-    seen.write_text(fingerprint)
+
+
+def check_free(run: DistillRun) -> None:
+    """Raises ValueError where the output folder holds another run."""
+    held = run.output_dir / "run.json"
+    if not held.exists():
+        return
+    theirs = DistillRun.model_validate_json(held.read_text()).model_dump(mode="json", exclude=ELSEWHERE)
+    if differing := sorted(_differences(theirs, run.model_dump(mode="json"))):
+        raise ValueError(
+            f"output_dir={run.output_dir} holds another run, with {', '.join(differing)}; "
+            "use another output_dir, or delete it"
+        )
+
+
+def claim(run: DistillRun, corpus: str) -> None:
+    """Takes the output folder for this run and corpus, once both are known to be of use.
+
+    Args:
+        corpus: its fingerprint.
+
+    Raises: ValueError where the folder was begun with another run or other pages.
+    """
+    check_free(run)
+    seen = run.output_dir / "corpus.txt"
+    if seen.exists() and seen.read_text() != corpus:
+        raise ValueError(
+            f"the corpus has changed since output_dir={run.output_dir} was begun, so what is there was learnt from "
+            "other pages; use another output_dir, or delete it"
+        )
+    seen.write_text(corpus)
+    (run.output_dir / "run.json").write_text(run.model_dump_json(indent=2))
 
 
 def check_models(run: DistillRun) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import tyro
@@ -17,6 +20,20 @@ def parse(schema: type[Run], description: str | None, args: Sequence[str] | None
     Exits with status 2, naming field, value and rule, where it asks for something impossible.
     """
     return tyro.cli(schema, description=description, args=args, config=(tyro.conf.OmitArgPrefixes,))
+
+
+def run_job(job: Callable[[Run], object], run: Run) -> None:
+    """Runs a job. What it refuses, it says in one line, and exits with status 1.
+
+    An error that the package did not raise itself is a bug, of its own or another's, and comes with its traceback.
+    """
+    try:
+        job(run)
+    except (ValueError, RuntimeError) as error:
+        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+        if Path(__file__).parent not in raised_in.parents:
+            raise
+        sys.exit(f"error: {error}")
 
 
 def show(run: BaseModel) -> None:

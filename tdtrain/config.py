@@ -112,8 +112,8 @@ class Compute(Frozen):
     """Ray Train workers. 0: in this process, without Ray Train."""
     cpus_per_worker: float = Field(default=1, gt=0)
     """CPUs each worker reserves; it also runs as many threads."""
-    gpus_per_worker: float = Field(default=0, ge=0)
-    """GPUs each worker reserves."""
+    gpus_per_worker: float | None = Field(default=None, ge=0)
+    """GPUs each worker reserves. Left out: one where the cluster has one for each worker, else none."""
     zero_stage: Literal[0, 1, 2, 3] = 0
     """0: plain data parallelism. 1-3: DeepSpeed shards optimizer, gradients, parameters."""
     offload: bool = False
@@ -124,6 +124,17 @@ class Compute(Frozen):
     """How Ray places the workers on nodes."""
     max_failures: int = Field(default=3, ge=0)
     """Worker failures after which the job gives up; before, it resumes from the last checkpoint."""
+
+    @property
+    def gpus(self) -> float:
+        """`gpus_per_worker`, none where it was left out and nobody has looked yet; see `with_gpus`."""
+        return self.gpus_per_worker or 0.0
+
+    def with_gpus(self, in_cluster: float) -> Self:
+        """The same with `gpus_per_worker` decided."""
+        if self.gpus_per_worker is not None:
+            return self
+        return self.model_copy(update={"gpus_per_worker": float(in_cluster >= max(1, self.num_workers))})
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -194,6 +205,8 @@ class TrainRun(WithPlaces):
     """Folder of the model to start from."""
     lines: str
     """Folder of the packed corpus."""
+    corpus: str | None = None
+    """Fingerprint of the packed corpus, for those who ask later what the model learnt from."""
     labels: str | None = None
     """Folder of the teacher's labels of it; None: annotations only."""
     teacher: str | None = None
@@ -250,12 +263,14 @@ class EvaluateRun(WithPlaces):
     """results.json and report.html go here."""
     baseline: str | None = None
     """Another reader to compare with."""
-    splits: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
-    """Which of the corpus's splits are read. For a corpus that a model learnt from: test only."""
+    splits: tuple[Literal["train", "validation", "test"], ...] | None = None
+    """Which of the corpus's splits are read. Left out: all; of a corpus that one of the models learnt from, test."""
     max_evaluation_lines: Positive = 2000
     """At most so many lines of each split are read, chosen by their hash."""
     num_workers: int = Field(default=2, ge=0)
     """Readers that work side by side on Ray. 0: in this process."""
+    gpus_per_worker: float = Field(default=0, ge=0)
+    """GPUs each of them reserves."""
     tracking_uri: str | None = None
     """MLflow server. Left out: an sqlite file in output_dir."""
     dry_run: bool = False

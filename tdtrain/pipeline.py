@@ -1,16 +1,19 @@
 """The main job, stage by stage. Each stage leaves its result in a folder and is not repeated when that is there.
 
 pages -> packed lines -> (adapted) teacher -> labels -> student and control -> readings -> results.json, report.html
+
+The readings alone are taken anew each time.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 
-from tdtrain.admission import check_models, claim, claim_corpus
+from tdtrain.admission import ELSEWHERE, check_free, check_models, check_place, claim
 from tdtrain.config import Compute, DistillRun, TrainRun
 from tdtrain.data.batches import decode
 from tdtrain.data.manifest import Manifest, check_learnable, check_measurable, load_manifest, read_lines, some_lines
@@ -25,7 +28,7 @@ from tdtrain.report.results import Results
 from tdtrain.report.tracking import Tracker
 from tdtrain.teachers.label_pass import label, plan_labels
 from tdtrain.teachers.labels import confident
-from tdtrain.train.launch import fit, plan_job
+from tdtrain.train.launch import fit, plan_job, side_by_side
 from tdtrain.train.progress import Display
 from tdtrain.train.state import Record
 
@@ -37,25 +40,28 @@ FITTED_LINES = 400
 class Job:
     """A distillation under way: its run, its folders, and who watches."""
 
-    def __init__(self, run: DistillRun, display: Display, tracker: Tracker) -> None:
+    def __init__(self, run: DistillRun, display: Display, tracker: Tracker, gpus_in_cluster: float = 0) -> None:
         self.run = run
+        self.compute = run.compute.with_gpus(gpus_in_cluster)
         self.display = display
         self.tracker = tracker
         self.output = run.output_dir.absolute()
         self.on_ray = run.compute.num_workers > 0
-        least = 1 if run.compute.gpus_per_worker else 2  # one GPU serves one reader
+        least = 1 if self.compute.gpus else 2  # one GPU serves one reader
         self.actors = max(least, run.compute.num_workers) if self.on_ray else 0
         self.corpus = ""
         self.left_out: dict[str, dict[str, int]] = {}
-        self.timings_s: dict[str, float] = {}
+        self._timings = self.output / "timings.json"
+        self.timings_s: dict[str, float] = json.loads(self._timings.read_text()) if self._timings.exists() else {}
 
     @contextmanager
     def stage(self, name: str, words: str) -> Iterator[None]:
-        """Says what is done, and remembers how long it took."""
+        """Says what is done, and remembers how long it took, over all the times that the job was started."""
         self.display.say(f"[bold]{name}[/bold]: {words}")
         started = time.perf_counter()
         yield
-        self.timings_s[name] = round(time.perf_counter() - started, 1)
+        self.timings_s[name] = round(self.timings_s.get(name, 0.0) + time.perf_counter() - started, 1)
+        self._timings.write_text(json.dumps(self.timings_s))
 
     def watch(self, name: str, record: Record, total: int) -> None:
         """Shows and tracks a training step."""
@@ -70,28 +76,31 @@ def distill(run: DistillRun) -> Results:
 
     Raises: ValueError on what cannot work, before anything is trained.
     """
-    claim(run)
+    check_place(run.output_dir)
+    check_free(run)
     check_models(run)
+    gpus_in_cluster = 0.0
     if run.compute.num_workers > 0:
         from tdtrain.ray_start import connect
 
-        connect()
+        gpus_in_cluster = connect().get("GPU", 0.0)
     with Tracker(run.output_dir, run.tracking_uri, run_name=run.output_dir.name) as tracker, Display() as display:
         tracker.log_run(run.model_dump(mode="json"))
-        job = Job(run, display, tracker)
+        job = Job(run, display, tracker, gpus_in_cluster)
         with job.stage("corpus", "pages into lines"):
             manifest = pack_corpus(job)
         teacher = adapt_teacher(job, manifest)
         with job.stage("label", "the teacher reads every training line"):
             labelling = plan_labels(teacher, manifest.root, str(job.output / "labels"), run.optimisation.precision)
-            label(labelling, job.actors, display.counting("label", "lines"), run.compute.gpus_per_worker)
-        before = start_of_student(job, manifest, labelling.folder, teacher)
+            label(labelling, job.actors, display.counting("label", "lines"), job.compute.gpus)
+        before = start_of_student(job, manifest, labelling.folder)
         with job.stage("train", "the student" + (", and its control without the teacher" if run.control else "")):
             models = train(job, manifest, labelling.folder, teacher, before)
         with job.stage("evaluate", "every reader reads the test lines"):
             limit, counting = run.corpus.max_evaluation_lines, display.counting("evaluate", "shards, by reader")
-            evaluation = evaluate(models, manifest, limit, job.actors, counting, gpus=run.compute.gpus_per_worker)
-        return report_distillation(run, evaluation, manifest, job.timings_s, job.left_out, tracker, display.say)
+            evaluation = evaluate(models, manifest, limit, job.actors, counting, gpus=job.compute.gpus)
+        done = run.model_copy(update={"compute": job.compute})
+        return report_distillation(done, evaluation, manifest, job.timings_s, job.left_out, tracker, display.say)
 
 
 def pack_corpus(job: Job) -> Manifest:
@@ -104,10 +113,10 @@ def pack_corpus(job: Job) -> Manifest:
         pages, annotated = run.corpus.sample_pages, run.corpus.annotated_pages
         prepare(packed, source, pages, annotated, run.corpus.sample_seed, use_ray=job.on_ray)
     manifest = load_manifest(packed)
-    claim_corpus(run.output_dir, manifest.fingerprint)
-    job.corpus = manifest.fingerprint
     check_learnable(manifest, need_labels=run.control)
     check_measurable(manifest)
+    claim(run, manifest.fingerprint)
+    job.corpus = manifest.fingerprint
     return manifest
 
 
@@ -125,34 +134,35 @@ def adapt_teacher(job: Job, manifest: Manifest) -> str:
         name="teacher",
         model=run.teacher_model,
         lines=manifest.root,
+        corpus=manifest.fingerprint,
         storage=storage(job),
         augment=run.corpus.augment,
         max_evaluation_lines=run.corpus.max_evaluation_lines,
         optimisation=run.optimisation.model_copy(update=changes),
-        compute=_alone_on_the_machine(run),
+        compute=_alone_on_the_machine(job),
     )
     with job.stage("adapt", "the teacher learns from the annotated pages"):
         fit(adapting, job.output / "teacher", job.watch)
     return str(job.output / "teacher")
 
 
-def _alone_on_the_machine(run: DistillRun) -> Compute:
+def _alone_on_the_machine(job: Job) -> Compute:
     """While the teacher is adapted, one CPU worker has the CPU that the control will need."""
-    compute = run.compute
-    if compute.num_workers != 1 or compute.gpus_per_worker or not run.control:
+    compute = job.compute
+    if compute.num_workers != 1 or compute.gpus or not job.run.control:
         return compute
     return compute.model_copy(update={"cpus_per_worker": 2 * compute.cpus_per_worker})
 
 
 def storage(job: Job) -> str:
     """Where checkpoints go: a folder by content, so that runs that share a storage_path never resume each other."""
-    elsewhere = {"output_dir", "storage_path", "tracking_uri", "register_model", "dry_run"}
-    content = content_id(job.run.model_dump_json(exclude=elsewhere), job.corpus)[:12]
+    learnt = job.run.model_dump_json(exclude=ELSEWHERE | {"storage_path"})
+    content = content_id(learnt, job.corpus, str(job.output))[:12]
     return f"{job.run.storage_path or job.output / 'checkpoints'}/{content}"
 
 
-def start_of_student(job: Job, manifest: Manifest, labels: str, teacher: str) -> str:
-    """The folder of the student before training. Raises ValueError where the teacher cannot teach it."""
+def start_of_student(job: Job, manifest: Manifest, labels: str) -> str:
+    """The folder of the student before training."""
     folder, teaching = job.output / "student_before", job.run.teaching
     if not folder.exists():
         annotated = (line.text or "" for line in read_lines(manifest, "train"))
@@ -178,6 +188,7 @@ def train(job: Job, manifest: Manifest, labels: str, teacher: str, before: str) 
         name="student",
         model=before,
         lines=manifest.root,
+        corpus=manifest.fingerprint,
         labels=labels,
         teacher=teacher if live and soft else None,
         storage=storage(job),
@@ -188,23 +199,24 @@ def train(job: Job, manifest: Manifest, labels: str, teacher: str, before: str) 
         augment=run.corpus.augment,
         max_evaluation_lines=run.corpus.max_evaluation_lines,
         optimisation=run.optimisation,
-        compute=run.compute,
+        compute=job.compute,
     )
-    folders = {"student": job.output / "student"}
-    runs = [(student, folders["student"])]
+    planned = {"student": plan_job(student)}
     if run.control:
-        budget = {"max_steps": plan_job(student).total_steps}
         alone = {"name": "control", "labels": None, "teacher": None, "alpha": 0.0}
-        folders["student_undistilled"] = job.output / "student_undistilled"
-        runs.append((student.model_copy(update=alone | budget), folders["student_undistilled"]))
-    for one, _ in runs:
-        planned = plan_job(one)  # here already, so that none is refused after the other was trained
-        job.left_out[one.name] = planned.left_out
-        aside = "".join(f"; {count:,} left out: {reason}" for reason, count in sorted(planned.left_out.items()))
-        job.display.say(f"  {one.name}: {planned.plan.num_lines:,} lines an epoch{aside}")
-    with ThreadPoolExecutor(len(runs) if job.on_ray else 1) as pool:
-        for done in [pool.submit(fit, one, output, job.watch) for one, output in runs]:
-            done.result()
+        budget = {"max_steps": planned["student"].total_steps}
+        planned["student_undistilled"] = plan_job(student.model_copy(update=alone | budget))
+    folders = {role: job.output / role for role in planned}
+    for one in planned.values():  # all before any, so that none is refused after the other was trained
+        job.left_out[one.run.name] = one.left_out
+        aside = "".join(f"; {count:,} left out: {reason}" for reason, count in sorted(one.left_out.items()))
+        job.display.say(f"  {one.run.name}: {one.plan.num_lines:,} lines an epoch{aside}")
+    fits = [partial(fit, one.run, folders[role], job.watch, one) for role, one in planned.items()]
+    if job.on_ray:
+        side_by_side(fits)
+    else:
+        for one_after_the_other in fits:
+            one_after_the_other()
     adapted = {"teacher_before": run.teacher_model} if teacher != run.teacher_model else {}
     trained = {role: str(folder) for role, folder in folders.items()}
     return {"teacher": teacher, **adapted, "student_before": before, **trained}

@@ -10,8 +10,8 @@ from pathlib import Path
 import ray
 
 
-def connect(num_cpus: int | None = None) -> None:
-    """Connects this process to Ray; does nothing where it is connected.
+def connect(num_cpus: int | None = None) -> dict[str, float]:
+    """Connects this process to Ray, where it is not connected yet. Returns what the cluster has, by resource.
 
     Inside a job, or with RAY_ADDRESS set, that cluster is joined; otherwise a local one starts.
 
@@ -47,6 +47,7 @@ def connect(num_cpus: int | None = None) -> None:
 
     DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    return ray.cluster_resources()
 
 
 def _package(local: bool) -> dict:

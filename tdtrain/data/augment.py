@@ -15,7 +15,7 @@ from tdtrain.data.rows import content_id
 def augment(image: np.ndarray, row_id: str, epoch: int, seed: int) -> np.ndarray:
     """One line, uint8 RGB HxWx3, damaged a little: the same for the same row, epoch and seed, on any machine.
 
-    Each of the four happens in about a third of the pictures: less resolution or blur, JPEG, light, noise.
+    In a third of the pictures each: less resolution or blur, noise, JPEG; in half other light; in a tenth inversion.
     """
     rng = np.random.default_rng(int(content_id(row_id, str(epoch), str(seed))[:16], 16))
     chances = rng.random(5)

@@ -125,12 +125,12 @@ def check_learnable(manifest: Manifest, need_labels: bool) -> None:
     if empty:
         raise ValueError(
             f"{where} has its lines split as {rows}, so nothing is left for {' and '.join(empty)}; splits are drawn by "
-            "page, so add pages (30 nearly always suffice) or change validation_share and test_share"
+            "page, so add pages (30 nearly always suffice), or pack them with other shares (rayjobs/prepare.py)"
         )
     if need_labels and not annotated["train"]:
         raise ValueError(
             f"{where} has no annotated line to train on (annotated lines: {annotated}); add annotations/NAME.txt for "
-            "some pages, or distil from a teacher, which reads pages without annotation"
+            "some pages, or do without the control (--no_control): a teacher reads pages without annotation"
         )
     if manifest.sole_text is not None and sum(annotated.values()) > 1:
         raise ValueError(

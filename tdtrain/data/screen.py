@@ -50,7 +50,8 @@ def without_several_lines(pages: list[PageRef], found: dict[str, Inspected]) -> 
         Quarantined(
             path=ref.annotation or ref.image,
             kind="annotation",
-            reason=f"{found[ref.image].num_lines} lines for an image of one line; pack pages with corpus_kind=pages",
+            reason=f"{found[ref.image].num_lines} lines for an image of one line; "
+            "rayjobs/prepare.py --corpus_kind pages packs pages",
         )
         for ref in bad
     ]
@@ -64,7 +65,8 @@ def check_share(listing: Listing, quarantined: Sequence[Quarantined], allowed: f
     if len(broken) > allowed * total:
         raise ValueError(
             f"{len(broken)} of {total} files are unusable, more than max_quarantine_share={allowed}: "
-            f"{first_reasons(list(broken.values()))}; mend them, or raise max_quarantine_share to go on without them"
+            f"{first_reasons(list(broken.values()))}; mend them, or pack with a higher max_quarantine_share "
+            "(rayjobs/prepare.py) to go on without them"
         )
 
 

@@ -38,6 +38,13 @@ def training_set(lines: str, labels: str | None, recipe: Recipe, batch_size: int
         texts, reasons = select(open_table(path, SELECTED), told, recipe)
         left_out.update(reasons)
         shards.append(Shard(path, label_path, sum(text is not None for text in texts)))
+    usable = sum(shard.num_usable for shard in shards)
+    if usable < batch_size:
+        aside = "".join(f"; {count:,} lines left out: {reason}" for reason, count in sorted(left_out.items()))
+        raise ValueError(
+            f"optimisation.batch_size={batch_size} is more than the {usable} lines there are to learn from{aside}; use "
+            "a smaller batch_size, annotate more pages or lower min_confidence"
+        )
     return TrainingSet(Plan(tuple(shards), batch_size, recipe.seed, recipe.parts), dict(left_out))
 
 

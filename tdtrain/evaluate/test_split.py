@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from tdtrain.data.batches import decode
 from tdtrain.data.manifest import Manifest, annotated_lines
 from tdtrain.data.rows import Line, Split
@@ -62,7 +60,7 @@ def evaluate(
         from tdtrain.evaluate.batch import read_corpus
 
         shards = [f"{manifest.root}/{shard.path}" for split in splits for shard in manifest.shards_of(split)]
-        loads = {role: partial(_load_on_device, model) for role, model in models.items()}
+        loads = {role: partial(_load_on, "cuda" if gpus else "cpu", model) for role, model in models.items()}
         readings = read_corpus(
             loads, shards, [line.id for line in lines], num_actors=actors, gpus_per_actor=gpus, progress=progress
         )
@@ -84,8 +82,7 @@ def evaluate(
     return Evaluation(lines, readings, scores, [compare(lines, readings, a, b) for a, b in pairs])
 
 
-def _load_on_device(model: str) -> Reader:
-    """The reader on the accelerator, where there is one."""
+def _load_on(device: str, model: str) -> Reader:
     reader = load_reader(model)
-    reader.module.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    reader.module.to(device).eval()
     return reader.frozen()

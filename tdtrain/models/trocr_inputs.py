@@ -70,8 +70,8 @@ def check_same_vocabulary(teacher_name_or_folder: str, student_name_or_folder: s
         f"teacher_model={teacher_name_or_folder!r} ({len(teacher)} tokens) and "
         f"student_model={student_name_or_folder!r} ({len(student)} tokens) do not share a vocabulary"
         f"{'; ' + shown if shown else ''}; their logits cannot be compared. Choose a student with the teacher's "
-        "tokenizer (microsoft/trocr-base-printed for microsoft/trocr-large-printed); --targets sequence, which "
-        "matches unlike vocabularies, is not there yet"
+        "tokenizer (microsoft/trocr-base-printed for microsoft/trocr-large-printed), or let the teacher's text teach: "
+        "--targets sequence"
     )
 
 

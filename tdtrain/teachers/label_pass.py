@@ -44,7 +44,7 @@ def plan_labels(teacher: str, lines: str, root: str, precision: Precision = "aut
     """The pass of a teacher over a corpus; its folder is named by all that changes its outcome."""
     reader = load_reader(teacher)
     lines, root = absolute(lines), absolute(root)
-    weights = save({name: value.contiguous() for name, value in reader.module.state_dict().items()})
+    weights = save({name: value.contiguous().clone() for name, value in reader.module.state_dict().items()})
     parts = (weights, "\0".join(reader.codec.tokens), repr(reader.pixels), str(CANDIDATES), precision, VERSION)
     fingerprint = content_id(*parts, load_manifest(lines).fingerprint)
     return LabelJob(teacher, lines, f"{root}/{fingerprint}", fingerprint, precision)
@@ -86,7 +86,7 @@ def _name(shard: str) -> str:
 
 def _run(job: LabelJob, shards: list[str], actors: int, gpus: float) -> Iterator[int]:
     if actors == 0 or not shards:
-        labeller = Labeller(job)
+        labeller = Labeller(job, "cuda" if torch.cuda.is_available() else "cpu")
         yield from (labeller({"shard": shard})["num_rows"] for shard in shards)
         return
     import ray.data
@@ -94,7 +94,7 @@ def _run(job: LabelJob, shards: list[str], actors: int, gpus: float) -> Iterator
     rows = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
     done = rows.map(
         Labeller,  # type: ignore[arg-type]  # Ray's stubs know functions only
-        fn_constructor_args=(job,),
+        fn_constructor_args=(job, "cuda" if gpus else "cpu"),
         num_cpus=1,
         num_gpus=gpus,
         compute=ray.data.ActorPoolStrategy(size=min(actors, len(shards))),
@@ -105,11 +105,11 @@ def _run(job: LabelJob, shards: list[str], actors: int, gpus: float) -> Iterator
 class Labeller:
     """One teacher, reading shard after shard."""
 
-    def __init__(self, job: LabelJob) -> None:
+    def __init__(self, job: LabelJob, device: str) -> None:
         torch.set_num_threads(1)
         self._job = job
         self._reader = load_reader(job.teacher)
-        self._reader.module.to("cuda" if torch.cuda.is_available() else "cpu")
+        self._reader.module.to(device)
 
     def __call__(self, row: dict[str, str]) -> dict[str, int]:
         """Labels one shard and writes it whole."""

@@ -11,7 +11,7 @@ from tdtrain.losses.cross_entropy import cross_entropy
 from tdtrain.models.ctc_decode import character_map
 from tdtrain.models.load import load_reader
 from tdtrain.models.reader import Reader
-from tdtrain.precision import use_bf16
+from tdtrain.precision import Precision, use_bf16
 
 Batch = dict[str, Tensor]
 Shard = Callable[[nn.Module], nn.Module]
@@ -22,17 +22,25 @@ TOLERANCE = 0.05
 class LiveTeacher:
     """Gives the teacher's logits over the student's vocabulary for every batch."""
 
-    def __init__(self, reader: Reader, student: Reader, device: torch.device, shard: Shard | None = None) -> None:
+    def __init__(
+        self,
+        reader: Reader,
+        student: Reader,
+        device: torch.device,
+        precision: Precision = "auto",
+        shard: Shard | None = None,
+    ) -> None:
         """Freezes and casts the teacher.
 
         Args:
+            precision: of the training; its weights become bf16 on a GPU unless that is fp32.
             shard: spreads its weights over the workers; None: each has them all.
 
         Raises: ValueError where the pair cannot be compared position by position.
         """
         check_pair(reader, student)
         self._reader = reader
-        self._dtype = torch.bfloat16 if device.type == "cuda" and use_bf16("auto", "cuda") else torch.float32
+        self._dtype = torch.bfloat16 if device.type == "cuda" and use_bf16(precision, "cuda") else torch.float32
         self._module = reader.module.to(device=device, dtype=self._dtype).eval().requires_grad_(False)
         self._sharded = shard is not None
         if shard is not None:
@@ -42,9 +50,16 @@ class LiveTeacher:
         self._checked = False
 
     @classmethod
-    def load(cls, name: str, student: Reader, device: torch.device, shard: Shard | None = None) -> LiveTeacher:
+    def load(
+        cls,
+        name: str,
+        student: Reader,
+        device: torch.device,
+        precision: Precision = "auto",
+        shard: Shard | None = None,
+    ) -> LiveTeacher:
         """The teacher of a folder or name."""
-        return cls(load_reader(name), student, device, shard)
+        return cls(load_reader(name), student, device, precision, shard)
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Tensor:
@@ -72,7 +87,8 @@ class LiveTeacher:
             batch = {key: value.cpu() for key, value in batch.items()}
         alone.module.to(batch["pixels"].device).eval()
         pixels = alone.pixels.normalize(batch["pixels"], batch["widths"], torch.float32)
-        theirs = _loss(alone, batch, alone.module(pixels, labels=batch["labels"], widths=batch["widths"]).logits)
+        with torch.autocast(pixels.device.type, enabled=False):
+            theirs = _loss(alone, batch, alone.module(pixels, labels=batch["labels"], widths=batch["widths"]).logits)
         if not abs(mine - theirs) <= TOLERANCE * max(abs(theirs), 0.1):
             raise ValueError(
                 f"the teacher {self._reader.name} has a loss of {mine:.4f} on the first batch where it trains the "

@@ -20,7 +20,7 @@ class Board:
 
     def __init__(self) -> None:
         self._records: list[Record] = []
-        self._failure: str | None = None
+        self._failure: Exception | None = None
 
     def post(self, record: Record) -> None:
         """Adds a step."""
@@ -31,11 +31,11 @@ class Board:
         records, self._records = self._records, []
         return records
 
-    def fail(self, reason: str) -> None:
-        """Says that the run cannot go on, and a restart would not help."""
-        self._failure = reason
+    def fail(self, error: Exception) -> None:
+        """Says that the run cannot go on, and a restart would not help. Of several workers the first is heard."""
+        self._failure = self._failure or error
 
-    def failure(self) -> str | None:
+    def failure(self) -> Exception | None:
         """What `fail` was told."""
         return self._failure
 

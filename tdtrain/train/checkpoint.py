@@ -42,6 +42,12 @@ def progress(folder: Path) -> State:
     return State.from_dict(json.loads((folder / "progress.json").read_text()))
 
 
+def learnt_from(model: str) -> str | None:
+    """The fingerprint of the corpus that a model's folder was trained on, None where that is not known."""
+    held = Path(model) / "run.json"
+    return json.loads(held.read_text()).get("corpus") if held.exists() else None
+
+
 class LocalStore:
     """Checkpoints of a run in this process: the best and the last are kept, each complete or absent."""
 
@@ -63,7 +69,9 @@ class LocalStore:
         shutil.rmtree(final, ignore_errors=True)
         os.replace(partial, final)
         for path in set(self.all()) - {final, best(self.all())}:
-            shutil.rmtree(path)
+            gone = path.with_suffix(".partial")  # renamed first: a folder half deleted must not look like a checkpoint
+            os.replace(path, gone)
+            shutil.rmtree(gone)
 
 
 def best(folders: list[Path]) -> Path:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import queue
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tdtrain.config import TrainRun, micro_batches
@@ -17,6 +20,25 @@ from tdtrain.train.state import State
 from tdtrain.train.worker import Job, Watch
 
 TRAINING_LINES_READ = 200
+
+
+def side_by_side(calls: Sequence[Callable[[], object]]) -> None:
+    """Runs them at once. The first error is raised at once, and so is Ctrl-C; the others then end with this process."""
+    ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+
+    def run(call: Callable[[], object]) -> None:
+        try:
+            call()
+        except BaseException as error:  # raised below, in the caller's thread
+            ended.put(error)
+        else:
+            ended.put(None)
+
+    for call in calls:
+        threading.Thread(target=run, args=(call,), daemon=True).start()
+    for _ in calls:
+        if (error := ended.get()) is not None:
+            raise error
 
 
 def plan_job(run: TrainRun) -> Job:
@@ -54,15 +76,18 @@ def plan_job(run: TrainRun) -> Job:
     )
 
 
-def fit(run: TrainRun, output: Path, watch: Watch) -> State:
+def fit(run: TrainRun, output: Path, watch: Watch, planned: Job | None = None) -> State:
     """Trains a model and leaves the best weights in `output`; the same run again resumes, or returns at once.
+
+    Args:
+        planned: `plan_job(run)`, where it was planned already.
 
     Raises: ValueError on what cannot work, Diverged where the loss is no longer a number.
     """
     done = output / "progress.json"
     if done.exists():
         return progress(output)
-    job = plan_job(run)
+    job = planned or plan_job(run)
     if run.compute.num_workers == 0:
         fit_here(job, output, watch)
     else:

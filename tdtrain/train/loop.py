@@ -69,7 +69,7 @@ def train(
 
     Raises: Diverged where loss or gradient is not finite, naming the lines. Weights are left as before that step.
     """
-    while state.step < schedule.total_steps:
+    while state.step < schedule.total_steps and not _patience_spent(state, schedule):
         started = time.perf_counter()
         micro = list(itertools.islice(batches, schedule.micro_batches))
         learning_rate = schedule.learning_rate(state.step)
@@ -93,9 +93,11 @@ def train(
         track(record)
         if state.step in schedule.evaluate_at:
             checkpoint(state)
-            if schedule.patience is not None and state.evaluations_without_gain >= schedule.patience:
-                break
     return state
+
+
+def _patience_spent(state: State, schedule: Schedule) -> bool:
+    return schedule.patience is not None and state.evaluations_without_gain >= schedule.patience
 
 
 def _step(

@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 def fit_on_ray(job: Job, output: Path, watch: Watch) -> None:
     """Trains with a worker group and publishes the best weights at `output`.
 
-    Raises: Diverged; ray.train.TrainingFailedError when the workers failed more than `compute.max_failures` times.
+    Raises: Diverged and ValueError, see `tdtrain.train.worker.work`; ray.train.TrainingFailedError when the workers
+    failed more than `compute.max_failures` times.
     """
     from tdtrain.train.checkpoint import publish
-    from tdtrain.train.loop import Diverged
 
     run, compute = job.run, job.run.compute
     storage = absolute(run.storage)
@@ -45,12 +45,11 @@ def fit_on_ray(job: Job, output: Path, watch: Watch) -> None:
     trainer = ray.train.torch.TorchTrainer(
         _train_worker,
         train_loop_config={"job": ray.put(job), "board": board},
-        torch_config=ray.train.torch.TorchConfig(backend="nccl" if compute.gpus_per_worker else "gloo"),
+        torch_config=ray.train.torch.TorchConfig(backend="nccl" if compute.gpus else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=compute.num_workers,
-            use_gpu=compute.gpus_per_worker > 0,
-            resources_per_worker={"CPU": compute.cpus_per_worker}
-            | ({"GPU": compute.gpus_per_worker} if compute.gpus_per_worker else {}),
+            use_gpu=compute.gpus > 0,
+            resources_per_worker={"CPU": compute.cpus_per_worker} | ({"GPU": compute.gpus} if compute.gpus else {}),
             placement_strategy=compute.placement,
         ),
         # A callable is asked again at each start of the workers: a resumed run reads only what is left.
@@ -66,9 +65,11 @@ def fit_on_ray(job: Job, output: Path, watch: Watch) -> None:
         ),
     )
     with watching(board, watch, run.name, job.total_steps), _own_interrupts():
-        result = trainer.fit()
-    if (failure := ray.get(board.failure.remote())) is not None:
-        raise Diverged(failure)
+        try:
+            result = trainer.fit()
+        finally:
+            if (failure := ray.get(board.failure.remote())) is not None:
+                raise failure from None
     assert result.best_checkpoints
     chosen, _ = min(result.best_checkpoints, key=lambda kept: (kept[1]["validation_cer"], -kept[1]["step"]))
     assert result.checkpoint is not None

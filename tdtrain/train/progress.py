@@ -30,6 +30,7 @@ class Display:
         )
         self._tasks: dict[str, TaskID] = {}
         self._spoke: dict[str, float] = {}
+        self._began: dict[str, tuple[float, int]] = {}
         self._cer: dict[str, float] = {}
         self._lock = threading.Lock()
 
@@ -68,4 +69,7 @@ class Display:
             moment = time.monotonic()
             if now or done >= total or moment - self._spoke.get(name, -LOG_EVERY_S) >= LOG_EVERY_S:
                 self._spoke[name] = moment
-                print(f"{name:>10}  {done}/{total}  {words}", file=sys.stderr, flush=True)
+                began, first = self._began.setdefault(name, (moment, done))
+                left_s = (moment - began) / (done - first) * (total - done) if done > first else 0.0
+                eta = f"  {left_s / 60:.0f} min left" if left_s >= 90 else f"  {left_s:.0f} s left" if left_s else ""
+                print(f"{name:>10}  {done}/{total}  {words}{eta}", file=sys.stderr, flush=True)

@@ -59,7 +59,12 @@ class RayContext:
 def train_worker(config: dict[str, Any]) -> None:
     """What each Ray Train worker runs."""
     job, board = ray.get(config["job"]), config["board"]
+    if ray.get(board.failure.remote()) is not None:
+        return  # started again, into the same wall
     try:
         work(job, RayContext(job, board))
-    except Diverged as error:
-        ray.get(board.fail.remote(str(error)))  # not raised: Ray would start the workers again, into the same wall
+    except Diverged as error:  # by all workers alike, so that none waits for another
+        ray.get(board.fail.remote(Diverged(str(error))))
+    except ValueError as error:
+        ray.get(board.fail.remote(ValueError(str(error))))
+        raise  # the others may be waiting for this one: Ray ends them all

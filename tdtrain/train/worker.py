@@ -75,7 +75,7 @@ class Job:
 def work(job: Job, context: Context) -> State:
     """Trains one model to its end in this worker, resuming where there is something to resume from.
 
-    Raises: Diverged, see `tdtrain.train.loop.train`.
+    Raises: Diverged, see `tdtrain.train.loop.train`; ValueError where the teacher is not itself, see `LiveTeacher`.
     """
     run = job.run
     torch.manual_seed(run.optimisation.seed)
@@ -88,7 +88,8 @@ def work(job: Job, context: Context) -> State:
     with context.resume() as folder:
         state = State() if folder is None else checkpoint.read(folder, engine)
     shard = shard_frozen if run.compute.shard_teacher else None
-    teacher = LiveTeacher.load(run.teacher, reader, context.device, shard) if run.teacher else None
+    precision = run.optimisation.precision
+    teacher = LiveTeacher.load(run.teacher, reader, context.device, precision, shard) if run.teacher else None
     return train(
         state,
         Schedule(
@@ -106,8 +107,8 @@ def work(job: Job, context: Context) -> State:
         _to_device(context.batches(state.step), context.device, state.step),
         teacher,
         evaluate=lambda: (
-            _error(job.validation, reader, engine, context, run.optimisation.precision),
-            _error(job.training, reader, engine, context, run.optimisation.precision),
+            _error(job.validation, reader, engine, context, precision),
+            _error(job.training, reader, engine, context, precision),
         ),
         track=context.track,
         checkpoint=lambda now: context.commit(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from tdtrain.admission import check_models, claim, claim_corpus
+from tdtrain.admission import check_free, check_models, check_place, claim
 from tdtrain.config import Compute, DistillRun, Optimisation, Teaching, check_batch, evaluation_steps, micro_batches
 from tdtrain.pipeline import Job, storage
 
@@ -78,10 +78,29 @@ def test_a_refused_password_is_not_shown() -> None:
 
 
 def test_an_output_folder_belongs_to_one_corpus(tmp_path: Path) -> None:
-    claim_corpus(tmp_path, "a")
-    claim_corpus(tmp_path, "a")
+    run = DistillRun(output_dir=tmp_path)
+    claim(run, "a")
+    claim(run, "a")
     with pytest.raises(ValueError, match="the corpus has changed since"):
-        claim_corpus(tmp_path, "b")
+        claim(run, "b")
+
+
+def test_a_submitted_job_needs_an_absolute_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_place(Path("output"))
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    check_place(Path("/shared/output"))
+    with pytest.raises(ValueError, match=r"output_dir=output is relative, and a submitted job"):
+        check_place(Path("output"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "workers", "in_cluster", "expected"),
+    [(None, 1, 0, 0), (None, 1, 1, 1), (None, 2, 1, 0), (None, 2, 4, 1), (0, 1, 8, 0), (0.5, 2, 1, 0.5)],
+)
+def test_gpus_are_used_where_there_are_enough(
+    asked: float | None, workers: int, in_cluster: float, expected: float
+) -> None:
+    assert Compute(num_workers=workers, gpus_per_worker=asked).with_gpus(in_cluster).gpus == expected
 
 
 @pytest.mark.parametrize(
@@ -124,11 +143,13 @@ def test_a_ctc_head_is_for_students_that_write_token_by_token(tmp_path: Path) ->
 
 
 def test_an_output_folder_belongs_to_one_run(tmp_path: Path) -> None:
-    run = DistillRun(output_dir=tmp_path / "out")
-    claim(run)
-    claim(run)
-    with pytest.raises(ValueError, match=r"holds another run, with seed=0|optimisation\.seed=0"):
-        claim(run.model_copy(update={"optimisation": Optimisation(seed=1)}))
+    run = DistillRun(output_dir=tmp_path)
+    check_free(run)
+    assert not any(tmp_path.iterdir())  # who was only looked at may come again with other flags
+    claim(run, "a")
+    check_free(run.model_copy(update={"register_model": "timetables", "tracking_uri": "http://127.0.0.1:5000"}))
+    with pytest.raises(ValueError, match=r"holds another run, with optimisation\.seed=0"):
+        check_free(run.model_copy(update={"optimisation": Optimisation(seed=1)}))
 
 
 def test_checkpoints_of_different_runs_never_meet(tmp_path: Path) -> None:

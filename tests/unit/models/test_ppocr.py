@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -76,8 +77,10 @@ def test_the_import_gives_what_onnxruntime_gives(name: BuiltIn, reader: PPOCRRea
     )
     generator = torch.Generator().manual_seed(1)
     noise = [torch.rand(2, 3, 48, width, generator=generator) * 2 - 1 for width in (16, 72, 328)]
+    exact = copy.deepcopy(reader.module).double()  # some processors' fp32 convolutions alone are off by 1e-4
     for values in [*noise, pixel_values(reader)]:
-        ours = logits(reader, values).softmax(-1).numpy()
+        with torch.inference_mode():
+            ours = exact(values.double()).logits.softmax(-1).numpy()
         theirs = session.run(None, {session.get_inputs()[0].name: values.contiguous().numpy()})[0]
         assert ours.shape == theirs.shape
         assert np.abs(ours - theirs).max() <= 1e-4
