@@ -71,9 +71,10 @@ class Job:
             self.tracker.log_metrics({f"{name}/{key}": value for key, value in figures.items()}, record.step)
 
 
-def distill(run: DistillRun) -> Results:
+def distill(run: DistillRun) -> Results | None:
     """Distils, trains the control, evaluates and reports. The same run again resumes where it was.
 
+    Returns: None where no page of the test split is annotated, so that nothing could be measured.
     Raises: ValueError on what cannot work, before anything is trained.
     """
     check_place(run.output_dir)
@@ -84,7 +85,8 @@ def distill(run: DistillRun) -> Results:
         from tdtrain.ray_start import connect
 
         gpus_in_cluster = connect().get("GPU", 0.0)
-    with Tracker(run.output_dir, run.tracking_uri, run_name=run.output_dir.name) as tracker, Display() as display:
+    name = run.output_dir.name
+    with Tracker(run.output_dir, run.tracking_uri, run_name=name, resume=True) as tracker, Display() as display:
         tracker.log_run(run.model_dump(mode="json"))
         job = Job(run, display, tracker, gpus_in_cluster)
         with job.stage("corpus", "pages into lines"):
@@ -96,6 +98,11 @@ def distill(run: DistillRun) -> Results:
         before = start_of_student(job, manifest, labelling.folder)
         with job.stage("train", "the student" + (", and its control without the teacher" if run.control else "")):
             models = train(job, manifest, labelling.folder, teacher, before)
+        if not manifest.num_annotated("test"):
+            display.say(
+                f"Nothing was measured, for no page of the test split is annotated. Student: {models['student']}"
+            )
+            return None
         with job.stage("evaluate", "every reader reads the test lines"):
             limit, counting = run.corpus.max_evaluation_lines, display.counting("evaluate", "shards, by reader")
             evaluation = evaluate(models, manifest, limit, job.actors, counting, gpus=job.compute.gpus)
@@ -114,7 +121,8 @@ def pack_corpus(job: Job) -> Manifest:
         prepare(packed, source, pages, annotated, run.corpus.sample_seed, use_ray=job.on_ray)
     manifest = load_manifest(packed)
     check_learnable(manifest, need_labels=run.control)
-    check_measurable(manifest)
+    if run.control:
+        check_measurable(manifest)
     claim(run, manifest.fingerprint)
     job.corpus = manifest.fingerprint
     return manifest

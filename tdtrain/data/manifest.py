@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
 from collections import Counter
 from collections.abc import Iterator
@@ -94,16 +95,16 @@ def some_lines(manifest: Manifest, split: Split, limit: int) -> Iterator[Line]:
 
 def annotated_lines(manifest: Manifest, split: Split, limit: int) -> list[Line]:
     """Up to `limit` annotated lines of a split, chosen by their hash alone, so that a growing corpus keeps them."""
-    told = [line for line in read_lines(manifest, split) if line.text]
-    return sorted(told, key=lambda line: content_id("evaluation", line.id))[:limit]
+    told = (line for line in read_lines(manifest, split) if line.text)
+    return heapq.nsmallest(limit, told, key=lambda line: content_id("evaluation", line.id))
 
 
 def check_measurable(manifest: Manifest) -> None:
     """Raises ValueError where the test split has no annotated line, so that nobody would know what was gained."""
     if not manifest.num_annotated("test"):
         raise ValueError(
-            f"no page of the test split of {manifest.root} is annotated, so nothing can be measured; annotate some of "
-            "its pages (the column `source` of lines/test/*.parquet names them), or give a larger corpus"
+            f"no line of the test split of {manifest.root} is annotated, so the student and its control could not be "
+            "compared; annotate two pages or more, or do without control and measurement (--no_control)"
         )
 
 

@@ -18,7 +18,7 @@ from tdtrain.data.corpus import Listing, PageRef, Quarantined, scan
 from tdtrain.data.detect import finder_fingerprint
 from tdtrain.data.manifest import MANIFEST, Manifest, check_learnable, load_manifest, read_lines
 from tdtrain.data.pack_options import PackOptions
-from tdtrain.data.rows import SPLITS, Split, content_id, split_of
+from tdtrain.data.rows import SPLITS, Split, content_id, splits_of
 from tdtrain.data.screen import check_share, corpus_kind, first_reasons, without_duplicates, without_several_lines
 from tdtrain.data.storage import Folder, absolute, open_folder
 from tdtrain.data.tasks import (
@@ -33,7 +33,7 @@ from tdtrain.data.tasks import (
 
 __all__ = ["Manifest", "PackOptions", "check_learnable", "load_manifest", "pack", "read_lines"]
 
-VERSION = "1"
+VERSION = "2"
 """Raise it whenever the same corpus and options would give other rows."""
 QUARANTINE = "quarantine.parquet"
 PAGES_PER_SHARD = {"pages": 16, "lines": 1024}
@@ -136,9 +136,10 @@ def _jobs(
 ) -> list[PackJob]:
     """Fixed groups of pages in sorted order, one shard each, so that no scheduling changes what is where."""
     shares = (options.validation_share, options.test_share)
+    splits = splits_of({found[ref.image].page_id or "": found[ref.image].annotated for ref in pages}, *shares)
     by_split: dict[Split, list[PageRef]] = {split: [] for split in SPLITS}
     for ref in sorted(pages, key=lambda ref: ref.image):
-        by_split[split_of(found[ref.image].page_id or "", *shares)].append(ref)
+        by_split[splits[found[ref.image].page_id or ""]].append(ref)
     return [
         PackJob(
             corpus=corpus,

@@ -6,6 +6,7 @@ A corpus is a folder of pages. Packing turns it into lines: one row a text line,
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -68,7 +69,32 @@ def content_id(*parts: bytes | str | None) -> str:
 
 def split_of(page_id: str, validation_share: float = 0.1, test_share: float = 0.1) -> Split:
     """The split of a page, from its content alone, so that it stays put while a corpus grows around it."""
-    position = int(content_id("split", page_id)[:8], 16) / 2**32
+    position = _position(page_id)
     if position < test_share:
         return "test"
     return "validation" if position < test_share + validation_share else "train"
+
+
+def splits_of(
+    annotated: Mapping[str, bool], validation_share: float = 0.1, test_share: float = 0.1
+) -> dict[str, Split]:
+    """The split of each page of a corpus: `split_of`, except where few pages are annotated.
+
+    A test or validation split without any annotated page takes the annotated training page that is next to it, as long
+    as one stays behind: of five annotated pages, chance would leave none to measure on in six corpora out of ten.
+
+    Args:
+        annotated: whether somebody annotated it, by page id.
+    """
+    splits = {page_id: split_of(page_id, validation_share, test_share) for page_id in annotated}
+    told = sorted((page_id for page_id, own in annotated.items() if own), key=_position)
+    wanted: tuple[tuple[Split, float], ...] = (("test", test_share), ("validation", validation_share))
+    for split, share in wanted:
+        learnt = [page_id for page_id in told if splits[page_id] == "train"]
+        if share and len(learnt) >= 2 and not any(splits[page_id] == split for page_id in told):
+            splits[learnt[0]] = split
+    return splits
+
+
+def _position(page_id: str) -> float:
+    return int(content_id("split", page_id)[:8], 16) / 2**32

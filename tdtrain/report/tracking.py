@@ -44,17 +44,27 @@ class Tracker:
     """
 
     def __init__(
-        self, output_dir: Path, uri: str | None = None, *, experiment: str = "tdtrain", run_name: str | None = None
+        self,
+        output_dir: Path,
+        uri: str | None = None,
+        *,
+        experiment: str = "tdtrain",
+        run_name: str | None = None,
+        resume: bool = False,
     ) -> None:
         """Args:
         output_dir: a local folder; the default store is `mlflow.db` in it, artifacts in `mlartifacts` beside it.
         uri: an MLflow server (`http://host:5000`) or database (`sqlite:///...`) instead.
+        resume: go on with the run that was opened last for this folder, where the store still has it.
         """
         self._output_dir = output_dir.absolute()
         self._own_store = uri is None
         self.uri = uri or f"sqlite:///{self._output_dir / 'mlflow.db'}"
         self._experiment, self._run_name = experiment, run_name
         self._client: MlflowClient | None = None
+        self._opened = self._output_dir / "mlflow_run.json"
+        self._resume = resume
+        self.resumed = False
         self.run_id = ""
 
     def __enter__(self) -> Tracker:
@@ -68,13 +78,17 @@ class Tracker:
         self._output_dir.mkdir(parents=True, exist_ok=True)
         try:
             client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
-            self.run_id = client.create_run(self._experiment_id(client), run_name=self._run_name).info.run_id
+            self.run_id = self._run_before(client)
+            self.resumed = bool(self.run_id)
+            if not self.resumed:
+                self.run_id = client.create_run(self._experiment_id(client), run_name=self._run_name).info.run_id
         except Exception as error:  # every store has its own exceptions; all of them mean the same here
             raise ValueError(
                 f"tracking_uri={self.uri} cannot be used: {_first_line(error)}; start that server or correct the "
                 "address, or leave tracking_uri out to track into the output folder"
             ) from error
         self._client = client
+        self._opened.write_text(json.dumps({"uri": self.uri, "run_id": self.run_id}), encoding="utf-8")
         return self
 
     def __exit__(
@@ -91,8 +105,9 @@ class Tracker:
         params = [Param(_key(name), value) for name, value in flat.items()]
 
         def send(client: MlflowClient) -> None:
-            for start in range(0, len(params), PARAMS_PER_CALL):
-                client.log_batch(self.run_id, params=params[start : start + PARAMS_PER_CALL])
+            if not self.resumed:  # parameters cannot be changed, and are the same
+                for start in range(0, len(params), PARAMS_PER_CALL):
+                    client.log_batch(self.run_id, params=params[start : start + PARAMS_PER_CALL])
             client.log_dict(self.run_id, dict(run), "run.json")
 
         self._send("run", dict(run), send)
@@ -135,6 +150,19 @@ class Tracker:
             client.create_model_version(name, source, self.run_id)
 
         self._send("register_model", {"folder": str(folder), "name": name}, send)
+
+    def _run_before(self, client: MlflowClient) -> str:
+        """The id of the run that was opened last for this folder in this store; empty where there is none to resume."""
+        from mlflow.exceptions import MlflowException
+
+        opened = json.loads(self._opened.read_text()) if self._resume and self._opened.exists() else {}
+        if opened.get("uri") != self.uri:
+            return ""
+        try:
+            client.update_run(opened["run_id"], status="RUNNING")
+        except MlflowException:  # deleted since
+            return ""
+        return opened["run_id"]
 
     def _experiment_id(self, client: MlflowClient) -> str:
         found = client.get_experiment_by_name(self._experiment)

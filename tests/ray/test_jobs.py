@@ -72,6 +72,40 @@ def test_evaluate_scores_a_folder_of_lines_against_a_baseline(distilled: Path, t
     assert (tmp_path / "out" / "report.html").exists()
 
 
+def test_the_default_job_from_drawn_pages_and_again(tmp_path: Path) -> None:
+    """Sample pages, an adapted teacher, a stitched student, its control: what no argument at all runs, but small."""
+    command = [
+        "rayjobs/distill.py", "--sample_pages", "16", "--annotated_pages", "8", "--epochs", "0.5", "--adapt_epochs",
+        "1", "--max_evaluation_lines", "60", "--output_dir", tmp_path,
+    ]  # fmt: skip
+    run(*command)
+    first = json.loads((tmp_path / "results.json").read_text())
+    roles = {"teacher", "teacher_before", "student_before", "student_undistilled", "student"}
+    assert set(first["readers"]) == roles and first["run"]["student_model"] == "mobile-stitched"
+    assert first["readers"]["student_before"]["cer"] < 0.3
+    weights = {role: (tmp_path / role / "model.safetensors").read_bytes() for role in roles - {"teacher_before"}}
+    run(*command)
+    again = json.loads((tmp_path / "results.json").read_text())
+    assert weights == {role: (tmp_path / role / "model.safetensors").read_bytes() for role in weights}
+    assert {role: scores["cer"] for role, scores in again["readers"].items()} == {
+        role: scores["cer"] for role, scores in first["readers"].items()
+    }
+    assert again["timings_s"]["train"] >= first["timings_s"]["train"] > 1
+    refused = run(*command, "--seed", "1", ok=False)
+    assert "holds another run, with optimisation.seed=0" in refused and "Traceback" not in refused
+
+
+def test_an_archive_that_nobody_annotated_makes_a_student(tmp_path: Path) -> None:
+    corpus = line_corpus(tmp_path / "corpus", annotated=0, num=120)
+    command = [
+        "rayjobs/distill.py", "--teacher_model", "ppocrv6-tiny", "--student_model", "nano", "--dataset_path", corpus,
+        "--output_dir", tmp_path / "out", "--epochs", "1", "--num_workers", "0", "--min_confidence", "0.3",
+    ]  # fmt: skip
+    assert "no annotated line to train on" in run(*command, ok=False)
+    assert "Nothing was measured" in run(*command, "--no_control")
+    assert (tmp_path / "out" / "student" / "model.safetensors").exists()
+
+
 def test_trocr_into_trocr_with_a_live_teacher(tmp_path: Path) -> None:
     corpus = line_corpus(tmp_path / "corpus", num=120)
     texts = timetable_texts(120)

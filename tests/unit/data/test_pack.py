@@ -15,7 +15,7 @@ from rich.console import Console
 
 from tdtrain.data.card import load_card, print_card
 from tdtrain.data.pack import PackOptions, check_learnable, load_manifest, pack, read_lines
-from tdtrain.data.rows import LINE_SCHEMA, SPLITS, Line, content_id, split_of
+from tdtrain.data.rows import LINE_SCHEMA, SPLITS, Line, content_id, split_of, splits_of
 from tests.corpora import line_corpus
 from tests.unit.data.pages import boxed_corpus, contents, draw_page
 
@@ -208,6 +208,22 @@ def test_no_manifest_no_packed_corpus(tmp_path: Path) -> None:
 def test_bad_options(bad: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         PackOptions.model_validate(bad)
+
+
+@pytest.mark.parametrize("pages", range(1, 8))
+def test_few_annotated_pages_are_spread_over_the_splits(pages: int) -> None:
+    for trial in range(50):
+        annotated = {f"{trial}-{i}": i < pages for i in range(30)}
+        splits = splits_of(annotated)
+        held = {split: sum(splits[page] == split for page in annotated if annotated[page]) for split in SPLITS}
+        moved = [page for page in annotated if splits[page] != split_of(page)]
+        assert all(annotated[page] and split_of(page) == "train" for page in moved) and len(moved) <= 2
+        by_hash = {split: sum(split_of(page) == split for page in annotated if annotated[page]) for split in SPLITS}
+        assert held["train"] >= min(by_hash["train"], 1)
+        if by_hash["train"] >= 3:
+            assert min(held.values()) >= 1
+        if all(by_hash.values()):
+            assert not moved
 
 
 def test_learnable(tmp_path: Path) -> None:

@@ -66,6 +66,25 @@ def test_a_run_is_stored_whole(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "tracking.jsonl").exists()
 
 
+def test_a_resumed_job_goes_on_with_its_run(tmp_path: Path, store: Path) -> None:
+    shutil.copy(store, tmp_path)
+    ids = []
+    for step, alpha in ((1, 0.5), (2, 0.7)):
+        with Tracker(tmp_path, resume=True) as tracker:
+            tracker.log_run({"alpha": alpha})
+            tracker.log_metrics({"loss": 1.0 / step}, step)
+        ids.append(tracker.run_id)
+    client = client_of(tracker)
+    assert ids[0] == ids[1] and client.get_run(ids[0]).info.status == "FINISHED"
+    assert [metric.step for metric in client.get_metric_history(ids[0], "loss")] == [1, 2]
+    assert client.get_run(ids[0]).data.params["alpha"] == "0.5" and not (tmp_path / "tracking.jsonl").exists()
+    with Tracker(tmp_path) as another:
+        assert another.run_id != ids[0]
+    client.delete_run(another.run_id)
+    with Tracker(tmp_path, resume=True) as fresh:
+        assert fresh.run_id not in (ids[0], another.run_id)
+
+
 def test_an_exception_marks_the_run_failed_and_is_not_swallowed(tmp_path: Path, store: Path) -> None:
     shutil.copy(store, tmp_path)
     with pytest.raises(RuntimeError, match="loss"), Tracker(tmp_path) as tracker:
