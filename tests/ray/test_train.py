@@ -114,6 +114,14 @@ def kill_a_train_worker() -> int:
     return worker.pid
 
 
+def test_what_a_restart_would_not_mend_ends_the_run_in_words(
+    corpus: str, models: dict[str, str], tmp_path: Path
+) -> None:
+    run = run_of(corpus, models["trocr"], tmp_path, 2, teacher=models["ppocr"], alpha=0.5)
+    with pytest.raises(ValueError, match="their distributions have nothing in common"):
+        fit(run, tmp_path / "out", lambda name, record, total: None)
+
+
 @pytest.mark.parametrize("num_workers", [1, 2])
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_zero_stages_give_the_same_curve(
