@@ -56,11 +56,13 @@ class Surface(Frozen):
     """Pages that are read at the end, all of them annotated."""
     students: tuple[Literal["pre-trained", "fresh"], ...] = ("pre-trained", "fresh")
     """Which of the two to train."""
+    targets: tuple[Literal["soft", "sequence", "both"], ...] = ("soft", "sequence", "both")
+    """Which ways of teaching to try."""
     batch_size: Positive = 16
     """Lines a step."""
     steps: Positive = 600
     """Optimizer steps of a pre-trained student."""
-    fresh_steps: Positive = 1200
+    fresh_steps: Positive = 800
     """Optimizer steps of a fresh one, which has everything to learn."""
     adapt_steps: Positive = 240
     """Optimizer steps of an adapted teacher, at most; three passes over the annotated lines where those are fewer."""
@@ -84,7 +86,7 @@ def cells(surface: Surface) -> Iterator[Cell]:
             if annotated:
                 yield Cell(annotated, student, "none", "-")
             for teacher in ("as it comes", "adapted") if annotated else ("as it comes",):
-                for targets in ("soft",) if complete else ("soft", "sequence", "both"):
+                for targets in ("soft",) if complete else surface.targets:
                     yield Cell(annotated, student, teacher, targets)
 
 

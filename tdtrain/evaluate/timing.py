@@ -22,6 +22,7 @@ class Timing(BaseModel):
         ms_per_line_p50: median over lines, one line at a time.
         ms_per_line_p95: 95th percentile over lines, one line at a time.
         ms_per_line_batched_p50: median over batches of a batch's time / its lines.
+        ms_per_line_batched_p95: 95th percentile over batches and repeats.
         batch_size: lines in a batch of the batched figure; smaller than asked for where there were fewer images.
         num_threads: CPU threads PyTorch was allowed within an operation.
         device: where the network ran, such as `cpu` or `cuda:0`.
@@ -32,6 +33,7 @@ class Timing(BaseModel):
     ms_per_line_p50: float
     ms_per_line_p95: float
     ms_per_line_batched_p50: float
+    ms_per_line_batched_p95: float
     num_lines: int
     batch_size: int
     num_threads: int
@@ -83,9 +85,10 @@ def time_readers(
         torch.set_num_threads(threads_before)
     return {
         name: Timing(
-            ms_per_line_p50=float(np.median(single_ms[name])),
-            ms_per_line_p95=float(np.quantile(single_ms[name], 0.95)),
-            ms_per_line_batched_p50=float(np.median(batched_ms[name])),
+            ms_per_line_p50=float(np.median(np.median(single_ms[name], axis=0))),
+            ms_per_line_p95=float(np.quantile(np.median(single_ms[name], axis=0), 0.95)),
+            ms_per_line_batched_p50=float(np.median(np.median(batched_ms[name], axis=0))),
+            ms_per_line_batched_p95=float(np.quantile(batched_ms[name], 0.95)),
             num_lines=len(images),
             batch_size=batch_size,
             num_threads=num_threads,
@@ -98,7 +101,7 @@ def time_readers(
 def _interleaved_ms(
     readers: Mapping[str, Reader], groups: Sequence[Sequence[np.ndarray]], repeats: int, batch_size: int, turn: int
 ) -> dict[str, np.ndarray]:
-    """Milliseconds a line of every group: the median over repeats, per reader. A reader's turn is `turn` groups."""
+    """Milliseconds a line, repeats x groups, per reader. A reader's turn is `turn` groups."""
     taken = {name: np.empty((repeats, len(groups))) for name in readers}
     for repeat, first in itertools.product(range(repeats), range(0, len(groups), turn)):
         for name, reader in readers.items():
@@ -106,4 +109,4 @@ def _interleaved_ms(
                 start_s = time.perf_counter()
                 read_images(reader, group, batch_size)
                 taken[name][repeat, place] = 1000 * (time.perf_counter() - start_s) / len(group)
-    return {name: np.median(values, axis=0) for name, values in taken.items()}
+    return taken

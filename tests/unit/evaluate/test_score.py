@@ -28,6 +28,7 @@ def test_scores_are_the_metrics_and_the_groups_add_up() -> None:
         ms_per_line_p50=1.5,
         ms_per_line_p95=2.5,
         ms_per_line_batched_p50=0.5,
+        ms_per_line_batched_p95=0.6,
         num_lines=4,
         batch_size=4,
         num_threads=1,

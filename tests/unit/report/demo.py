@@ -113,6 +113,7 @@ def demo_results(lines: list[Line], readings: dict[str, list[Reading]]) -> Resul
             ms_per_line_p50=ms,
             ms_per_line_p95=1.6 * ms,
             ms_per_line_batched_p50=0.6 * ms,
+            ms_per_line_batched_p95=0.7 * ms,
             num_lines=100,
             batch_size=32,
             num_threads=1,
