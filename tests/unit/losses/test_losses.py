@@ -197,3 +197,29 @@ def test_lines_that_are_not_told_have_no_hard_loss() -> None:
     _, _, hard = Objective("ctc", 1.0, 0.0)(output, Targets(targets.labels, told=told), Counts(0.0, 1.0))
     alone = [ctc(output.logits[i : i + 1], output.frames[i : i + 1], targets.labels[i : i + 1]) for i in (0, 2, 3)]
     assert hard.item() == pytest.approx(sum(loss.item() for loss in alone), rel=1e-5)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+def test_an_autoregressive_step_equals_the_reference_with_and_without_a_ctc_head(alpha: float) -> None:
+    """Label positions only, averaged over all of them; the CTC head shares the hard loss (Hori et al. 2017)."""
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(2, 4, 6, generator=generator, requires_grad=True)
+    teacher = 2 * torch.randn(2, 4, 6, generator=generator)
+    encoder = torch.randn(2, 5, 4, generator=generator, requires_grad=True)
+    labels = torch.tensor([[3, 1, 2, IGNORED], [5, 2, IGNORED, IGNORED]])
+    ctc_labels = torch.tensor([[1, 2], [3, IGNORED]])
+    places = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
+    detached = logits.detach()
+    soft = sum(reference_kl(detached[b, t][None], teacher[b, t][None], 2.0) for b, t in places) / 5
+    cross = -sum(math.log(softmax(detached[b, t], 1.0)[int(labels[b, t])]) for b, t in places)
+    paths = reference_ctc(encoder.detach()[0], [1, 2]) + reference_ctc(encoder.detach()[1], [3])
+    objective, counts = Objective("autoregressive", 2.0, alpha), Counts(5.0, 5.0)
+    targets = Targets(labels, teacher, ctc_labels=ctc_labels)
+    for output, hard in (
+        (ReaderOutput(logits), cross / 5),
+        (ReaderOutput(logits, encoder_logits=encoder), (0.5 * cross + 0.5 * paths) / 5),
+    ):
+        total, *_ = objective(output, targets, counts)
+        assert total.item() == pytest.approx(alpha * soft + (1 - alpha) * hard, rel=1e-4)
+        (gradient,) = torch.autograd.grad(total, logits, retain_graph=True)
+        assert (gradient[0, 3] == 0).all() and (gradient[1, 2:] == 0).all() and (gradient[0, :3] != 0).any()
