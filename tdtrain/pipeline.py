@@ -85,8 +85,8 @@ def distill(run: DistillRun) -> Results | None:
         from tdtrain.ray_start import connect
 
         gpus_in_cluster = connect().get("GPU", 0.0)
-    name = run.output_dir.name
-    with Tracker(run.output_dir, run.tracking_uri, run_name=name, resume=True) as tracker, Display() as display:
+    name, begun = run.output_dir.name, (run.output_dir / "run.json").exists()
+    with Tracker(run.output_dir, run.tracking_uri, run_name=name, resume=begun) as tracker, Display() as display:
         tracker.log_run(run.model_dump(mode="json"))
         job = Job(run, display, tracker, gpus_in_cluster)
         with job.stage("corpus", "pages into lines"):

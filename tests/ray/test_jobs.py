@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,8 @@ def test_the_default_job_from_drawn_pages_and_again(tmp_path: Path) -> None:
         role: scores["cer"] for role, scores in first["readers"].items()
     }
     assert again["timings_s"]["train"] >= first["timings_s"]["train"] > 1
+    runs = sqlite3.connect(tmp_path / "mlflow.db").execute("select status from runs").fetchall()
+    assert runs == [("FINISHED",)]
     refused = run(*command, "--seed", "1", ok=False)
     assert "holds another run, with optimisation.seed=0" in refused and "Traceback" not in refused
 
