@@ -20,6 +20,7 @@ from tdtrain.data.manifest import Manifest, check_learnable, check_measurable, l
 from tdtrain.data.prepare import prepare
 from tdtrain.data.rows import content_id
 from tdtrain.data.storage import open_folder
+from tdtrain.data.training_set import left_out_words
 from tdtrain.evaluate.test_split import evaluate
 from tdtrain.models.load import load_reader
 from tdtrain.models.students import alphabet, build_student
@@ -217,8 +218,7 @@ def train(job: Job, manifest: Manifest, labels: str, teacher: str, before: str) 
     folders = {role: job.output / role for role in planned}
     for one in planned.values():  # all before any, so that none is refused after the other was trained
         job.left_out[one.run.name] = one.left_out
-        aside = "".join(f"; {count:,} left out: {reason}" for reason, count in sorted(one.left_out.items()))
-        job.display.say(f"  {one.run.name}: {one.plan.num_lines:,} lines an epoch{aside}")
+        job.display.say(f"  {one.run.name}: {one.plan.num_lines:,} lines an epoch{left_out_words(one.left_out)}")
     fits = [partial(fit, one.run, folders[role], job.watch, one) for role, one in planned.items()]
     if job.on_ray:
         side_by_side(fits)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from tdtrain.data.batches import SELECTED, Recipe, load_window, open_table, select
@@ -38,14 +38,16 @@ def training_set(lines: str, labels: str | None, recipe: Recipe, batch_size: int
         texts, reasons = select(open_table(path, SELECTED), told, recipe)
         left_out.update(reasons)
         shards.append(Shard(path, label_path, sum(text is not None for text in texts)))
-    usable = sum(shard.num_usable for shard in shards)
-    if usable < batch_size:
-        aside = "".join(f"; {count:,} lines left out: {reason}" for reason, count in sorted(left_out.items()))
-        raise ValueError(
-            f"optimisation.batch_size={batch_size} is more than the {usable} lines there are to learn from{aside}; use "
-            "a smaller batch_size, annotate more pages or lower min_confidence"
-        )
-    return TrainingSet(Plan(tuple(shards), batch_size, recipe.seed, recipe.parts), dict(left_out))
+    try:
+        plan = Plan(tuple(shards), batch_size, recipe.seed, recipe.parts)
+    except ValueError as error:
+        raise ValueError(f"{error}{left_out_words(left_out)}") from None
+    return TrainingSet(plan, dict(left_out))
+
+
+def left_out_words(left_out: Mapping[str, int]) -> str:
+    """How many lines are not learnt from and why, to be added to a sentence; empty where there are none."""
+    return "".join(f"; {count:,} left out: {reason}" for reason, count in sorted(left_out.items()))
 
 
 def stream(plan: Plan, recipe: Recipe, first_step: int, last_step: int) -> Iterator[dict]:

@@ -49,18 +49,6 @@ class LiveTeacher:
         self._ids = character_map(reader.codec, student.codec).to(device)
         self._checked = False
 
-    @classmethod
-    def load(
-        cls,
-        name: str,
-        student: Reader,
-        device: torch.device,
-        precision: Precision = "auto",
-        shard: Shard | None = None,
-    ) -> LiveTeacher:
-        """The teacher of a folder or name."""
-        return cls(load_reader(name), student, device, precision, shard)
-
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Tensor:
         """Logits B,T,V over the student's vocabulary; -inf for characters the teacher does not know."""

@@ -88,8 +88,8 @@ def work(job: Job, context: Context) -> State:
     with context.resume() as folder:
         state = State() if folder is None else checkpoint.read(folder, engine)
     shard = shard_frozen if run.compute.shard_teacher else None
-    precision = run.optimisation.precision
-    teacher = LiveTeacher.load(run.teacher, reader, context.device, precision, shard) if run.teacher else None
+    precision, device = run.optimisation.precision, context.device
+    teacher = LiveTeacher(load_reader(run.teacher), reader, device, precision, shard) if run.teacher else None
     return train(
         state,
         Schedule(

@@ -71,6 +71,12 @@ def losses(run: TrainRun, output: Path) -> list[float]:
     return seen
 
 
+def test_too_few_lines_are_refused_with_why_the_others_are_left_out(corpus: str, student: str, tmp_path: Path) -> None:
+    reason = r"batch_size=64 is more than the \d+ lines .*; \d+ left out: nobody says what it reads"
+    with pytest.raises(ValueError, match=reason):
+        plan_job(run_of(corpus, student, tmp_path, batch_size=64))
+
+
 def test_distilling_lowers_both_losses(corpus: str, fresh: str, labels: str, tmp_path: Path) -> None:
     records: list[loop.Record] = []
     run = run_of(
