@@ -96,13 +96,31 @@ class Teaching(Frozen):
     min_confidence: Share = 0.9
     """Lines that the teacher reads with less confidence are not learnt from."""
     teacher_signal: Literal["auto", "stored", "live"] = "auto"
-    """stored: one pass over the corpus before training. live: a forward pass every step. auto: stored for CTC."""
+    """stored: one pass over the corpus, whose result is kept. live: a forward pass every step. auto: stored."""
     adapt_teacher: bool = True
     """Fine-tune the teacher on the annotated pages before it teaches."""
     adapt_epochs: float = Field(default=2, gt=0)
     """Passes over the annotated lines when the teacher is adapted."""
     adapt_learning_rate: float = Field(default=5e-5, gt=0)
     """Peak learning rate when the teacher is adapted."""
+
+
+class TeacherCache(WithPlaces):
+    """What is kept of a stored teacher, and who asks it."""
+
+    teacher_cache: str | None = None
+    """Folder (or s3://) of caches, to be shared between runs. Left out: labels/ in output_dir."""
+    cache_as: Literal["top_k", "samples", "hidden"] = "top_k"
+    """top_k: the likeliest tokens a position, and the mass of the others. samples: draws, unbiased (Random Sampling KD,
+    arXiv 2503.16870). hidden: hidden states: exact, and of use at any temperature. CTC frames: top_k."""
+    cache_k: Positive | None = None
+    """Tokens kept or drawn a position. Left out: 32, of CTC frames 8."""
+    teacher_views: int = Field(default=0, ge=0)
+    """0: the teacher sees each line as it is. v: v augmented pictures of it, and the student sees the same ones."""
+    teacher_actors: Positive | None = None
+    """Teachers that label side by side. Left out: one a worker, at least two without GPUs."""
+    teacher_gpus: float | None = Field(default=None, ge=0)
+    """GPUs each of them reserves. Left out: as many as a worker."""
 
 
 class Compute(Frozen):
@@ -169,6 +187,7 @@ class DistillRun(WithPlaces):
     corpus: Corpus = Corpus()
     optimisation: Optimisation = Optimisation()
     teaching: Teaching = Teaching()
+    cache: TeacherCache = TeacherCache()
     compute: Compute = Compute()
 
     @model_validator(mode="after")
@@ -184,9 +203,14 @@ class DistillRun(WithPlaces):
                 f"storage_path={self.storage_path} needs Ray Train, but num_workers=0 trains in this process; "
                 "give a local folder or num_workers=1"
             )
-        if self.compute.shard_teacher and self.teaching.teacher_signal == "stored":
+        if self.compute.shard_teacher and self.teaching.teacher_signal != "live":
             raise ValueError(
-                "shard_teacher=True is for a live teacher, but teacher_signal=stored; leave one of them out"
+                f"shard_teacher=True is for a live teacher, but teacher_signal={self.teaching.teacher_signal}; "
+                "say --teacher_signal live, or leave it out"
+            )
+        if self.cache.teacher_views and not self.corpus.augment:
+            raise ValueError(
+                f"teacher_views={self.cache.teacher_views} are augmented pictures, but augment=False; leave one out"
             )
         if self.corpus.dataset_path is None and not self.corpus.annotated_pages and self.control:
             raise ValueError(

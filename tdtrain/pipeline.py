@@ -23,12 +23,14 @@ from tdtrain.data.storage import open_folder
 from tdtrain.data.training_set import left_out_words
 from tdtrain.evaluate.test_split import evaluate
 from tdtrain.models.load import load_reader
+from tdtrain.models.reader import Kind
 from tdtrain.models.students import alphabet, build_student
+from tdtrain.precision import Precision
 from tdtrain.report.finish import report_distillation
 from tdtrain.report.results import Results
 from tdtrain.report.tracking import Tracker
+from tdtrain.teachers.cache import DEFAULT_K, Keep, confident
 from tdtrain.teachers.label_pass import label, plan_labels
-from tdtrain.teachers.labels import confident
 from tdtrain.train.launch import fit, plan_job, side_by_side
 from tdtrain.train.progress import Display
 from tdtrain.train.state import Record
@@ -50,6 +52,8 @@ class Job:
         self.on_ray = run.compute.num_workers > 0
         least = 1 if self.compute.gpus else 2  # one GPU serves one reader
         self.actors = max(least, run.compute.num_workers) if self.on_ray else 0
+        self.teachers = run.cache.teacher_actors or self.actors if self.on_ray else 0
+        self.teacher_gpus = self.compute.gpus if run.cache.teacher_gpus is None else run.cache.teacher_gpus
         self.corpus = ""
         self.left_out: dict[str, dict[str, int]] = {}
         self._timings = self.output / "timings.json"
@@ -94,8 +98,8 @@ def distill(run: DistillRun) -> Results | None:
             manifest = pack_corpus(job)
         teacher = adapt_teacher(job, manifest)
         with job.stage("label", "the teacher reads every training line"):
-            labelling = plan_labels(teacher, manifest.root, str(job.output / "labels"), run.optimisation.precision)
-            label(labelling, job.actors, display.counting("label", "lines"), job.compute.gpus)
+            labelling = plan_labels(teacher, manifest.root, *kept(job, load_reader(teacher).kind))
+            label(labelling, job.teachers, display.counting("label", "lines"), job.teacher_gpus)
         before = start_of_student(job, manifest, labelling.folder)
         with job.stage("train", "the student" + (", and its control without the teacher" if run.control else "")):
             models = train(job, manifest, labelling.folder, teacher, before)
@@ -170,6 +174,16 @@ def storage(job: Job) -> str:
     return f"{job.run.storage_path or job.output / 'checkpoints'}/{content}"
 
 
+def kept(job: Job, kind: Kind) -> tuple[str, Precision, Keep]:
+    """Where the teacher's cache lies, how it is computed, and what it holds."""
+    cache, teaching = job.run.cache, job.run.teaching
+    temperature = teaching.temperature if kind == "autoregressive" else 1.0
+    keep = Keep(
+        kept=cache.cache_as, k=cache.cache_k or DEFAULT_K[kind], temperature=temperature, views=cache.teacher_views
+    )
+    return cache.teacher_cache or str(job.output / "labels"), job.run.optimisation.precision, keep
+
+
 def start_of_student(job: Job, manifest: Manifest, labels: str) -> str:
     """The folder of the student before training."""
     folder, teaching = job.output / "student_before", job.run.teaching
@@ -190,16 +204,13 @@ def train(job: Job, manifest: Manifest, labels: str, teacher: str, before: str) 
     """The student and its control, side by side where Ray has room for both. Returns all models by role."""
     run, teaching = job.run, job.run.teaching
     soft = teaching.targets != "sequence" and teaching.alpha > 0
-    live = teaching.teacher_signal == "live" or (
-        teaching.teacher_signal == "auto" and load_reader(before).kind == "autoregressive"
-    )
     student = TrainRun(
         name="student",
         model=before,
         lines=manifest.root,
         corpus=manifest.fingerprint,
         labels=labels,
-        teacher=teacher if live and soft else None,
+        teacher=teacher if soft and teaching.teacher_signal == "live" else None,
         storage=storage(job),
         temperature=teaching.temperature,
         alpha=teaching.alpha if soft else 0.0,

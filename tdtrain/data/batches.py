@@ -17,11 +17,14 @@ import pyarrow.parquet as pq
 
 from tdtrain.data.augment import augment
 from tdtrain.data.plan import Window, cut
+from tdtrain.data.soft import Memory, soft_arrays
 from tdtrain.data.storage import locate
 from tdtrain.models.reader import IGNORED, Codec, Kind, Pixels
 
 SELECTED = ["id", "width", "height", "text"]
 LEARNT = Literal["soft", "sequence", "both"]
+VIEW_SEED = 0
+"""Of the augmented views that a stored teacher saw: one for all runs, so that they can share a cache."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Recipe:
     """How lines become tensors for one student. Picklable, and holds no weights.
 
     Attributes:
-        to_student: of each token of a stored teacher, the student's id, -1 where it has none; None: no stored teacher.
+        memory: how a stored teacher's rows are read; None: there is none.
         targets: see `Teaching.targets`; whether a teacher's reading is a text to learn.
         parts: micro batches a step is cut into (workers x accumulation).
         augment_seed: None: pictures stay as they are.
@@ -42,7 +45,7 @@ class Recipe:
     min_confidence: float
     parts: int
     seed: int
-    to_student: np.ndarray | None = None
+    memory: Memory | None = None
     augment_seed: int | None = None
     ctc_codec: Codec | None = None
     ctc_columns: int = 0
@@ -92,8 +95,7 @@ def load_window(window: Window, recipe: Recipe, first_step: int, last_step: int)
     """The micro batches of a window, in order, from `first_step` up to `last_step`, `recipe.parts` a step.
 
     Yields: what `Pixels.collate` gives; `frames` int64 B; `labels` int64 B,L; `told` bool B; `ids` str B;
-    `step` int64; and from a stored teacher `taught`
-    bool B, `soft_ids` int64 B,T,K with `soft_logprobs` float32 B,T,K.
+    `step` int64; and what a stored teacher says, see `soft_arrays`.
     """
     lines, labels, chosen = _read(window, recipe)
     kept = [i for i, choice in enumerate(chosen) if choice is not None]
@@ -125,8 +127,9 @@ def _read(window: Window, recipe: Recipe) -> tuple[pa.Table, dict[str, dict], li
         labels = open_table(shard.labels) if shard.labels else None
         chosen += select(lines, labels, recipe)[0]
         tables.append(lines)
-        if labels is not None and recipe.to_student is not None:
-            told.update({row["id"]: row for row in labels.to_pylist()})
+        if labels is not None and recipe.memory is not None:
+            view = window.epoch % max(1, recipe.memory.views)
+            told.update({row["id"]: row for row in labels.to_pylist() if row["view"] == view})
     return pa.concat_tables(tables), told, chosen
 
 
@@ -143,7 +146,9 @@ def _micro_batch(
     ids = lines["id"].to_pylist()
     images = [decode(raw) for raw in lines["image"].to_pylist()]
     if recipe.augment_seed is not None:
-        images = [augment(im, row, epoch, recipe.augment_seed) for im, row in zip(images, ids, strict=True)]
+        views = recipe.memory.views if recipe.memory else 0
+        of = (epoch % views, VIEW_SEED) if views else (epoch, recipe.augment_seed)
+        images = [augment(image, row, *of) for image, row in zip(images, ids, strict=True)]
     batch = recipe.pixels.collate([recipe.pixels.resize(image) for image in images])
     batch["frames"] = recipe.pixels.frames(batch["widths"])
     batch["labels"] = recipe.codec.encode(texts)
@@ -151,8 +156,9 @@ def _micro_batch(
     batch["ids"] = np.asarray(ids)
     if recipe.ctc_codec is not None:
         batch["ctc_labels"] = _ctc_labels(recipe.ctc_codec, recipe.ctc_columns, texts)
-    if recipe.to_student is not None:
-        batch |= candidates([labels.get(row) for row in ids], batch["frames"], recipe.to_student)
+    if recipe.memory is not None:
+        positions = batch["frames"] if recipe.kind == "ctc" else (batch["labels"] != IGNORED).sum(1)
+        batch |= soft_arrays([labels.get(row) for row in ids], positions, recipe.memory)
     return batch
 
 
@@ -161,28 +167,6 @@ def _ctc_labels(codec: Codec, columns: int, texts: Sequence[str]) -> np.ndarray:
     spelt = [text if codec.fits(text, columns) and not codec.unknown(text) else "" for text in texts]
     labels = codec.encode(spelt)
     return labels if labels.shape[1] else np.full((len(texts), 1), IGNORED, np.int64)
-
-
-def candidates(rows: Sequence[dict | None], frames: np.ndarray, to_student: np.ndarray) -> dict[str, np.ndarray]:
-    """A stored teacher's frames, over the student's vocabulary: -inf where the student has no such character."""
-    strides = {int(f) for row, f in zip(rows, frames, strict=True) if row is not None and row["num_frames"] != f}
-    if strides:
-        raise ValueError(
-            "teacher and student cut a line into different numbers of frames, so their frames cannot be compared; "
-            "use --targets sequence"
-        )
-    k = max((row["k"] for row in rows if row is not None), default=1)
-    ids = np.zeros((len(rows), int(frames.max()), k), np.int64)
-    logprobs = np.full(ids.shape, -np.inf, np.float32)
-    for i, row in enumerate(rows):
-        if row is not None:
-            theirs = np.frombuffer(row["frame_ids"], np.uint16).reshape(-1, row["k"])
-            mapped = to_student[theirs]
-            values = np.frombuffer(row["frame_logprobs"], np.float16).reshape(-1, row["k"]).astype(np.float32)
-            ids[i, : frames[i], : row["k"]] = np.maximum(mapped, 0)
-            logprobs[i, : frames[i], : row["k"]] = np.where(mapped >= 0, values, -np.inf)
-    taught = np.asarray([row is not None for row in rows])
-    return {"soft_ids": ids, "soft_logprobs": logprobs, "taught": taught}
 
 
 def decode(raw: bytes) -> np.ndarray:

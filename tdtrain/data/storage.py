@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,12 +34,13 @@ class Folder:
             return stream.read()
 
     def write(self, name: str, content: bytes) -> None:
-        """Writes a file whole or not at all: under another name first, then moved."""
+        """Writes a file whole or not at all: under a name that nobody else has, then moved."""
         target = self.path(name)
+        partial = f"{target}.{uuid.uuid4().hex}.tmp"
         self.filesystem.create_dir(target.rsplit("/", 1)[0], recursive=True)
-        with self.filesystem.open_output_stream(target + ".tmp") as stream:
+        with self.filesystem.open_output_stream(partial) as stream:
             stream.write(content)
-        self.filesystem.move(target + ".tmp", target)
+        self.filesystem.move(partial, target)
 
     def exists(self, name: str) -> bool:
         return self.filesystem.get_file_info(self.path(name)).type == fs.FileType.File

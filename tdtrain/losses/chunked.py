@@ -9,7 +9,6 @@ Shapes: N positions, D width of the student, E width of the teacher, V vocabular
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -17,46 +16,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tdtrain.losses.divergence import Divergence, divergence
+from tdtrain.losses.signal import Candidates, HeadOf
 from tdtrain.models.reader import IGNORED
 
 CHUNK = 128
 """Positions at a time. On a CPU 64 to 256 are alike; below, the weight is read from memory too often."""
-
-
-@dataclass(frozen=True)
-class HeadOf:
-    """A teacher as hidden states and the head that makes them logits: exact, at any temperature.
-
-    `weight` V,E holds the rows of the student's tokens, in its order.
-    """
-
-    hidden: Tensor
-    weight: Tensor
-    bias: Tensor | None = None
-
-    def at(self, chosen: Tensor | slice) -> HeadOf:
-        """The teacher at some positions."""
-        return HeadOf(self.hidden[chosen], self.weight, self.bias)
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """A stored teacher: per position K tokens in the student's vocabulary, with log-probabilities (-inf: not used).
-
-    Attributes:
-        tail: log-probability of all other tokens together, a class of its own; None: they are not taught.
-        softened: the log-probabilities are those of the softened distribution already; else they are softened here.
-    """
-
-    ids: Tensor
-    logprobs: Tensor
-    tail: Tensor | None = None
-    softened: bool = False
-
-    def at(self, chosen: Tensor | slice) -> Candidates:
-        """The teacher at some positions."""
-        tail = None if self.tail is None else self.tail[chosen]
-        return Candidates(self.ids[chosen], self.logprobs[chosen], tail, self.softened)
 
 
 Teacher: TypeAlias = HeadOf | Candidates
@@ -68,28 +32,35 @@ def distillation_loss(
     bias: Float[Tensor, " V"] | None,
     labels: Int[Tensor, " N"],
     teacher: Teacher | None,
-    soft_weight: Float[Tensor, " N"],
-    hard_weight: Float[Tensor, " N"],
+    soft_share: Float[Tensor, " N"],
+    hard_share: Float[Tensor, " N"],
+    alpha: float,
     temperature: float = 1.0,
     mix: Divergence = Divergence(),  # noqa: B008  (frozen)
     chunk: int = CHUNK,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""]]:
-    """sum(soft_weight * T^2 * divergence(teacher, student at T)) + sum(hard_weight * cross-entropy of the labels).
+    """alpha * sum(soft_share * T^2 * divergence(teacher, student)) + (1 - alpha) * sum(hard_share * cross-entropy).
 
     Args:
         hidden: what the head sees; padding already removed. bf16 and fp16 are multiplied as such; everything behind the
             product is fp32 (float64 stays float64).
         weight: of the head, tied or not; gathered, where ZeRO-3 shards it.
-        labels: token ids; IGNORED where `hard_weight` is 0.
-        soft_weight: of each position in the soft loss, such as alpha / global number of soft positions; 0: not taught.
-        hard_weight: as that, of the hard loss.
+        labels: token ids; IGNORED where `hard_share` is 0.
+        soft_share: of each position in the soft loss, such as 1 / global number of soft positions; 0: not taught.
+        hard_share: as that, of the hard loss.
+        alpha: in [0, 1]; without a teacher it is 0.
         temperature: T > 0, of both distributions in the soft loss.
 
-    Returns: the loss, and its soft and hard part without a gradient.
+    Returns: the loss, and its two sums without a gradient.
     Source: the soft loss is Hinton et al. 2015, arXiv 1503.02531; gradients in the forward pass as in Liger Kernel
         (Hsu et al. 2024, arXiv 2410.10989, section 3.2).
     """
-    return _Chunked.apply(hidden, weight, bias, labels, teacher, soft_weight, hard_weight, temperature, mix, chunk)
+    if not alpha:
+        teacher = None
+    if teacher is None:
+        alpha = 0.0
+    shares = (soft_share, hard_share, alpha)
+    return _Chunked.apply(hidden, weight, bias, labels, teacher, *shares, temperature, mix, chunk)
 
 
 class _Chunked(torch.autograd.Function):
@@ -101,8 +72,9 @@ class _Chunked(torch.autograd.Function):
         bias: Tensor | None,
         labels: Tensor,
         teacher: Teacher | None,
-        soft_weight: Tensor,
-        hard_weight: Tensor,
+        soft_share: Tensor,
+        hard_share: Tensor,
+        alpha: float,
         temperature: float,
         mix: Divergence,
         chunk: int,
@@ -118,9 +90,8 @@ class _Chunked(torch.autograd.Function):
             here = slice(start, start + chunk)
             logits = _product(hidden[here], cast, bias, exact)
             told = None if teacher is None else teacher.at(here)
-            *losses, gradient = _of_chunk(
-                logits, labels[here], told, soft_weight[here].to(exact), hard_weight[here].to(exact), temperature, mix
-            )
+            shares = (soft_share[here].to(exact), hard_share[here].to(exact), alpha)
+            *losses, gradient = _of_chunk(logits, labels[here], told, *shares, temperature, mix)
             soft += losses[0]
             hard += losses[1]
             half = gradient.to(hidden.dtype)
@@ -136,13 +107,13 @@ class _Chunked(torch.autograd.Function):
             None if grad_bias is None or bias is None else grad_bias.to(bias.dtype),
         )
         ctx.mark_non_differentiable(soft, hard)
-        return soft + hard, soft, hard
+        return alpha * soft + (1 - alpha) * hard, soft, hard
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         scale = grads[0]
         own = [None if grad is None else grad * scale.to(grad.dtype) for grad in ctx.saved_tensors]
-        return (*own, *(None,) * 7)
+        return (*own, *(None,) * 8)
 
 
 def _product(hidden: Tensor, weight: Tensor, bias: Tensor | None, exact: torch.dtype) -> Tensor:
@@ -161,19 +132,21 @@ def _of_chunk(
     logits: Tensor,
     labels: Tensor,
     teacher: Teacher | None,
-    soft_weight: Tensor,
-    hard_weight: Tensor,
+    soft_share: Tensor,
+    hard_share: Tensor,
+    alpha: float,
     temperature: float,
     mix: Divergence,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Soft loss, hard loss and the gradient of both in the logits, which are used up."""
+    """The two sums, and the gradient of the loss in the logits, which are used up."""
     index = labels.clamp(min=0)[:, None]
-    hard_weight = hard_weight * (labels != IGNORED)
+    hard_share = hard_share * (labels != IGNORED)
     q, log_total = _softmax(logits)
-    hard = torch.dot(log_total - logits.gather(1, index)[:, 0], hard_weight)
+    hard = torch.dot(log_total - logits.gather(1, index)[:, 0], hard_share)
+    hard_weight = (1 - alpha) * hard_share
     if teacher is None:
         return torch.zeros_like(hard), hard, _minus_label(q.mul_(hard_weight[:, None]), index, hard_weight)
-    slope_weight = soft_weight * temperature
+    slope_weight = alpha * temperature * soft_share
     if temperature != 1:
         logits.div_(temperature)
         q_soft, log_total = _softmax(logits)
@@ -184,7 +157,7 @@ def _of_chunk(
     else:
         value, gradient = _sparse(logits, q_soft, log_total, teacher, slope_weight, temperature, mix)
     gradient.addcmul_(q, hard_weight[:, None])
-    return temperature**2 * torch.dot(value, soft_weight), hard, _minus_label(gradient, index, hard_weight)
+    return temperature**2 * torch.dot(value, soft_share), hard, _minus_label(gradient, index, hard_weight)
 
 
 def _softmax(logits: Tensor) -> tuple[Tensor, Tensor]:

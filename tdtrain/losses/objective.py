@@ -13,9 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tdtrain.losses.cross_entropy import cross_entropy
+from tdtrain.losses.chunked import distillation_loss
 from tdtrain.losses.ctc import ctc, real_frames
+from tdtrain.losses.divergence import Divergence
 from tdtrain.losses.kl import forward_kl, forward_kl_candidates
+from tdtrain.losses.signal import Candidates, TeacherSignal
 from tdtrain.models.reader import IGNORED, Kind, ReaderOutput
 
 CTC_HEAD_WEIGHT = 0.5
@@ -23,23 +25,15 @@ CTC_HEAD_WEIGHT = 0.5
 
 
 @dataclass(frozen=True)
-class Candidates:
-    """A stored teacher: per frame its K likeliest tokens, in the student's vocabulary (-inf: slot not used)."""
-
-    ids: Tensor
-    logprobs: Tensor
-
-
-@dataclass(frozen=True)
 class Targets:
-    """What one micro batch is compared with. `soft` is None, a live teacher's logits B,T,V, or `Candidates` B,T,K.
+    """What one micro batch is compared with.
 
     `told` B: the lines whose labels are a target of their own; None: all of them.
     `taught` B: the lines on which the teacher has a say; None: all of them.
     """
 
     labels: Tensor
-    soft: Tensor | Candidates | None = None
+    soft: TeacherSignal | None = None
     told: Tensor | None = None
     taught: Tensor | None = None
     ctc_labels: Tensor | None = None
@@ -58,11 +52,12 @@ class Counts:
 
 @dataclass(frozen=True)
 class Objective:
-    """The loss of one student kind, with its two dials."""
+    """The loss of one student kind, with its dials. `mix` is for autoregressive students; CTC has the forward KL."""
 
     kind: Kind
     temperature: float
     alpha: float
+    mix: Divergence = Divergence()  # noqa: RUF009  (frozen)
 
     def __call__(self, output: ReaderOutput, targets: Targets, counts: Counts) -> tuple[Tensor, Tensor, Tensor]:
         """This micro batch's share of the step's loss.
@@ -72,35 +67,56 @@ class Objective:
 
         Returns: total, soft and hard loss (fp32 scalars, nats a position; soft and hard before weighting).
         """
-        hard = self._hard(output, targets) / max(counts.hard, 1)
+        of_kind = self._of_frames if self.kind == "ctc" else self._of_tokens
+        return of_kind(output, targets, counts)
+
+    def _of_tokens(self, output: ReaderOutput, targets: Targets, counts: Counts) -> tuple[Tensor, Tensor, Tensor]:
+        assert output.hidden is not None and output.head is not None
+        has_head = output.encoder_logits is not None and targets.ctc_labels is not None
+        kept = targets.labels != IGNORED
+        total, soft, hard = distillation_loss(
+            output.hidden[kept],
+            output.head.weight,
+            output.head.bias,
+            targets.labels[kept],
+            None if targets.soft is None else targets.soft.at(kept),  # type: ignore[union-attr]
+            _shares(kept, targets.taught, counts.soft),
+            _shares(kept, targets.told, counts.hard) * (1 - CTC_HEAD_WEIGHT if has_head else 1.0),
+            self.alpha,
+            self.temperature,
+            self.mix,
+        )
+        if not has_head:
+            return total, soft, hard
+        assert output.encoder_logits is not None and targets.ctc_labels is not None
+        lines, columns, _ = output.encoder_logits.shape
+        frames = torch.full((lines,), columns, device=kept.device)
+        labels = hard_labels(targets.ctc_labels, targets.told)
+        head = CTC_HEAD_WEIGHT * ctc(output.encoder_logits, frames, labels) / max(counts.hard, 1)
+        alpha = 0.0 if targets.soft is None else self.alpha
+        return total + (1 - alpha) * head, soft, hard + head.detach()
+
+    def _of_frames(self, output: ReaderOutput, targets: Targets, counts: Counts) -> tuple[Tensor, Tensor, Tensor]:
+        assert output.logits is not None and output.frames is not None
+        hard = ctc(output.logits, output.frames, hard_labels(targets.labels, targets.told)) / max(counts.hard, 1)
         if self.alpha == 0 or targets.soft is None:
             return hard, torch.zeros_like(hard), hard
-        soft = self._soft(output, targets) / max(counts.soft, 1)
+        soft = self._frame_kl(output.logits, output.frames, targets) / max(counts.soft, 1)
         return self.alpha * soft + (1 - self.alpha) * hard, soft, hard
 
-    def _hard(self, output: ReaderOutput, targets: Targets) -> Tensor:
-        labels = hard_labels(targets.labels, targets.told)
-        if self.kind == "ctc":
-            assert output.frames is not None
-            return ctc(output.logits, output.frames, labels)
-        loss = cross_entropy(output.logits, labels)
-        if output.encoder_logits is None or targets.ctc_labels is None:
-            return loss
-        columns = output.encoder_logits.shape[1]
-        frames = torch.full((len(output.encoder_logits),), columns, device=loss.device)
-        head = ctc(output.encoder_logits, frames, hard_labels(targets.ctc_labels, targets.told))
-        return (1 - CTC_HEAD_WEIGHT) * loss + CTC_HEAD_WEIGHT * head
-
-    def _soft(self, output: ReaderOutput, targets: Targets) -> Tensor:
-        kept = soft_positions(self.kind, targets, output.frames, output.logits.shape[1])
+    def _frame_kl(self, logits: Tensor, frames: Tensor, targets: Targets) -> Tensor:
+        kept = real_frames(frames, logits.shape[1])
+        if targets.taught is not None:
+            kept = kept & targets.taught[:, None]
         if isinstance(targets.soft, Candidates):
             width = targets.soft.ids.shape[1]  # padding of the batch beyond the longest line is not stored
             assert not kept[:, width:].any(), "the stored teacher has fewer frames than the student"
-            kept = kept[:, :width]
-            ids, logprobs = targets.soft.ids[kept], targets.soft.logprobs[kept]
-            return forward_kl_candidates(output.logits[:, :width][kept], ids, logprobs, self.temperature)
-        assert targets.soft is not None
-        return forward_kl(output.logits[kept], targets.soft[kept], self.temperature)
+            chosen = targets.soft.at(kept[:, :width])
+            return forward_kl_candidates(
+                logits[:, :width][kept[:, :width]], chosen.ids, chosen.logprobs, self.temperature
+            )
+        assert isinstance(targets.soft, Tensor)
+        return forward_kl(logits[kept], targets.soft[kept], self.temperature)
 
 
 def hard_labels(labels: Tensor, told: Tensor | None) -> Tensor:
@@ -108,11 +124,7 @@ def hard_labels(labels: Tensor, told: Tensor | None) -> Tensor:
     return labels if told is None else labels.masked_fill(~told[:, None], IGNORED)
 
 
-def soft_positions(kind: Kind, targets: Targets, frames: Tensor | None, num_positions: int) -> Tensor:
-    """bool B,T: where the two distributions are compared."""
-    if kind == "ctc":
-        assert frames is not None
-        kept = real_frames(frames, num_positions)
-    else:
-        kept = targets.labels != IGNORED
-    return kept if targets.taught is None else kept & targets.taught[:, None]
+def _shares(kept: Tensor, chosen: Tensor | None, count: float) -> Tensor:
+    """fp32 N: 1 / count at the kept positions B,T of chosen lines, else 0."""
+    share = torch.full(kept.shape, 1 / max(count, 1), device=kept.device)
+    return (share if chosen is None else share * chosen[:, None])[kept]

@@ -113,14 +113,20 @@ class ReaderOutput:
     """What a forward pass gives, before any softmax.
 
     Attributes:
-        logits: float B,T,V. CTC: a frame each; autoregressive: position t predicts label t.
+        logits: float B,T,V. CTC: a frame each; autoregressive: position t predicts label t. None where `hidden` and
+            `head` are there instead, for those who don't need all logits at once.
         frames: int64 B, how many frames of each line are real (CTC only).
         encoder_logits: float B,S,V of the optional CTC head on an autoregressive model's encoder.
+        hidden, head: float B,T,D, and the linear layer that makes them logits (autoregressive only).
+        encoder_hidden: float B,S,D, the encoder's patches (autoregressive only).
     """
 
-    logits: Tensor
+    logits: Tensor | None
     frames: Tensor | None = None
     encoder_logits: Tensor | None = None
+    hidden: Tensor | None = None
+    head: nn.Linear | None = None
+    encoder_hidden: Tensor | None = None
 
 
 @contextlib.contextmanager

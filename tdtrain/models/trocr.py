@@ -60,13 +60,28 @@ class TrOCRModule(nn.Module):
         Returns: logits B,T,V, position t for label t (do not shift again), and encoder_logits B,S,V_ctc with a CTC
             head, every column of which is real.
         """
+        output = self.hidden_states(pixel_values, labels, widths)
+        assert output.hidden is not None
+        output.logits = self.head(output.hidden)
+        return output
+
+    @property
+    def head(self) -> nn.Linear:
+        """From the decoder's hidden states to logits; its weight may be the embedding's."""
+        return self.model.decoder.output_projection
+
+    def hidden_states(
+        self, pixel_values: Tensor, labels: Tensor | None = None, widths: Tensor | None = None
+    ) -> ReaderOutput:
+        """As `forward`, but for the logits: `hidden` B,T,D with `head`, and the encoder's patches B,S,D."""
         inputs = self.decoder_inputs(labels, len(pixel_values), pixel_values.device)
-        output = self.model(pixel_values=pixel_values, decoder_input_ids=inputs, use_cache=False)
-        if self.ctc_head is None:
-            return ReaderOutput(output.logits)
-        return ReaderOutput(
-            output.logits, encoder_logits=self.ctc_head(self._columns(output.encoder_last_hidden_state))
-        )
+        seen = self.model.encoder(pixel_values=pixel_values).last_hidden_state
+        told = self.model.enc_to_dec_proj(seen) if hasattr(self.model, "enc_to_dec_proj") else seen
+        decoder = self.model.decoder.model.decoder
+        hidden = decoder(input_ids=inputs, encoder_hidden_states=told, use_cache=False).last_hidden_state
+        patches = self._patches(seen)
+        by_column = None if self.ctc_head is None else self.ctc_head(self._columns(patches))
+        return ReaderOutput(None, None, by_column, hidden, self.head, patches)
 
     def decoder_inputs(self, labels: Tensor | None, num_lines: int, device: torch.device) -> Tensor:
         """Labels B,T -> what the decoder sees before each: the start token, then labels 0..T-2, pads where ignored."""
@@ -75,10 +90,11 @@ class TrOCRModule(nn.Module):
             return start
         return torch.cat([start, labels[:, :-1].masked_fill(labels[:, :-1] == IGNORED, self.pad_id)], dim=1)
 
-    def _columns(self, hidden: Tensor) -> Tensor:
-        num_patches = self.num_rows * self.num_columns
+    def _patches(self, hidden: Tensor) -> Tensor:
         # ViT has one token before the patches, DeiT two.
-        patches = hidden[:, hidden.shape[1] - num_patches :]
+        return hidden[:, hidden.shape[1] - self.num_rows * self.num_columns :]
+
+    def _columns(self, patches: Tensor) -> Tensor:
         return patches.unflatten(1, (self.num_rows, self.num_columns)).mean(dim=1)
 
 

@@ -1,6 +1,7 @@
 """One pass of a teacher over the training lines, with Ray Data, each shard written the moment it is done.
 
-A pass that is interrupted goes on with the shards that are missing; a finished one is found by its fingerprint.
+A pass that is interrupted goes on with the shards that are missing; a finished one is found by its fingerprint. Two
+passes may share a folder: a shard is written whole, and the same by both.
 """
 
 from __future__ import annotations
@@ -9,45 +10,75 @@ import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from safetensors.torch import save
 
-from tdtrain.data.batches import decode, open_table
+from tdtrain.data.batches import open_table
 from tdtrain.data.manifest import load_manifest
 from tdtrain.data.rows import content_id
 from tdtrain.data.storage import absolute, open_folder
-from tdtrain.models.ctc_decode import path_readings
 from tdtrain.models.load import load_reader
-from tdtrain.models.reader import Reader
-from tdtrain.precision import Precision, autocast
-from tdtrain.teachers.labels import CANDIDATES, LABEL_SCHEMA, LabelManifest
+from tdtrain.models.trocr import TrOCRReader
+from tdtrain.precision import Precision
+from tdtrain.teachers.cache import (
+    DEFAULT_K,
+    HEAD,
+    MANIFEST,
+    SPEC,
+    Keep,
+    LabelManifest,
+    Spec,
+    name_of,
+)
+from tdtrain.teachers.label_lines import label_lines
 
-VERSION = "1"
-BATCH_LINES = 16
+VERSION = "2"
 
 
 @dataclass(frozen=True)
 class LabelJob:
-    """A pass: the teacher, the packed corpus, the folder to write to, and what the result is known by."""
+    """A pass: the teacher, the packed corpus, the folder to write to, and what the result is of."""
 
     teacher: str
     lines: str
     folder: str
     fingerprint: str
-    precision: Precision
+    spec: Spec
 
 
-def plan_labels(teacher: str, lines: str, root: str, precision: Precision = "auto") -> LabelJob:
-    """The pass of a teacher over a corpus; its folder is named by all that changes its outcome."""
+def plan_labels(
+    teacher: str, lines: str, root: str, precision: Precision = "auto", keep: Keep | None = None
+) -> LabelJob:
+    """The pass of a teacher over a corpus; its folder is named by all that changes its outcome.
+
+    Args:
+        keep: what is kept of its distributions; None: the k likeliest tokens, see DEFAULT_K.
+
+    Raises: ValueError where a CTC teacher's frames shall be kept as anything else.
+    """
     reader = load_reader(teacher)
+    keep = keep or Keep(k=DEFAULT_K[reader.kind])
+    if keep.kept == "hidden" or keep.k >= len(reader.codec.tokens):  # the whole distribution, to be softened at will
+        keep = keep.model_copy(update={"temperature": 1.0})
+    if reader.kind == "ctc" and (keep.kept != "top_k" or keep.temperature != 1):
+        raise ValueError(
+            f"cache_as={keep.kept} is for teachers that write token by token, and {teacher} is a CTC reader, whose "
+            "frames are kept as top_k at any temperature; leave it out"
+        )
     lines, root = absolute(lines), absolute(root)
-    weights = save({name: value.contiguous().clone() for name, value in reader.module.state_dict().items()})
-    parts = (weights, "\0".join(reader.codec.tokens), repr(reader.pixels), str(CANDIDATES), precision, VERSION)
-    fingerprint = content_id(*parts, load_manifest(lines).fingerprint)
-    return LabelJob(teacher, lines, f"{root}/{fingerprint}", fingerprint, precision)
+    weights = {name: value.contiguous().clone() for name, value in reader.module.state_dict().items()}
+    spec = Spec(
+        teacher_weights=content_id(save(weights)),
+        teacher_inputs=content_id("\0".join(reader.codec.tokens), repr(reader.pixels)),
+        lines=load_manifest(lines).fingerprint,
+        kind=reader.kind,
+        keep=keep,
+        precision=precision,
+        version=VERSION,
+    )
+    fingerprint = content_id(spec.model_dump_json())
+    return LabelJob(teacher, lines, f"{root}/{fingerprint}", fingerprint, spec)
 
 
 def label(job: LabelJob, actors: int, progress: Callable[[int, int], None], gpus: float = 0) -> LabelManifest:
@@ -59,29 +90,41 @@ def label(job: LabelJob, actors: int, progress: Callable[[int, int], None], gpus
         gpus: that each of them reserves.
     """
     folder = open_folder(job.folder)
-    if folder.exists("labels.json"):
-        return LabelManifest.model_validate_json(folder.read("labels.json"))
+    if folder.exists(MANIFEST):
+        return LabelManifest.model_validate_json(folder.read(MANIFEST))
+    reader = load_reader(job.teacher)
+    folder.write(SPEC, job.spec.model_dump_json(indent=2).encode())
+    if isinstance(reader, TrOCRReader) and job.spec.keep.kept == "hidden":
+        head = reader.module.head
+        kept = {"weight": head.weight} | ({} if head.bias is None else {"bias": head.bias})
+        folder.write(HEAD, save({name: value.detach().contiguous() for name, value in kept.items()}))
     shards = load_manifest(job.lines).shards_of("train")
     total = sum(shard.num_rows for shard in shards)
-    missing = [shard.path for shard in shards if not folder.exists(_name(shard.path))]
+    missing = [shard.path for shard in shards if not folder.exists(name_of(shard.path))]
     done = total - sum(shard.num_rows for shard in shards if shard.path in missing)
     for num_rows in _run(job, missing, actors, gpus):
         done += num_rows
         progress(done, total)
-    reader = load_reader(job.teacher)
     manifest = LabelManifest(
         fingerprint=job.fingerprint,
         teacher=job.teacher,
-        lines=load_manifest(job.lines).fingerprint,
+        spec=job.spec,
         tokens=reader.codec.tokens,
         num_lines=total,
+        bytes_per_position=_bytes_per_position(job, [shard.path for shard in shards]),
     )
-    folder.write("labels.json", manifest.model_dump_json().encode())
+    folder.write(MANIFEST, manifest.model_dump_json().encode())
     return manifest
 
 
-def _name(shard: str) -> str:
-    return shard.rsplit("/", 1)[-1]
+def _bytes_per_position(job: LabelJob, shards: list[str]) -> float:
+    positions = size = 0
+    kept = ["ids", "logprobs", "tail", "label_logprobs", "hidden"]
+    for shard in shards:
+        table = open_table(f"{job.folder}/{name_of(shard)}", ["num_positions", *kept])
+        positions += sum(table["num_positions"].to_pylist())
+        size += sum(len(value) for name in kept for value in table[name].to_pylist() if value is not None)
+    return round(size / max(positions, 1), 2)
 
 
 def _run(job: LabelJob, shards: list[str], actors: int, gpus: float) -> Iterator[int]:
@@ -112,60 +155,13 @@ class Labeller:
         self._reader.module.to(device)
 
     def __call__(self, row: dict[str, str]) -> dict[str, int]:
-        """Labels one shard and writes it whole."""
-        lines = open_table(f"{load_manifest(self._job.lines).root}/{row['shard']}", ["id", "image"])
-        table = label_lines(self._reader, lines["id"].to_pylist(), lines["image"].to_pylist(), self._job.precision)
-        buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd")
-        open_folder(self._job.folder).write(_name(row["shard"]), buffer.getvalue())
+        """Labels one shard and writes it whole; leaves it where another pass was quicker."""
+        job, folder = self._job, open_folder(self._job.folder)
+        lines = open_table(f"{load_manifest(job.lines).root}/{row['shard']}", ["id", "image", "text"])
+        if not folder.exists(name_of(row["shard"])):
+            ids, images, texts = (lines[name].to_pylist() for name in ("id", "image", "text"))
+            table = label_lines(self._reader, ids, images, texts, job.spec.keep, job.spec.precision)
+            buffer = io.BytesIO()
+            pq.write_table(table, buffer, compression="zstd")
+            folder.write(name_of(row["shard"]), buffer.getvalue())
         return {"num_rows": len(lines)}
-
-
-@torch.inference_mode()
-def label_lines(reader: Reader, ids: list[str], images: list[bytes], precision: Precision = "auto") -> pa.Table:
-    """Labels of some lines, in their order, in LABEL_SCHEMA."""
-    resized = [reader.pixels.resize(decode(image)) for image in images]
-    order = sorted(range(len(ids)), key=lambda i: resized[i].shape[1])
-    rows: list[dict | None] = [None] * len(ids)
-    device = next(reader.module.parameters()).device
-    reader.module.eval()
-    for start in range(0, len(order), BATCH_LINES):
-        chosen = order[start : start + BATCH_LINES]
-        arrays = reader.pixels.collate([resized[i] for i in chosen])
-        batch = {key: torch.from_numpy(value).to(device) for key, value in arrays.items()}
-        with autocast(precision, device.type):
-            labelled = _label_batch(reader, batch)
-        for i, row in zip(chosen, labelled, strict=True):
-            rows[i] = {"id": ids[i], **row}
-    return pa.Table.from_pylist(rows, schema=LABEL_SCHEMA)
-
-
-def _label_batch(reader: Reader, batch: dict[str, torch.Tensor]) -> list[dict]:
-    if reader.kind == "autoregressive":
-        nothing = {"k": 0, "num_frames": 0, "frame_ids": None, "frame_logprobs": None}
-        return [{"text": r.text, "confidence": r.confidence, **nothing} for r in reader.read(batch)]
-    pixels = reader.pixels.normalize(batch["pixels"], batch["widths"], torch.float32)
-    output = reader.module(pixels, widths=batch["widths"])
-    ids, values = (torch.stack(parts) for parts in zip(*map(_likeliest, output.logits), strict=True))
-    readings = path_readings(ids[..., 0], values[..., 0], output.frames, reader.codec.tokens)
-    rows = []
-    for i, reading in enumerate(readings):
-        frames = int(output.frames[i])
-        rows.append(
-            {
-                "text": reading.text,
-                "confidence": reading.confidence,
-                "k": CANDIDATES,
-                "num_frames": frames,
-                "frame_ids": ids[i, :frames].cpu().numpy().astype(np.uint16).tobytes(),
-                "frame_logprobs": values[i, :frames].cpu().numpy().astype(np.float16).tobytes(),
-            }
-        )
-    return rows
-
-
-def _likeliest(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of one line's frames: the likeliest ids, best first, and their log-probabilities, each T,CANDIDATES."""
-    logits = logits.float()
-    values, ids = logits.topk(CANDIDATES, dim=-1)
-    return ids, values - logits.logsumexp(-1, keepdim=True)

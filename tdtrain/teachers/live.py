@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tdtrain.losses.cross_entropy import cross_entropy
+from tdtrain.losses.signal import HeadOf, TeacherSignal
 from tdtrain.models.ctc_decode import character_map
 from tdtrain.models.load import load_reader
 from tdtrain.models.reader import Reader
+from tdtrain.models.trocr import TrOCRModule
 from tdtrain.precision import Precision, use_bf16
 
 Batch = dict[str, Tensor]
@@ -20,7 +23,7 @@ TOLERANCE = 0.05
 
 
 class LiveTeacher:
-    """Gives the teacher's logits over the student's vocabulary for every batch."""
+    """Says what the teacher makes of every batch, over the student's vocabulary."""
 
     def __init__(
         self,
@@ -42,6 +45,10 @@ class LiveTeacher:
         self._reader = reader
         self._dtype = torch.bfloat16 if device.type == "cuda" and use_bf16(precision, "cuda") else torch.float32
         self._module = reader.module.to(device=device, dtype=self._dtype).eval().requires_grad_(False)
+        self._head: tuple[Tensor, Tensor | None] | None = None
+        if isinstance(self._module, TrOCRModule):  # before it is sharded: every worker needs all of it
+            head = self._module.head
+            self._head = head.weight.clone(), None if head.bias is None else head.bias.clone()
         self._sharded = shard is not None
         if shard is not None:
             self._module = shard(self._module)
@@ -50,10 +57,16 @@ class LiveTeacher:
         self._checked = False
 
     @torch.no_grad()
-    def __call__(self, batch: Batch) -> Tensor:
-        """Logits B,T,V over the student's vocabulary; -inf for characters the teacher does not know."""
+    def __call__(self, batch: Batch) -> TeacherSignal:
+        """What it says over the student's vocabulary: hidden states with their head, or a CTC teacher's logits B,T,V,
+        -inf for characters it does not know."""
         if not self._checked:
             self._check(batch)
+        if self._head is not None:
+            pixels = self._reader.pixels.normalize(batch["pixels"], batch["widths"], self._dtype)
+            hidden = cast(TrOCRModule, self._module).hidden_states(pixels, labels=batch["labels"]).hidden
+            assert hidden is not None
+            return HeadOf(hidden, *self._head)
         logits = self._logits(batch)
         if self._same:
             return logits
@@ -88,7 +101,7 @@ class LiveTeacher:
 def _loss(reader: Reader, batch: Batch, logits: Tensor) -> float:
     """Nats a label, of labels in the student's ids where vocabularies agree; else of the teacher's own best path."""
     if reader.kind == "autoregressive":
-        return float(cross_entropy(logits, batch["labels"])) / max(int((batch["labels"] >= 0).sum()), 1)
+        return float(F.cross_entropy(logits.float().flatten(0, 1), batch["labels"].flatten()))
     frames = batch["frames"]
     best = logits.float().log_softmax(-1).amax(-1)
     real = torch.arange(best.shape[1], device=best.device) < frames[:, None]

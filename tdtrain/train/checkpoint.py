@@ -17,12 +17,13 @@ from pathlib import Path
 from tdtrain.config import TrainRun
 from tdtrain.models.reader import Reader
 from tdtrain.train.engine import Engine
+from tdtrain.train.learner import of_student
 from tdtrain.train.state import State
 
 
 def write(folder: Path, run: TrainRun, state: State, reader: Reader, engine: Engine, rank: int) -> None:
     """Writes this worker's part of a checkpoint. Every worker must call."""
-    weights = engine.weights()
+    weights = of_student(engine.weights())
     (folder / "engine").mkdir(parents=True, exist_ok=True)
     engine.save(folder / "engine")
     if rank == 0:

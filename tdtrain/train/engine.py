@@ -26,7 +26,7 @@ class Engine(Protocol):
     """A student under training."""
 
     module: nn.Module
-    """Call it for a forward pass that trains."""
+    """Call it for a forward pass that trains; see `tdtrain.train.learner.Learner`."""
 
     def accumulate(self, last: bool) -> AbstractContextManager[None]:
         """Around the forward and backward pass of one micro batch; `last` says that the step follows."""

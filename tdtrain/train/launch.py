@@ -13,7 +13,7 @@ from tdtrain.data.manifest import annotated_lines, load_manifest
 from tdtrain.data.rows import Split
 from tdtrain.data.training_set import training_set
 from tdtrain.models.load import load_reader
-from tdtrain.teachers.labels import token_map
+from tdtrain.teachers.cache import memory_of
 from tdtrain.train.checkpoint import progress
 from tdtrain.train.in_process import fit_here
 from tdtrain.train.state import State
@@ -54,7 +54,7 @@ def plan_job(run: TrainRun) -> Job:
         min_confidence=run.min_confidence,
         parts=accumulation * max(run.compute.num_workers, 1),
         seed=run.optimisation.seed,
-        to_student=token_map(run.labels, reader.codec) if stored and run.labels else None,
+        memory=memory_of(run.labels, reader.codec, run.temperature) if stored and run.labels else None,
         augment_seed=run.optimisation.seed if run.augment else None,
         ctc_codec=getattr(reader, "ctc_codec", None),
         ctc_columns=getattr(reader.module, "num_columns", 0),

@@ -16,13 +16,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tdtrain.losses.ctc import real_frames
-from tdtrain.losses.objective import Candidates, Counts, Objective, Targets, hard_labels
-from tdtrain.models.reader import IGNORED, Reader
+from tdtrain.losses.objective import Counts, Objective, hard_labels
+from tdtrain.losses.signal import TeacherSignal
+from tdtrain.models.reader import IGNORED
 from tdtrain.train.engine import Engine
 from tdtrain.train.state import Record, State
 
 Batch = dict[str, Tensor]
-TeacherLogits = Callable[[Batch], Tensor]
+Teacher = Callable[[Batch], TeacherSignal]
 
 
 class Diverged(RuntimeError):
@@ -48,11 +49,10 @@ class Schedule:
 def train(
     state: State,
     schedule: Schedule,
-    reader: Reader,
     engine: Engine,
     objective: Objective,
     batches: Iterator[tuple[Batch, list[str]]],
-    teacher: TeacherLogits | None,
+    teacher: Teacher | None,
     evaluate: Callable[[], tuple[float | None, float | None]],
     track: Callable[[Record], None],
     checkpoint: Callable[[State], None],
@@ -62,7 +62,7 @@ def train(
     Args:
         state: where to start from; step 0, or what a checkpoint held.
         batches: micro batches with the ids of their lines, `schedule.micro_batches` a step, from `state.step` on.
-        teacher: a live teacher; None where there is none or it is stored in the batches.
+        teacher: live or stored; None where there is none.
         evaluate: validation CER and training CER of the weights as they are, None where there is nothing to read.
         track: told of every step.
         checkpoint: told to save, at every evaluation.
@@ -74,7 +74,7 @@ def train(
         micro = list(itertools.islice(batches, schedule.micro_batches))
         learning_rate = schedule.learning_rate(state.step)
         torch.manual_seed(schedule.seed + state.step)
-        losses, grad_norm = _step(micro, reader, engine, objective, teacher, learning_rate, state.step)
+        losses, grad_norm = _step(micro, engine, objective, teacher, learning_rate, state.step)
         state.step += 1
         record = Record(
             step=state.step,
@@ -102,10 +102,9 @@ def _patience_spent(state: State, schedule: Schedule) -> bool:
 
 def _step(
     micro: list[tuple[Batch, list[str]]],
-    reader: Reader,
     engine: Engine,
     objective: Objective,
-    teacher: TeacherLogits | None,
+    teacher: Teacher | None,
     learning_rate: float,
     step: int,
 ) -> tuple[Tensor, float]:
@@ -114,12 +113,8 @@ def _step(
     sums = torch.zeros(4, dtype=torch.float64)
     for index, (batch, _) in enumerate(micro):
         with engine.accumulate(last=index == len(micro) - 1):
-            dtype = next(reader.module.parameters()).dtype
-            pixels = reader.pixels.normalize(batch["pixels"], batch["widths"], dtype)
-            output = engine.module(pixels, labels=batch["labels"], widths=batch["widths"])
-            soft = teacher(batch) if teacher is not None and objective.alpha else _stored(batch)
-            targets = Targets(batch["labels"], soft, batch.get("told"), batch.get("taught"), batch.get("ctc_labels"))
-            total, soft_loss, hard_loss = objective(output, targets, counts)
+            soft = teacher(batch) if teacher is not None and objective.alpha else None
+            total, soft_loss, hard_loss = engine.module(batch, soft, counts)
             engine.backward(total)
         parts = torch.stack([total.detach(), soft_loss.detach(), hard_loss.detach()]).double().cpu()
         sums += torch.cat([parts, torch.tensor([float(len(batch["widths"]))], dtype=torch.float64)])
@@ -132,21 +127,17 @@ def _step(
     return sums, grad_norm
 
 
-def count(objective: Objective, batch: Batch, live: bool) -> Counts:
+def count(objective: Objective, batch: Batch, taught: bool) -> Counts:
     """The positions of one micro batch that the losses are averaged over; see `Counts`."""
     labels = batch["labels"]
     hard = float((hard_labels(labels, batch.get("told")) != IGNORED).sum())
-    if not objective.alpha or not (live or "soft_ids" in batch):
+    if not objective.alpha or not taught:
         return Counts(0.0, hard)
-    taught = batch.get("taught", torch.ones(len(labels), dtype=torch.bool, device=labels.device))[:, None]
+    lines = batch.get("taught", torch.ones(len(labels), dtype=torch.bool, device=labels.device))[:, None]
     if objective.kind == "autoregressive":
-        return Counts(float(((labels != IGNORED) & taught).sum()), hard)
+        return Counts(float(((labels != IGNORED) & lines).sum()), hard)
     frames = batch["frames"]
-    return Counts(float((real_frames(frames, int(frames.max())) & taught).sum()), hard)
-
-
-def _stored(batch: Batch) -> Candidates | None:
-    return Candidates(batch["soft_ids"], batch["soft_logprobs"]) if "soft_ids" in batch else None
+    return Counts(float((real_frames(frames, int(frames.max())) & lines).sum()), hard)
 
 
 def _global_counts(parts: list[Counts], batch: Batch) -> Counts:

@@ -21,9 +21,11 @@ from tdtrain.models.load import load_reader
 from tdtrain.models.reader import Reader, read_images
 from tdtrain.precision import Precision, autocast
 from tdtrain.teachers.live import LiveTeacher
+from tdtrain.teachers.stored import StoredTeacher
 from tdtrain.train import checkpoint
 from tdtrain.train.engine import Engine, build_engine, schedule, shard_frozen
-from tdtrain.train.loop import Batch, Schedule, train
+from tdtrain.train.learner import Learner, of_student
+from tdtrain.train.loop import Batch, Schedule, Teacher, train
 from tdtrain.train.state import Record, State
 
 Watch = Callable[[str, Record, int], None]
@@ -84,12 +86,17 @@ def work(job: Job, context: Context) -> State:
     reader = load_reader(run.model)
     reader.module.to(context.device).train()
     accumulation = micro_batches(run.optimisation, run.compute)
-    engine = build_engine(reader.module, run.optimisation, run.compute, accumulation)
+    objective = Objective(reader.kind, run.temperature, run.alpha)
+    engine = build_engine(Learner(reader, objective), run.optimisation, run.compute, accumulation)
     with context.resume() as folder:
         state = State() if folder is None else checkpoint.read(folder, engine)
     shard = shard_frozen if run.compute.shard_teacher else None
     precision, device = run.optimisation.precision, context.device
-    teacher = LiveTeacher(load_reader(run.teacher), reader, device, precision, shard) if run.teacher else None
+    teacher: Teacher | None = None
+    if run.teacher:
+        teacher = LiveTeacher(load_reader(run.teacher), reader, device, precision, shard)
+    elif job.recipe.memory is not None and run.labels:
+        teacher = StoredTeacher(run.labels, reader, run.temperature, device)
     return train(
         state,
         Schedule(
@@ -101,9 +108,8 @@ def work(job: Job, context: Context) -> State:
             seed=(run.optimisation.seed * 1000 + context.rank) * 10_000_019,
             patience=run.optimisation.patience,
         ),
-        reader,
         engine,
-        Objective(reader.kind, run.temperature, run.alpha),
+        objective,
         _to_device(context.batches(state.step), context.device, state.step),
         teacher,
         evaluate=lambda: (
@@ -152,7 +158,7 @@ def _whole(reader: Reader, engine: Engine, context: Context) -> Iterator[Reader]
     if not any(hasattr(p, "ds_id") for p in reader.module.parameters()):
         yield reader
         return
-    weights = engine.weights()
+    weights = of_student(engine.weights())
     copy = load_reader(reader.name)
     copy.module.load_state_dict(weights)
     copy.module.to(context.device)

@@ -12,11 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tdtrain.losses.chunked import Candidates, HeadOf, Teacher, distillation_loss
+from tdtrain.losses.chunked import Teacher, distillation_loss
 from tdtrain.losses.divergence import LEAST, Divergence
+from tdtrain.losses.signal import Candidates, HeadOf
 from tdtrain.models.reader import IGNORED
 
 N, D, V, E, K = 7, 3, 6, 4, 3
+ALPHA = 0.3
 MIXES = {
     "forward": Divergence(),
     "reverse": Divergence(0.0, reverse_kl=1.0),
@@ -59,7 +61,9 @@ class Case:
 
     def loss(self, teacher: Teacher | None, temperature: float, mix: Divergence, chunk: int = 3) -> Tensor:
         weights = (self.hidden, self.weight, self.bias)
-        return distillation_loss(*weights, self.labels, teacher, self.soft, self.hard, temperature, mix, chunk)[0]
+        return distillation_loss(*weights, self.labels, teacher, self.soft, self.hard, ALPHA, temperature, mix, chunk)[
+            0
+        ]
 
 
 def classes(case: Case, teacher: Teacher, temperature: float, mix: Divergence) -> tuple[Tensor, Tensor]:
@@ -84,6 +88,7 @@ def reference(case: Case, teacher: Teacher | None, temperature: float, mix: Dive
     total = (F.cross_entropy(logits, case.labels, reduction="none", ignore_index=IGNORED) * case.hard).sum()
     if teacher is None:
         return total
+    total = (1 - ALPHA) * total
     p, q = classes(case, teacher, temperature, mix)
 
     def kl(a: Tensor, b: Tensor) -> Tensor:
@@ -94,7 +99,7 @@ def reference(case: Case, teacher: Teacher | None, temperature: float, mix: Dive
     soft = soft + mix.skew_reverse_kl * kl(q, mix.skew * q + (1 - mix.skew) * p)
     middle = mix.beta * p + (1 - mix.beta) * q
     soft = soft + mix.jsd * (mix.beta * kl(p, middle) + (1 - mix.beta) * kl(q, middle))
-    return total + temperature**2 * (soft * case.soft).sum()
+    return total + ALPHA * temperature**2 * (soft * case.soft).sum()
 
 
 @pytest.mark.parametrize(("name", "temperature"), itertools.product(MIXES, [1.0, 3.0]))
@@ -124,7 +129,7 @@ def test_it_is_zero_at_equality(name: str) -> None:
     teacher = HeadOf(case.hidden.detach(), case.weight.detach(), case.bias.detach())
     none, ones = torch.zeros(N, dtype=torch.float64), torch.ones(N, dtype=torch.float64)
     loss, *_ = distillation_loss(
-        case.hidden, case.weight, case.bias, case.labels, teacher, ones, none, 2.0, MIXES[name], 2
+        case.hidden, case.weight, case.bias, case.labels, teacher, ones, none, 0.5, 2.0, MIXES[name], 2
     )
     assert loss.item() == pytest.approx(0, abs=1e-12)
     assert torch.autograd.grad(loss, case.hidden)[0].abs().max() < 1e-12
@@ -142,7 +147,7 @@ def test_the_chunk_s_size_changes_nothing() -> None:
 def test_no_position_at_all_is_no_loss() -> None:
     case = Case()
     empty = (case.hidden[:0], case.weight, case.bias, case.labels[:0], case.head.at(slice(0)), case.soft[:0])
-    loss, *_ = distillation_loss(*empty, case.hard[:0])
+    loss, *_ = distillation_loss(*empty, case.hard[:0], ALPHA)
     loss.backward()
     assert loss.item() == 0 and case.weight.grad.abs().max() == 0
 
@@ -151,14 +156,14 @@ def test_soft_and_hard_parts_add_up_and_an_untaught_line_breaks_nothing() -> Non
     case = Case()
     teacher = case.teachers(1.0)["candidates"]
     teacher.logprobs[3] = -torch.inf
-    arguments = (case.hidden, case.weight, case.bias, case.labels, teacher, case.soft, case.hard)
+    arguments = (case.hidden, case.weight, case.bias, case.labels, teacher, case.soft, case.hard, ALPHA)
     total, soft, hard = distillation_loss(*arguments)
-    assert total.item() == pytest.approx(soft.item() + hard.item()) and not soft.requires_grad
+    assert total.item() == pytest.approx(ALPHA * soft.item() + (1 - ALPHA) * hard.item()) and not soft.requires_grad
     (2 * total).backward()
     assert torch.isfinite(case.hidden.grad).all()
     without = case.soft.clone()
     without[3] = 0
-    assert distillation_loss(*arguments[:5], without, case.hard)[0].item() == pytest.approx(total.item())
+    assert distillation_loss(*arguments[:5], without, case.hard, ALPHA)[0].item() == pytest.approx(total.item())
 
 
 def test_bf16_is_multiplied_in_bf16_and_added_up_in_fp32() -> None:
@@ -170,7 +175,7 @@ def test_bf16_is_multiplied_in_bf16_and_added_up_in_fp32() -> None:
     def run(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         low = [x.to(dtype).requires_grad_() for x in (hidden, weight)]
         target = HeadOf(teacher.to(dtype), their_weight.to(dtype))
-        loss, *_ = distillation_loss(*low, None, labels, target, ones, ones)
+        loss, *_ = distillation_loss(*low, None, labels, target, ones, ones, ALPHA)
         loss.backward()
         return loss.detach(), low[0].grad, low[1].grad
 
@@ -184,7 +189,7 @@ def test_bf16_is_multiplied_in_bf16_and_added_up_in_fp32() -> None:
 def test_fp32_weights_meet_bf16_hidden_states_as_under_autocast() -> None:
     hidden, weight = torch.randn(5, 8, requires_grad=True), torch.randn(11, 8, requires_grad=True)
     labels, ones = torch.randint(0, 11, (5,)), torch.ones(5)
-    loss, *_ = distillation_loss(hidden.bfloat16(), weight, None, labels, None, ones, ones)
+    loss, *_ = distillation_loss(hidden.bfloat16(), weight, None, labels, None, ones, ones, ALPHA)
     loss.backward()
     with torch.autocast("cpu", torch.bfloat16):
         logits = F.linear(hidden, weight)
@@ -194,7 +199,9 @@ def test_fp32_weights_meet_bf16_hidden_states_as_under_autocast() -> None:
 
 def test_a_frozen_head_gets_no_gradient() -> None:
     case = Case()
-    loss, *_ = distillation_loss(case.hidden, case.weight.detach(), None, case.labels, case.head, case.soft, case.hard)
+    loss, *_ = distillation_loss(
+        case.hidden, case.weight.detach(), None, case.labels, case.head, case.soft, case.hard, ALPHA
+    )
     torch.testing.assert_close(loss, loss)
     loss.backward()
     assert case.hidden.grad is not None and case.weight.grad is None
@@ -213,7 +220,7 @@ class TinyModel(nn.Module):
     def forward(self, ids: Tensor, teacher: Teacher, weights: Tensor) -> Tensor:
         hidden = checkpoint(lambda i: self.layer(self.embed(i)).tanh(), ids, use_reentrant=False)
         unchecked = inspect.unwrap(distillation_loss)  # beartype cannot be compiled
-        return unchecked(hidden, self.head.weight, None, ids, teacher, weights, weights, chunk=2)[0]
+        return unchecked(hidden, self.head.weight, None, ids, teacher, weights, weights, ALPHA, chunk=2)[0]
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -224,7 +231,8 @@ def test_tied_heads_compilation_and_activation_checkpointing(tied: bool, way: st
     logits = model.head(model.layer(model.embed(ids)).tanh())
     log_q, log_p = logits.log_softmax(-1), (teacher.hidden @ teacher.weight.T).log_softmax(-1)
     soft = (log_p.exp() * (log_p - log_q)).sum(-1)
-    whole = (weights * (soft + F.cross_entropy(logits, ids, reduction="none"))).sum()
+    hard = F.cross_entropy(logits, ids, reduction="none")
+    whole = (weights * (ALPHA * soft + (1 - ALPHA) * hard)).sum()
     expected = torch.autograd.grad(whole, list(model.parameters()))
     call = torch.compile(model, backend="aot_eager") if way == "compiled" else model
     if way == "checkpointed":

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from tdtrain.losses.cross_entropy import cross_entropy
 from tdtrain.losses.ctc import ctc, frames_needed
 from tdtrain.losses.kl import forward_kl, forward_kl_candidates
-from tdtrain.losses.objective import Candidates, Counts, Objective, Targets
+from tdtrain.losses.objective import Counts, Objective, Targets
+from tdtrain.losses.signal import Candidates, HeadOf
 from tdtrain.models.reader import IGNORED, ReaderOutput
 
 
@@ -87,19 +87,6 @@ def test_a_position_without_any_candidate_is_left_out() -> None:
     loss.backward()
     assert torch.isfinite(loss) and torch.isfinite(student.grad).all()
     assert (student.grad[1] == 0).all() and (student.grad[0] != 0).any()
-
-
-def test_cross_entropy_counts_label_positions_only() -> None:
-    logits = torch.randn(2, 4, 6, requires_grad=True)
-    labels = torch.tensor([[3, 1, 2, IGNORED], [5, 2, IGNORED, IGNORED]])
-    expected = -sum(
-        math.log(softmax(logits[b, t].detach(), 1.0)[int(labels[b, t])])
-        for b, t in [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
-    )
-    loss = cross_entropy(logits, labels)
-    loss.backward()
-    assert loss.item() == pytest.approx(expected, rel=1e-5)
-    assert (logits.grad[1, 2:] == 0).all()
 
 
 def reference_ctc(logits: Tensor, label: list[int]) -> float:
@@ -214,12 +201,15 @@ def test_an_autoregressive_step_equals_the_reference_with_and_without_a_ctc_head
     cross = -sum(math.log(softmax(detached[b, t], 1.0)[int(labels[b, t])]) for b, t in places)
     paths = reference_ctc(encoder.detach()[0], [1, 2]) + reference_ctc(encoder.detach()[1], [3])
     objective, counts = Objective("autoregressive", 2.0, alpha), Counts(5.0, 5.0)
-    targets = Targets(labels, teacher, ctc_labels=ctc_labels)
-    for output, hard in (
-        (ReaderOutput(logits), cross / 5),
-        (ReaderOutput(logits, encoder_logits=encoder), (0.5 * cross + 0.5 * paths) / 5),
-    ):
-        total, *_ = objective(output, targets, counts)
+    targets = Targets(labels, HeadOf(teacher, torch.eye(6)), ctc_labels=ctc_labels)
+    head = torch.nn.Linear(6, 6, bias=False)
+    torch.nn.init.eye_(head.weight)
+    for encoder_logits, hard in ((None, cross / 5), (encoder, (0.5 * cross + 0.5 * paths) / 5)):
+        total, of_teacher, of_labels = objective(
+            ReaderOutput(None, None, encoder_logits, logits, head), targets, counts
+        )
+        assert of_labels.item() == pytest.approx(hard, rel=1e-4)
+        assert of_teacher.item() == pytest.approx(soft if alpha else 0.0, rel=1e-4)
         assert total.item() == pytest.approx(alpha * soft + (1 - alpha) * hard, rel=1e-4)
         (gradient,) = torch.autograd.grad(total, logits, retain_graph=True)
         assert (gradient[0, 3] == 0).all() and (gradient[1, 2:] == 0).all() and (gradient[0, :3] != 0).any()

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from tdtrain.data.batches import candidates
 from tdtrain.data.rows import content_id
+from tdtrain.data.soft import Memory, soft_arrays
 from tdtrain.models.load import load_reader
 from tdtrain.models.ppocr import load_ppocr
 from tdtrain.models.ppocr_student import fresh_ppocr, trim_alphabet
 from tdtrain.models.reader import Reader
-from tdtrain.teachers.label_pass import label_lines, plan_labels
-from tdtrain.teachers.labels import CANDIDATES
+from tdtrain.teachers.cache import DEFAULT_K, Keep
+from tdtrain.teachers.label_lines import label_lines
+from tdtrain.teachers.label_pass import plan_labels
 from tdtrain.teachers.live import LiveTeacher, check_pair
 from tests.corpora import packed_lines
 from tests.models_small import draw_line, small_trocr
@@ -75,17 +76,17 @@ def test_stored_candidates_are_the_teacher_s_own_frames() -> None:
     import cv2
 
     pictures = [cv2.imencode(".png", draw_line(text))[1].tobytes() for text in ("8:05", "10:15 mathe", "7")]
-    rows = label_lines(teacher, ["a", "b", "c"], pictures).to_pylist()
+    rows = label_lines(teacher, ["a", "b", "c"], pictures, [None] * 3, Keep(k=DEFAULT_K["ctc"])).to_pylist()
     assert [row["id"] for row in rows] == ["a", "b", "c"] and rows[1]["text"] == "10:15 mathe"
     own = {token: i for i, token in enumerate(student.codec.tokens)}
     to_student = np.asarray([own.get(token, -1) for token in teacher.codec.tokens])
-    frames = np.asarray([row["num_frames"] for row in rows])
-    batch = candidates(rows, frames, to_student)
-    assert batch["soft_ids"].shape == (3, frames.max(), CANDIDATES) and batch["taught"].all()
+    frames = np.asarray([row["num_positions"] for row in rows])
+    batch = soft_arrays(rows, frames, Memory(to_student))
+    assert batch["soft_ids"].shape == (3, frames.max(), DEFAULT_K["ctc"]) and batch["taught"].all()
     mass = np.exp(batch["soft_logprobs"]).sum(-1)
     assert (mass[1] > 0.95).mean() > 0.9 and (mass <= 1.01).all()
-    with pytest.raises(ValueError, match="different numbers of frames"):
-        candidates(rows, frames + 1, to_student)
+    with pytest.raises(ValueError, match="different numbers of positions"):
+        soft_arrays(rows, frames + 1, Memory(to_student))
 
 
 def test_labels_are_known_by_all_that_changes_them(tmp_path: Path) -> None:

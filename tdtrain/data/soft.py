@@ -1,0 +1,70 @@
+"""A stored teacher's rows as the arrays of a micro batch.
+
+Shapes: B lines, T frames or label positions, K kept tokens, D width of the teacher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Memory:
+    """How a cache's bytes are read for one student. Picklable, and holds no weights.
+
+    Attributes:
+        to_student: of each of the teacher's tokens, the student's id, -1 where it has none.
+        ids_bytes: bytes of a stored id.
+        views: see `tdtrain.teachers.cache.Keep`.
+    """
+
+    to_student: np.ndarray
+    ids_bytes: int = 2
+    views: int = 0
+
+
+def soft_arrays(rows: Sequence[dict | None], positions: np.ndarray, memory: Memory) -> dict[str, np.ndarray]:
+    """What a stored teacher says about a micro batch, over the student's vocabulary.
+
+    Args:
+        rows: of each line, None where the teacher was not asked.
+        positions: int64 B, how many frames or labels each line has for the student.
+
+    Returns: `taught` bool B; and either `soft_hidden` float32 B,T,D or `soft_ids` int64 B,T,K with `soft_logprobs`
+        float32 B,T,K (-inf: a slot not used, or a token that the student does not have) and, of tokens, `soft_tail`
+        float32 B,T.
+    Raises: ValueError where teacher and student cut a line into different numbers of positions.
+    """
+    known = [(i, row) for i, row in enumerate(rows) if row is not None and row["num_positions"]]
+    if any(row["num_positions"] != positions[i] for i, row in known):
+        raise ValueError(
+            "teacher and student cut a line into different numbers of positions, so these cannot be compared; "
+            "use --targets sequence"
+        )
+    taught = np.zeros(len(rows), bool)
+    taught[[i for i, _ in known]] = True
+    shape = (len(rows), int(positions.max()))
+    if any(row["hidden"] is not None for _, row in known):
+        width = next(len(row["hidden"]) // 2 // row["num_positions"] for _, row in known)
+        hidden = np.zeros((*shape, width), np.float32)
+        for i, row in known:
+            hidden[i, : positions[i]] = np.frombuffer(row["hidden"], np.float16).reshape(-1, width)
+        return {"taught": taught, "soft_hidden": hidden}
+    k = max((row["k"] for _, row in known), default=1)
+    ids, logprobs = np.zeros((*shape, k), np.int64), np.full((*shape, k), -np.inf, np.float32)
+    tail = np.full(shape, -np.inf, np.float32)
+    has_tail = False
+    for i, row in known:
+        here = (i, slice(positions[i]))
+        theirs = np.frombuffer(row["ids"], f"u{memory.ids_bytes}").reshape(-1, row["k"])
+        mapped = memory.to_student[theirs]
+        values = np.frombuffer(row["logprobs"], np.float16).reshape(theirs.shape).astype(np.float32)
+        ids[here][:, : row["k"]] = np.maximum(mapped, 0)
+        logprobs[here][:, : row["k"]] = np.where(mapped >= 0, values, -np.inf)
+        if row["tail"] is not None:
+            has_tail = True
+            tail[here] = np.frombuffer(row["tail"], np.float16)
+    return {"taught": taught, "soft_ids": ids, "soft_logprobs": logprobs} | ({"soft_tail": tail} if has_tail else {})

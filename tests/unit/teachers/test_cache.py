@@ -1,0 +1,201 @@
+"""A stored autoregressive teacher: it says what the live one says, takes its temperature seriously, and survives."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from tdtrain.config import Compute, Optimisation, TrainRun
+from tdtrain.data import pack
+from tdtrain.data.augment import augment
+from tdtrain.data.batches import VIEW_SEED
+from tdtrain.data.manifest import load_manifest, read_lines
+from tdtrain.data.storage import open_folder
+from tdtrain.models.trocr import load_trocr
+from tdtrain.teachers.cache import Keep, differences, load_labels
+from tdtrain.teachers.label_pass import label, plan_labels
+from tdtrain.teachers.positions import _drawn, _kept
+from tdtrain.train.launch import fit, plan_job
+from tests.corpora import packed_lines
+from tests.models_small import small_trocr_folder
+
+EVERYTHING = 10**6
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return packed_lines(tmp_path_factory.mktemp("corpus"), num=96)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    root = tmp_path_factory.mktemp("models")
+    teacher = small_trocr_folder(root / "teacher", "large", seed=5)
+    sharpen(teacher)
+    return str(teacher), str(small_trocr_folder(root / "student", "base", dropout=0.0))
+
+
+def sharpen(folder: Path) -> None:
+    """A fresh head is all but uniform, whatever the picture, and nothing could be told by its likeliest tokens."""
+    reader = load_trocr(str(folder))
+    with torch.no_grad():
+        reader.module.head.weight.mul_(20)
+        for name, weight in reader.module.named_parameters():
+            if "encoder_attn" in name and "weight" in name and "norm" not in name:
+                weight.mul_(10)
+    reader.save(folder)
+
+
+def labelled(teacher: str, corpus: str, root: Path, **keep: object) -> str:
+    job = plan_labels(teacher, corpus, str(root), "fp32", Keep(**keep))
+    label(job, 0, lambda done, total: None)
+    return job.folder
+
+
+def curve(corpus: str, models: tuple[str, str], root: Path, **changes: object) -> list[float]:
+    run = TrainRun(
+        name="student",
+        model=models[1],
+        lines=corpus,
+        storage=str(root),
+        alpha=0.7,
+        **{"augment": False, "temperature": 2.0, **changes},
+        optimisation=Optimisation(epochs=2, batch_size=16, learning_rate=1e-3, evaluations=1, precision="fp32"),
+        compute=Compute(num_workers=0),
+    )
+    seen: list[float] = []
+    fit(run, root / "out", lambda name, record, total: seen.append(record.loss))
+    return seen
+
+
+def test_whole_distributions_and_hidden_states_give_the_live_teacher_s_curve(
+    corpus: str, models: tuple[str, str], tmp_path: Path
+) -> None:
+    live = curve(corpus, models, tmp_path / "live", teacher=models[0])
+    for name, keep in {"all": {"k": EVERYTHING}, "hidden": {"k": 1, "kept": "hidden"}}.items():
+        labels = labelled(models[0], corpus, tmp_path / name, temperature=3.0, **keep)
+        stored = curve(corpus, models, tmp_path / f"run-{name}", labels=labels)
+        assert stored == pytest.approx(live, rel=1e-3)  # kept in sixteen bits
+    few = labelled(models[0], corpus, tmp_path / "few", k=4, temperature=2.0)
+    assert curve(corpus, models, tmp_path / "run-few", labels=few) != pytest.approx(live, rel=1e-3)
+
+
+def test_a_few_tokens_serve_the_temperature_they_were_kept_at(
+    corpus: str, models: tuple[str, str], tmp_path: Path
+) -> None:
+    labels = labelled(models[0], corpus, tmp_path, k=4, temperature=2.0)
+    run = TrainRun(name="student", model=models[1], lines=corpus, labels=labels, storage=str(tmp_path), alpha=0.5)
+    with pytest.raises(ValueError, match=r"temperature=5\.0, but the teacher's cache .* at temperature 2\.0"):
+        plan_job(run.model_copy(update={"temperature": 5.0}))
+    plan_job(run.model_copy(update={"temperature": 2.0}))
+
+
+def test_the_bytes_are_the_teacher_s_distribution(corpus: str, models: tuple[str, str], tmp_path: Path) -> None:
+    folder = labelled(models[0], corpus, tmp_path, k=8)
+    manifest = load_labels(folder)
+    assert manifest.bytes_per_position == 8 * (2 + 2) + 2 + 4
+    teacher = load_trocr(models[0])
+    lines = {line.id: line for line in read_lines(load_manifest(corpus), "train")}
+    row = pq.read_table(next(Path(folder).glob("*.parquet"))).to_pylist()[0]
+    from tdtrain.data.batches import decode
+
+    batch = teacher.pixels.collate([teacher.pixels.resize(decode(lines[row["id"]].image))])
+    pixels = teacher.pixels.normalize(*(torch.from_numpy(batch[key]) for key in ("pixels", "widths")), torch.float32)
+    labels = torch.from_numpy(teacher.codec.encode([lines[row["id"]].text]))
+    with torch.no_grad():
+        log_p = teacher.module(pixels, labels=labels).logits[0].log_softmax(-1)
+    ids = np.frombuffer(row["ids"], np.uint16).reshape(-1, 8)
+    values, tail = np.frombuffer(row["logprobs"], np.float16).reshape(-1, 8), np.frombuffer(row["tail"], np.float16)
+    assert row["num_positions"] == labels.shape[1] == len(ids)
+    np.testing.assert_allclose(values, log_p.gather(1, torch.from_numpy(ids.astype(np.int64))), rtol=2e-3, atol=1e-3)
+    np.testing.assert_allclose(np.exp(values.astype(float)).sum(1) + np.exp(tail.astype(float)), 1, atol=5e-3)
+    told = np.frombuffer(row["label_logprobs"], np.float32)
+    np.testing.assert_allclose(told, log_p.gather(1, labels[0, :, None])[:, 0], rtol=1e-4, atol=1e-4)
+
+
+def test_draws_are_unbiased_and_the_likeliest_alone_are_not() -> None:
+    """Random Sampling KD (arXiv 2503.16870): the mean over many draws is the distribution itself."""
+    log_p = (2 * torch.randn(3, 40)).log_softmax(-1)
+    mean = torch.zeros(3, 40)
+    for seed in range(400):
+        ids, values, tail = _drawn(log_p, 12, str(seed))
+        assert torch.isinf(tail).all()
+        mean.scatter_add_(1, ids, values.exp() / 400)
+    torch.testing.assert_close(mean, log_p.exp(), atol=0.02, rtol=0)
+    again = _drawn(log_p, 12, "0")
+    assert all(torch.equal(a, b) for a, b in zip(_drawn(log_p, 12, "0"), again, strict=True))
+    values, tail = _kept(log_p, Keep(k=5), "")[1:]
+    torch.testing.assert_close(values.exp().sum(-1) + tail.exp(), torch.ones(3))
+
+
+def test_with_views_teacher_and_student_see_the_same_picture(corpus: str, tmp_path: Path) -> None:
+    """The student of a cache of views starts, as its own teacher, at a soft loss of zero; without views it does not."""
+    itself = str(small_trocr_folder(tmp_path / "itself", dropout=0.0))
+    sharpen(Path(itself))
+    soft = {}
+    for views in (2, 0):
+        labels = labelled(itself, corpus, tmp_path / str(views), k=EVERYTHING, views=views)
+        run = TrainRun(
+            name="student", model=itself, lines=corpus, labels=labels, storage=str(tmp_path / f"run-{views}"),
+            alpha=1.0, optimisation=Optimisation(precision="fp32", learning_rate=1e-12, epochs=2.0),
+            compute=Compute(num_workers=0),
+        )  # fmt: skip
+        records: list = []
+        fit(run, tmp_path / f"out-{views}", lambda name, record, total, seen=records: seen.append(record))
+        soft[views] = [record.loss_soft for record in records]
+    assert max(soft[2]) < 1e-4 < 1e-2 < min(soft[0])
+    picture = np.full((32, 90, 3), 200, np.uint8)
+    assert not np.array_equal(augment(picture, "a", 0, VIEW_SEED), augment(picture, "a", 1, VIEW_SEED))
+
+
+def test_a_cache_of_another_kind_is_named(corpus: str, models: tuple[str, str], tmp_path: Path) -> None:
+    labelled(models[0], corpus, tmp_path, k=8)
+    job = plan_labels(models[0], corpus, str(tmp_path), "fp32", Keep(k=4))
+    (other,) = differences(open_folder(tmp_path), job.spec)
+    assert "'k': 8" in other and "teacher_weights" not in other
+
+
+PASS = """
+import sys
+from tdtrain.teachers.cache import Keep
+from tdtrain.teachers.label_pass import label, plan_labels
+label(plan_labels(sys.argv[1], sys.argv[2], sys.argv[3], "fp32", Keep(k=8)), 0, lambda done, total: None)
+"""
+
+
+def digest(folder: Path) -> dict[str, str]:
+    files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".tmp"]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_killed_at_ten_random_moments_the_cache_is_the_same_bit_by_bit(
+    models: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGKILL, ten times; then two passes that share the folder finish it."""
+    monkeypatch.setattr(pack, "PAGES_PER_SHARD", {"lines": 8})
+    corpus = packed_lines(tmp_path, num=320)
+    labelled(models[0], corpus, tmp_path / "whole", k=8)
+    command = [sys.executable, "-c", PASS, models[0], corpus, str(tmp_path / "killed")]
+    started = time.perf_counter()
+    subprocess.run([*command[:-1], str(tmp_path / "timed")], check=True)
+    whole_s = time.perf_counter() - started
+    rng, parts = random.Random(0), []
+    for _ in range(10):
+        process = subprocess.Popen(command)
+        time.sleep(whole_s * rng.uniform(0.5, 0.95))
+        process.kill()
+        process.wait()
+        parts.append(len(list((tmp_path / "killed").rglob("*.parquet"))))
+    pair = [subprocess.Popen(command) for _ in range(2)]
+    assert [process.wait() for process in pair] == [0, 0]
+    assert digest(tmp_path / "killed") == digest(tmp_path / "whole") == digest(tmp_path / "timed")
+    assert parts == sorted(parts) and parts[-1] > 0
