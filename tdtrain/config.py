@@ -105,11 +105,9 @@ class Teaching(Frozen):
     """Peak learning rate when the teacher is adapted."""
 
 
-class TeacherCache(WithPlaces):
+class Kept(WithPlaces):
     """What is kept of a stored teacher, and who asks it."""
 
-    teacher_cache: str | None = None
-    """Folder (or s3://) of caches, to be shared between runs. Left out: labels/ in output_dir."""
     cache_as: Literal["top_k", "samples", "hidden"] = "top_k"
     """top_k: the likeliest tokens a position, and the mass of the others. samples: draws, unbiased (Random Sampling KD,
     arXiv 2503.16870). hidden: hidden states: exact, and of use at any temperature. CTC frames: top_k."""
@@ -121,6 +119,13 @@ class TeacherCache(WithPlaces):
     """Teachers that label side by side. Left out: one a worker, at least two without GPUs."""
     teacher_gpus: float | None = Field(default=None, ge=0)
     """GPUs each of them reserves. Left out: as many as a worker."""
+
+
+class TeacherCache(Kept):
+    """A stored teacher, as a distillation has it."""
+
+    teacher_cache: str | None = None
+    """Folder (or s3://) of caches, to be shared between runs. Left out: labels/ in output_dir."""
 
 
 class Compute(Frozen):
@@ -274,6 +279,24 @@ def micro_batches(optimisation: Optimisation, compute: Compute) -> int:
     workers = max(compute.num_workers, 1)
     per_worker = optimisation.batch_size // workers
     return max(1, -(-per_worker // (optimisation.micro_batch_size or per_worker)))
+
+
+class LabelRun(WithPlaces):
+    """Have a teacher label a packed corpus."""
+
+    teacher_model: str = "ppocrv6-small"
+    """Built-in name, Hugging Face name or folder."""
+    dataset_path: str
+    """Folder that rayjobs/prepare.py packed."""
+    output_dir: str = "output/labels"
+    """Folder (or s3://) of caches: --teacher_cache of rayjobs/distill.py. Caches of other teachers may lie there."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Of the distribution that is kept (top_k and samples of teachers that write token by token)."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 where the GPU or CPU has instructions for it, else fp32."""
+    kept: Kept = Kept()
+    dry_run: bool = False
+    """Print the resolved run and exit."""
 
 
 class EvaluateRun(WithPlaces):

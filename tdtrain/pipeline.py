@@ -23,13 +23,11 @@ from tdtrain.data.storage import open_folder
 from tdtrain.data.training_set import left_out_words
 from tdtrain.evaluate.test_split import evaluate
 from tdtrain.models.load import load_reader
-from tdtrain.models.reader import Kind
 from tdtrain.models.students import alphabet, build_student
-from tdtrain.precision import Precision
 from tdtrain.report.finish import report_distillation
 from tdtrain.report.results import Results
 from tdtrain.report.tracking import Tracker
-from tdtrain.teachers.cache import DEFAULT_K, Keep, confident
+from tdtrain.teachers.cache import confident, keep_of
 from tdtrain.teachers.label_pass import label, plan_labels
 from tdtrain.train.launch import fit, plan_job, side_by_side
 from tdtrain.train.progress import Display
@@ -98,7 +96,9 @@ def distill(run: DistillRun) -> Results | None:
             manifest = pack_corpus(job)
         teacher = adapt_teacher(job, manifest)
         with job.stage("label", "the teacher reads every training line"):
-            labelling = plan_labels(teacher, manifest.root, *kept(job, load_reader(teacher).kind))
+            keep = keep_of(run.cache, load_reader(teacher).kind, run.teaching.temperature)
+            caches = run.cache.teacher_cache or str(job.output / "labels")
+            labelling = plan_labels(teacher, manifest.root, caches, run.optimisation.precision, keep)
             label(labelling, job.teachers, display.counting("label", "lines"), job.teacher_gpus)
         before = start_of_student(job, manifest, labelling.folder)
         with job.stage("train", "the student" + (", and its control without the teacher" if run.control else "")):
@@ -172,16 +172,6 @@ def storage(job: Job) -> str:
     learnt = job.run.model_dump_json(exclude=ELSEWHERE | {"storage_path"})
     content = content_id(learnt, job.corpus, str(job.output))[:12]
     return f"{job.run.storage_path or job.output / 'checkpoints'}/{content}"
-
-
-def kept(job: Job, kind: Kind) -> tuple[str, Precision, Keep]:
-    """Where the teacher's cache lies, how it is computed, and what it holds."""
-    cache, teaching = job.run.cache, job.run.teaching
-    temperature = teaching.temperature if kind == "autoregressive" else 1.0
-    keep = Keep(
-        kept=cache.cache_as, k=cache.cache_k or DEFAULT_K[kind], temperature=temperature, views=cache.teacher_views
-    )
-    return cache.teacher_cache or str(job.output / "labels"), job.run.optimisation.precision, keep
 
 
 def start_of_student(job: Job, manifest: Manifest, labels: str) -> str:

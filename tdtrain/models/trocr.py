@@ -153,16 +153,9 @@ class TrOCRReader:
         Confidence is the mean probability of the tokens written, the end token included: an empty reading is as sure
         as its end token.
         """
-        weight = next(self.module.model.decoder.parameters())
-        pixel_values = self.pixels.normalize(
-            batch["pixels"].to(weight.device), batch["widths"].to(weight.device), weight.dtype
-        )
         recorder = _TopProbability()
-        with evaluating(self.module):
-            written = self.module.model.generate(pixel_values, logits_processor=LogitsProcessorList([recorder]))
-        ids_BT = written[:, 1:]
-        ended_BT = (ids_BT == self.codec.end_id).cumsum(dim=1)
-        real_BT = (ended_BT == 0) | ((ended_BT == 1) & (ids_BT == self.codec.end_id))
+        ids_BT = self._generate(batch, logits_processor=LogitsProcessorList([recorder]))
+        real_BT = self._real(ids_BT)
         probability_BT = torch.stack(recorder.steps, dim=1)
         confidence_B = (probability_BT * real_BT).sum(dim=1) / real_BT.sum(dim=1)
         lines = [ids[real] for ids, real in zip(ids_BT.cpu().numpy(), real_BT.cpu().numpy(), strict=True)]
@@ -170,6 +163,25 @@ class TrOCRReader:
             Reading(self.codec.decode(ids), min(confidence, 1.0))
             for ids, confidence in zip(lines, confidence_B.tolist(), strict=True)
         ]
+
+    @torch.no_grad()
+    def draw(self, batch: dict[str, Tensor]) -> Tensor:
+        """Labels B,T drawn token by token from the reader's own distribution, without dropout; IGNORED after the end."""
+        ids_BT = self._generate(batch, do_sample=True, temperature=1.0, top_k=0)
+        return ids_BT.masked_fill(~self._real(ids_BT), IGNORED)
+
+    def _generate(self, batch: dict[str, Tensor], **how: Any) -> Tensor:
+        weight = next(self.module.model.decoder.parameters())
+        pixel_values = self.pixels.normalize(
+            batch["pixels"].to(weight.device), batch["widths"].to(weight.device), weight.dtype
+        )
+        with evaluating(self.module):
+            return self.module.model.generate(pixel_values, **how)[:, 1:]
+
+    def _real(self, ids_BT: Tensor) -> Tensor:
+        """bool B,T: up to the first end token, which is included."""
+        is_end_BT = ids_BT == self.codec.end_id
+        return is_end_BT.cumsum(dim=1) - is_end_BT.long() == 0
 
     def frozen(self) -> TrOCRReader:
         """Itself: most of its time is generation, step by step."""

@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from tdtrain.config import Frozen
+from tdtrain.config import Frozen, Kept
 from tdtrain.data.batches import open_table
 from tdtrain.data.manifest import Manifest
 from tdtrain.data.soft import Memory
@@ -87,6 +87,16 @@ class LabelManifest(Frozen):
     """The teacher's vocabulary: what `ids` index."""
     num_lines: int
     bytes_per_position: float
+
+
+def keep_of(kept: Kept, kind: Kind, temperature: float) -> Keep:
+    """What a run that is told so keeps of a teacher of this kind."""
+    return Keep(
+        kept=kept.cache_as,
+        k=kept.cache_k or DEFAULT_K[kind],
+        temperature=temperature if kind == "autoregressive" else 1.0,
+        views=kept.teacher_views,
+    )
 
 
 def id_dtype(num_tokens: int) -> type:

@@ -62,7 +62,7 @@ def load_fonts(own_folder: Path | None = None) -> Library:
     Raises:
         ValueError: a font package is missing, or `own_folder` holds no font.
     """
-    paths = [path for source in SOURCES for path in _packaged(*source)]
+    paths = packaged_faces()
     if own_folder is not None:
         own = sorted(path for path in own_folder.rglob("*") if path.suffix.lower() in (".ttf", ".otf"))
         if not own:
@@ -78,6 +78,17 @@ def load_fonts(own_folder: Path | None = None) -> Library:
         if face.path is not None:
             faces[face.family].append(Path(face.path))
     return Library(typeset, tuple(_family(name, faces[name]) for name in sorted(faces)), folder)
+
+
+def packaged_faces() -> list[Path]:
+    """The files of all packaged fonts. Raises ValueError where a package is missing."""
+    return [path for source in SOURCES for path in _packaged(*source)]
+
+
+def characters_of(path: Path) -> set[int]:
+    """The code points that a font file can draw."""
+    with TTFont(path, lazy=True) as font:
+        return set(font.getBestCmap() or {})
 
 
 def _packaged(package: str, pattern: str, variants: tuple[str, ...]) -> list[Path]:

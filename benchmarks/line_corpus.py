@@ -1,0 +1,91 @@
+"""Drawn timetable lines of one size, on which small TrOCRs learn to read within minutes on a CPU.
+
+The published TrOCRs squeeze a line into 384x384; models of a few hundred thousand weights learn that slowly, so these
+lines are drawn at the size that the small models take, and nothing is squeezed.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from tdtrain.data.pack import pack
+from tdtrain.data.pack_options import PackOptions
+from tdtrain.data.sample.fonts import characters_of, packaged_faces
+from tdtrain.data.sample.vocabulary import languages
+
+HEIGHT, WIDTH = 32, 192
+LANGUAGES = ("de", "en", "fr", "cs")
+LONGEST = 20
+
+
+def line_texts(num: int, seed: int) -> list[str]:
+    """Lines as timetables have them: times, subjects with rooms, names, days, classes; at most LONGEST characters."""
+    rng, texts = random.Random(seed), []
+    while len(texts) < num:
+        text = _text(rng, languages()[rng.choice(LANGUAGES)])
+        if len(text) <= LONGEST:
+            texts.append(text)
+    return texts
+
+
+def _text(rng: random.Random, words) -> str:  # noqa: ANN001
+    room = rng.choice((f"{rng.choice('ABCDE')}{rng.randint(1, 399)}", f"{rng.choice('ABCDN')}{rng.randint(0, 4)}.{rng.randint(1, 29):02}"))  # fmt: skip
+    start, length = rng.randrange(7 * 60, 18 * 60, 5), rng.choice((45, 50, 60, 90))
+    clock = rng.choice(("{}:{:02}", "{:02}:{:02}", "{}.{:02}"))
+    first, last = (clock.format(*divmod(minutes, 60)) for minutes in (start, start + length))
+    kinds = (
+        lambda: f"{rng.choice(words.subjects)} ({room})",
+        lambda: f"{rng.choice(words.subjects_short)} {room}",
+        lambda: f"{first}{rng.choice(('–', ' – ', '-', ' - '))}{last}",
+        lambda: f"{rng.choice(words.days_short)} {first} {rng.choice(words.subjects_short)}",
+        lambda: f"{rng.choice(words.honorifics)} {rng.choice(words.surnames)}".strip(),
+        lambda: rng.choice(words.days),
+        lambda: f"{words.class_word} {rng.randint(1, 13)}{rng.choice('abcd')}",
+        lambda: f"{rng.randint(1, 28)}.{rng.randint(1, 12)}.{rng.randint(2019, 2027)}",
+        lambda: f"{words.line_word} {rng.randint(1, 399)} {first}",
+    )
+    return rng.choice(kinds)()
+
+
+def draw(text: str, rng: np.random.Generator, fonts: list[Path]) -> np.ndarray:
+    """The text on a canvas of HEIGHT x WIDTH, uint8 RGB: some font, size, place, paper and ink, a little damage."""
+    path, size = str(fonts[rng.integers(len(fonts))]), int(rng.integers(17, 23))
+    font = ImageFont.truetype(path, size)
+    while font.getlength(text) > WIDTH - 6 and size > 8:
+        size -= 1
+        font = ImageFont.truetype(path, size)
+    paper, ink = int(rng.integers(200, 256)), int(rng.integers(0, 90))
+    image = Image.new("L", (WIDTH, HEIGHT), paper)
+    place = (int(rng.integers(2, max(3, min(12, WIDTH - font.getlength(text) - 2)))), HEIGHT // 2 + int(rng.integers(-2, 3)))
+    ImageDraw.Draw(image).text(place, text, fill=ink, font=font, anchor="lm")
+    pixels = np.asarray(image).astype(np.float32)
+    if rng.random() < 0.4:
+        pixels = cv2.GaussianBlur(pixels, (0, 0), float(rng.uniform(0.3, 1.0)))
+    pixels += rng.normal(0, rng.uniform(0, 12), pixels.shape)
+    return np.repeat(np.clip(pixels, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def write_corpus(folder: Path, num: int, annotated: int, seed: int) -> Path:
+    """Packs `num` drawn lines, the first `annotated` and every tenth of the rest's test lines with their text.
+
+    Returns: the folder of the packed corpus; the same arguments find it again.
+    """
+    packed = folder / "lines"
+    if (packed / "manifest.json").exists():
+        return packed
+    (folder / "corpus/images").mkdir(parents=True, exist_ok=True)
+    (folder / "corpus/annotations").mkdir(exist_ok=True)
+    texts, rng = line_texts(num, seed), np.random.default_rng(seed)
+    needed = {ord(character) for text in texts for character in text}
+    fonts = [path for path in packaged_faces() if needed <= characters_of(path)]
+    for i, text in enumerate(texts):
+        Image.fromarray(draw(text, rng, fonts)).save(folder / f"corpus/images/{i:06}.png", compress_level=1)
+        if i < annotated:
+            (folder / f"corpus/annotations/{i:06}.txt").write_text(text, encoding="utf-8")
+    pack(folder / "corpus", packed, PackOptions(corpus_kind="lines", validation_share=0.05, test_share=0.1))
+    return packed
