@@ -35,8 +35,8 @@ from tdtrain.models.load import load_reader
 from tdtrain.models.students import alphabet, build_student
 from tdtrain.pipeline import FITTED_LINES
 from tdtrain.ray_start import connect
-from tdtrain.teachers.label_pass import label, plan_labels
 from tdtrain.teachers.cache import confident
+from tdtrain.teachers.label_pass import label, plan_labels
 from tdtrain.train.launch import fit, plan_job
 
 TEACHER = "ppocrv6-small"

@@ -33,8 +33,12 @@ def line_texts(num: int, seed: int) -> list[str]:
     return texts
 
 
-def _text(rng: random.Random, words) -> str:  # noqa: ANN001
-    room = rng.choice((f"{rng.choice('ABCDE')}{rng.randint(1, 399)}", f"{rng.choice('ABCDN')}{rng.randint(0, 4)}.{rng.randint(1, 29):02}"))  # fmt: skip
+def _text(rng: random.Random, words) -> str:
+    rooms = (
+        f"{rng.choice('ABCDE')}{rng.randint(1, 399)}",
+        f"{rng.choice('ABN')}{rng.randint(0, 4)}.{rng.randint(1, 29)}",
+    )
+    room = rng.choice(rooms)
     start, length = rng.randrange(7 * 60, 18 * 60, 5), rng.choice((45, 50, 60, 90))
     clock = rng.choice(("{}:{:02}", "{:02}:{:02}", "{}.{:02}"))
     first, last = (clock.format(*divmod(minutes, 60)) for minutes in (start, start + length))
@@ -61,7 +65,8 @@ def draw(text: str, rng: np.random.Generator, fonts: list[Path]) -> np.ndarray:
         font = ImageFont.truetype(path, size)
     paper, ink = int(rng.integers(200, 256)), int(rng.integers(0, 90))
     image = Image.new("L", (WIDTH, HEIGHT), paper)
-    place = (int(rng.integers(2, max(3, min(12, WIDTH - font.getlength(text) - 2)))), HEIGHT // 2 + int(rng.integers(-2, 3)))
+    spare = WIDTH - font.getlength(text) - 2
+    place = int(rng.integers(2, max(3, min(12, spare)))), HEIGHT // 2 + int(rng.integers(-2, 3))
     ImageDraw.Draw(image).text(place, text, fill=ink, font=font, anchor="lm")
     pixels = np.asarray(image).astype(np.float32)
     if rng.random() < 0.4:

@@ -84,6 +84,31 @@ class Optimisation(Frozen):
     """Of the initial weights, the order of the data and the augmentation."""
 
 
+class Mix(Frozen):
+    """How far teacher and student are apart is a weighted sum of these (students that write token by token)."""
+
+    forward_kl: float = Field(default=1.0, ge=0)
+    """Weight of KL(teacher || student), Hinton's."""
+    reverse_kl: float = Field(default=0.0, ge=0)
+    """Weight of KL(student || teacher) (MiniLLM, arXiv 2306.08543)."""
+    skew_kl: float = Field(default=0.0, ge=0)
+    """Weight of KL(teacher || skew teacher + (1 - skew) student) (DistiLLM, arXiv 2402.03898)."""
+    skew_reverse_kl: float = Field(default=0.0, ge=0)
+    """Weight of KL(student || skew student + (1 - skew) teacher) (the same)."""
+    jsd: float = Field(default=0.0, ge=0)
+    """Weight of the generalised Jensen-Shannon divergence (GKD, arXiv 2306.13649)."""
+    skew: float = Field(default=0.1, gt=0, lt=1)
+    """Of the skew divergences."""
+    beta: float = Field(default=0.5, gt=0, lt=1)
+    """Of the Jensen-Shannon divergence: near 0 it is like the forward KL, near 1 like the reverse one."""
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not any((self.forward_kl, self.reverse_kl, self.skew_kl, self.skew_reverse_kl, self.jsd)):
+            raise ValueError("all divergences have weight 0, so nothing would be taught; use alpha=0 for that")
+        return self
+
+
 class Teaching(Frozen):
     """What the student learns from the teacher (Hinton et al. 2015, arXiv 1503.02531)."""
 
@@ -97,6 +122,10 @@ class Teaching(Frozen):
     """Lines that the teacher reads with less confidence are not learnt from."""
     teacher_signal: Literal["auto", "stored", "live"] = "auto"
     """stored: one pass over the corpus, whose result is kept. live: a forward pass every step. auto: stored."""
+    on_policy: Share = 0.0
+    """Share of the steps in which the student's own reading is what the teacher judges (GKD, arXiv 2306.13649)."""
+    hidden_weight: float = Field(default=0.0, ge=0)
+    """Weight of matching the encoders' hidden states through a learnt projector. With alpha=0: that alone."""
     adapt_teacher: bool = True
     """Fine-tune the teacher on the annotated pages before it teaches."""
     adapt_epochs: float = Field(default=2, gt=0)
@@ -192,6 +221,7 @@ class DistillRun(WithPlaces):
     corpus: Corpus = Corpus()
     optimisation: Optimisation = Optimisation()
     teaching: Teaching = Teaching()
+    mix: Mix = Mix()
     cache: TeacherCache = TeacherCache()
     compute: Compute = Compute()
 
@@ -213,6 +243,12 @@ class DistillRun(WithPlaces):
                 f"shard_teacher=True is for a live teacher, but teacher_signal={self.teaching.teacher_signal}; "
                 "say --teacher_signal live, or leave it out"
             )
+        for field in ("on_policy", "hidden_weight"):
+            if (value := getattr(self.teaching, field)) and self.teaching.teacher_signal != "live":
+                raise ValueError(
+                    f"{field}={value} asks the teacher at every step, but teacher_signal="
+                    f"{self.teaching.teacher_signal}; say --teacher_signal live, or leave it out"
+                )
         if self.cache.teacher_views and not self.corpus.augment:
             raise ValueError(
                 f"teacher_views={self.cache.teacher_views} are augmented pictures, but augment=False; leave one out"
@@ -244,6 +280,9 @@ class TrainRun(WithPlaces):
     """Where the checkpoints go."""
     temperature: float = Field(default=1.0, gt=0)
     alpha: Share = 0.0
+    mix: Mix = Mix()
+    on_policy: Share = 0.0
+    hidden_weight: float = Field(default=0.0, ge=0)
     targets: Literal["soft", "sequence", "both"] = "both"
     min_confidence: Share = 0.9
     augment: bool = True

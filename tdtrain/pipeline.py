@@ -200,10 +200,13 @@ def train(job: Job, manifest: Manifest, labels: str, teacher: str, before: str) 
         lines=manifest.root,
         corpus=manifest.fingerprint,
         labels=labels,
-        teacher=teacher if soft and teaching.teacher_signal == "live" else None,
+        teacher=teacher if (soft or teaching.hidden_weight) and teaching.teacher_signal == "live" else None,
         storage=storage(job),
         temperature=teaching.temperature,
         alpha=teaching.alpha if soft else 0.0,
+        mix=run.mix,
+        on_policy=teaching.on_policy,
+        hidden_weight=teaching.hidden_weight,
         targets=teaching.targets,
         min_confidence=teaching.min_confidence,
         augment=run.corpus.augment,
@@ -213,7 +216,8 @@ def train(job: Job, manifest: Manifest, labels: str, teacher: str, before: str) 
     )
     planned = {"student": plan_job(student)}
     if run.control:
-        alone = {"name": "control", "labels": None, "teacher": None, "alpha": 0.0}
+        alone = {"name": "control", "labels": None, "teacher": None, "alpha": 0.0, "on_policy": 0.0}
+        alone["hidden_weight"] = 0.0
         budget = {"max_steps": planned["student"].total_steps}
         planned["student_undistilled"] = plan_job(student.model_copy(update=alone | budget))
     folders = {role: job.output / role for role in planned}

@@ -17,7 +17,7 @@ from tdtrain.losses.chunked import distillation_loss
 from tdtrain.losses.ctc import ctc, real_frames
 from tdtrain.losses.divergence import Divergence
 from tdtrain.losses.kl import forward_kl, forward_kl_candidates
-from tdtrain.losses.signal import Candidates, TeacherSignal
+from tdtrain.losses.signal import Candidates, Distribution
 from tdtrain.models.reader import IGNORED, Kind, ReaderOutput
 
 CTC_HEAD_WEIGHT = 0.5
@@ -33,7 +33,7 @@ class Targets:
     """
 
     labels: Tensor
-    soft: TeacherSignal | None = None
+    soft: Distribution | None = None
     told: Tensor | None = None
     taught: Tensor | None = None
     ctc_labels: Tensor | None = None
@@ -45,9 +45,10 @@ class Counts:
 
     soft: float
     hard: float
+    lines: float = 0.0
 
     def __add__(self, other: Counts) -> Counts:
-        return Counts(self.soft + other.soft, self.hard + other.hard)
+        return Counts(self.soft + other.soft, self.hard + other.hard, self.lines + other.lines)
 
 
 @dataclass(frozen=True)

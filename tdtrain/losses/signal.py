@@ -1,4 +1,4 @@
-"""What a teacher says about the positions of a batch: TeacherSignal, live or stored.
+"""What a teacher says about a batch: TeacherSignal, live or stored.
 
 Shapes: any leading dimensions (B lines by T positions, or N positions), E width of the teacher, V vocabulary, K
 candidates.
@@ -48,5 +48,19 @@ class Candidates:
         return Candidates(self.ids[chosen], self.logprobs[chosen], tail, self.softened)
 
 
-TeacherSignal: TypeAlias = HeadOf | Candidates | Tensor
+Distribution: TypeAlias = HeadOf | Candidates | Tensor
 """A Tensor is the logits ...,V of a live CTC teacher, over the student's vocabulary."""
+
+
+@dataclass(frozen=True)
+class TeacherSignal:
+    """All that a teacher says about a batch.
+
+    Attributes:
+        distribution: at each of the positions that teacher and student share.
+        encoder: B,S,E, its encoder's patches, in rows and columns of `grid`; None where nobody asked.
+    """
+
+    distribution: Distribution | None = None
+    encoder: Tensor | None = None
+    grid: tuple[int, int] = (1, 1)

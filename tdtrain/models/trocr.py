@@ -90,6 +90,16 @@ class TrOCRModule(nn.Module):
             return start
         return torch.cat([start, labels[:, :-1].masked_fill(labels[:, :-1] == IGNORED, self.pad_id)], dim=1)
 
+    @property
+    def encoder_width(self) -> int:
+        """Of the encoder's hidden states."""
+        return self.model.config.encoder.hidden_size
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the encoder's patches."""
+        return self.num_rows, self.num_columns
+
     def _patches(self, hidden: Tensor) -> Tensor:
         # ViT has one token before the patches, DeiT two.
         return hidden[:, hidden.shape[1] - self.num_rows * self.num_columns :]
@@ -166,7 +176,7 @@ class TrOCRReader:
 
     @torch.no_grad()
     def draw(self, batch: dict[str, Tensor]) -> Tensor:
-        """Labels B,T drawn token by token from the reader's own distribution, without dropout; IGNORED after the end."""
+        """Labels B,T drawn token by token from the reader's own distribution, without dropout; IGNORED after end."""
         ids_BT = self._generate(batch, do_sample=True, temperature=1.0, top_k=0)
         return ids_BT.masked_fill(~self._real(ids_BT), IGNORED)
 

@@ -64,14 +64,15 @@ class LiveTeacher:
             self._check(batch)
         if self._head is not None:
             pixels = self._reader.pixels.normalize(batch["pixels"], batch["widths"], self._dtype)
-            hidden = cast(TrOCRModule, self._module).hidden_states(pixels, labels=batch["labels"]).hidden
-            assert hidden is not None
-            return HeadOf(hidden, *self._head)
+            module = cast(TrOCRModule, self._module)
+            output = module.hidden_states(pixels, labels=batch["labels"])
+            assert output.hidden is not None
+            return TeacherSignal(HeadOf(output.hidden, *self._head), output.encoder_hidden, module.grid)
         logits = self._logits(batch)
         if self._same:
-            return logits
+            return TeacherSignal(logits)
         known = self._ids >= 0
-        return torch.where(known, logits[..., self._ids.clamp(min=0)], -torch.inf)
+        return TeacherSignal(torch.where(known, logits[..., self._ids.clamp(min=0)], -torch.inf))
 
     def _logits(self, batch: Batch, dtype: torch.dtype | None = None) -> Tensor:
         pixels = self._reader.pixels.normalize(batch["pixels"], batch["widths"], dtype or self._dtype)

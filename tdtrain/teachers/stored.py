@@ -40,5 +40,6 @@ class StoredTeacher:
     def __call__(self, batch: Batch) -> TeacherSignal:
         """What the teacher said about a batch, over the student's vocabulary."""
         if self._head is not None:
-            return HeadOf(batch["soft_hidden"], *self._head)
-        return Candidates(batch["soft_ids"], batch["soft_logprobs"], batch.get("soft_tail"), self._softened)
+            return TeacherSignal(HeadOf(batch["soft_hidden"], *self._head))
+        stored = Candidates(batch["soft_ids"], batch["soft_logprobs"], batch.get("soft_tail"), self._softened)
+        return TeacherSignal(stored)

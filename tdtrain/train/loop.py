@@ -84,7 +84,8 @@ def train(
             loss_hard=float(losses[2]),
             learning_rate=learning_rate,
             grad_norm=grad_norm,
-            images_per_s=float(losses[3]) / (time.perf_counter() - started),
+            loss_hidden=float(losses[3]),
+            images_per_s=float(losses[4]) / (time.perf_counter() - started),
         )
         if state.step in schedule.evaluate_at:
             record.validation_cer, record.train_cer = evaluate()
@@ -108,15 +109,15 @@ def _step(
     learning_rate: float,
     step: int,
 ) -> tuple[Tensor, float]:
-    """One optimizer step. Returns the global total, soft and hard loss with the number of lines, and the norm."""
+    """One optimizer step. Returns the global total, soft, hard and hidden loss, the number of lines; and the norm."""
     counts = _global_counts([count(objective, batch, teacher is not None) for batch, _ in micro], micro[0][0])
-    sums = torch.zeros(4, dtype=torch.float64)
+    sums = torch.zeros(5, dtype=torch.float64)
     for index, (batch, _) in enumerate(micro):
         with engine.accumulate(last=index == len(micro) - 1):
-            soft = teacher(batch) if teacher is not None and objective.alpha else None
-            total, soft_loss, hard_loss = engine.module(batch, soft, counts)
+            said = teacher(batch) if teacher is not None else None
+            total, *losses = engine.module(batch, said, counts)
             engine.backward(total)
-        parts = torch.stack([total.detach(), soft_loss.detach(), hard_loss.detach()]).double().cpu()
+        parts = torch.stack([part.detach() for part in (total, *losses)]).double().cpu()
         sums += torch.cat([parts, torch.tensor([float(len(batch["widths"]))], dtype=torch.float64)])
     _add_up(sums)
     if not torch.isfinite(sums).all():
@@ -129,22 +130,22 @@ def _step(
 
 def count(objective: Objective, batch: Batch, taught: bool) -> Counts:
     """The positions of one micro batch that the losses are averaged over; see `Counts`."""
-    labels = batch["labels"]
+    labels, size = batch["labels"], float(len(batch["labels"]))
     hard = float((hard_labels(labels, batch.get("told")) != IGNORED).sum())
     if not objective.alpha or not taught:
-        return Counts(0.0, hard)
+        return Counts(0.0, hard, size)
     lines = batch.get("taught", torch.ones(len(labels), dtype=torch.bool, device=labels.device))[:, None]
     if objective.kind == "autoregressive":
-        return Counts(float(((labels != IGNORED) & lines).sum()), hard)
+        return Counts(float(((labels != IGNORED) & lines).sum()), hard, size)
     frames = batch["frames"]
-    return Counts(float((real_frames(frames, int(frames.max())) & lines).sum()), hard)
+    return Counts(float((real_frames(frames, int(frames.max())) & lines).sum()), hard, size)
 
 
 def _global_counts(parts: list[Counts], batch: Batch) -> Counts:
     own = sum(parts, Counts(0.0, 0.0))
-    values = torch.tensor([own.soft, own.hard], dtype=torch.float64)
+    values = torch.tensor([own.soft, own.hard, own.lines], dtype=torch.float64)
     _add_up(values)
-    return Counts(float(values[0]), float(values[1]))
+    return Counts(*values.tolist())
 
 
 def _add_up(values: Tensor) -> None:

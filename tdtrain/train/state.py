@@ -17,6 +17,7 @@ class Record:
     learning_rate: float
     grad_norm: float
     images_per_s: float
+    loss_hidden: float = 0.0
     validation_cer: float | None = None
     train_cer: float | None = None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -16,9 +17,11 @@ from tdtrain.config import TrainRun, evaluation_steps, micro_batches
 from tdtrain.data.batches import Recipe, decode
 from tdtrain.data.plan import Plan
 from tdtrain.evaluate.metrics import cer
+from tdtrain.losses.divergence import Divergence
 from tdtrain.losses.objective import Objective
 from tdtrain.models.load import load_reader
 from tdtrain.models.reader import Reader, read_images
+from tdtrain.models.trocr import TrOCRReader
 from tdtrain.precision import Precision, autocast
 from tdtrain.teachers.live import LiveTeacher
 from tdtrain.teachers.stored import StoredTeacher
@@ -26,6 +29,7 @@ from tdtrain.train import checkpoint
 from tdtrain.train.engine import Engine, build_engine, schedule, shard_frozen
 from tdtrain.train.learner import Learner, of_student
 from tdtrain.train.loop import Batch, Schedule, Teacher, train
+from tdtrain.train.on_policy import OwnReadings
 from tdtrain.train.state import Record, State
 
 Watch = Callable[[str, Record, int], None]
@@ -86,17 +90,22 @@ def work(job: Job, context: Context) -> State:
     reader = load_reader(run.model)
     reader.module.to(context.device).train()
     accumulation = micro_batches(run.optimisation, run.compute)
-    objective = Objective(reader.kind, run.temperature, run.alpha)
-    engine = build_engine(Learner(reader, objective), run.optimisation, run.compute, accumulation)
+    taught = load_reader(run.teacher) if run.teacher else None
+    width = taught.module.encoder_width if isinstance(taught, TrOCRReader) else 0
+    objective = Objective(reader.kind, run.temperature, run.alpha, Divergence(**run.mix.model_dump()))
+    learner = Learner(reader, objective, run.hidden_weight, width)
+    engine = build_engine(learner, run.optimisation, run.compute, accumulation)
     with context.resume() as folder:
         state = State() if folder is None else checkpoint.read(folder, engine)
     shard = shard_frozen if run.compute.shard_teacher else None
     precision, device = run.optimisation.precision, context.device
     teacher: Teacher | None = None
-    if run.teacher:
-        teacher = LiveTeacher(load_reader(run.teacher), reader, device, precision, shard)
+    if taught is not None:
+        teacher = LiveTeacher(taught, reader, device, precision, shard)
     elif job.recipe.memory is not None and run.labels:
         teacher = StoredTeacher(run.labels, reader, run.temperature, device)
+    whole = partial(_whole, reader, engine, context)
+    own = OwnReadings(run.on_policy, run.optimisation.seed, context.rank, whole) if run.on_policy else None
     return train(
         state,
         Schedule(
@@ -110,7 +119,7 @@ def work(job: Job, context: Context) -> State:
         ),
         engine,
         objective,
-        _to_device(context.batches(state.step), context.device, state.step),
+        _to_device(context.batches(state.step), context.device, state.step, own),
         teacher,
         evaluate=lambda: (
             _error(job.validation, reader, engine, context, precision),
@@ -124,14 +133,15 @@ def work(job: Job, context: Context) -> State:
 
 
 def _to_device(
-    batches: Iterator[dict[str, np.ndarray]], device: torch.device, first_step: int
+    batches: Iterator[dict[str, np.ndarray]], device: torch.device, first_step: int, own: OwnReadings | None
 ) -> Iterator[tuple[Batch, list[str]]]:
     for batch in batches:
         if batch["step"] < first_step:
             continue
         ids = batch["ids"].tolist()
         kept = {key: torch.from_numpy(value) for key, value in batch.items() if key not in ("ids", "step")}
-        yield {key: value.to(device, non_blocking=True) for key, value in kept.items()}, ids
+        moved = {key: value.to(device, non_blocking=True) for key, value in kept.items()}
+        yield (moved if own is None else own(moved, int(batch["step"]))), ids
 
 
 def _error(

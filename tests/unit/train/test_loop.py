@@ -242,3 +242,44 @@ def test_plan_says_why_lines_are_left_out(corpus: str, student: str, labels: str
     data = training_set(corpus, None, job.recipe, 16)
     assert data.left_out["nobody says what it reads"] > 0
     assert data.plan.num_lines + sum(data.left_out.values()) == load_manifest(corpus).num_rows("train")
+
+
+def test_encoders_can_be_matched_alone_and_the_projector_is_resumed(corpus: str, tmp_path: Path) -> None:
+    """With alpha 0 the teacher is asked for nothing else; the student's folder has no projector."""
+    student, teacher = small_trocr_folder(tmp_path / "s", "small"), small_trocr_folder(tmp_path / "t", "large")
+    seen: list[loop.Record] = []
+    run = run_of(
+        corpus, str(student), tmp_path, teacher=str(teacher), hidden_weight=1.0, max_steps=12, learning_rate=1e-3,
+        augment=False, evaluations=3,
+    )  # fmt: skip
+
+    def stop(name: str, record: loop.Record, total: int) -> None:
+        seen.append(record)
+        if record.step == 6 and len(seen) == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(run, tmp_path / "out", stop)
+    fit(run, tmp_path / "out", stop)
+    again = {record.step: record.loss_hidden for record in seen[6:]}
+    before = {record.step: record.loss_hidden for record in seen[:6]}
+    assert again[5] == before[5] and again[12] < 0.8 * before[1]
+    assert not any("projector" in name for name in load_file(tmp_path / "out" / "model.safetensors"))
+
+
+def test_on_policy_steps_judge_what_the_student_writes(corpus: str, tmp_path: Path) -> None:
+    student, teacher = (str(small_trocr_folder(tmp_path / like, like)) for like in ("base", "large"))
+    common = {"teacher": teacher, "alpha": 0.5, "augment": False, "max_steps": 6}
+    curves = {}
+    for share in (0.0, 0.5, 1.0):
+        records: list[loop.Record] = []
+        run = run_of(corpus, student, tmp_path / str(share), on_policy=share, **common)
+        fit(run, tmp_path / str(share) / "out", lambda name, record, total, seen=records: seen.append(record))
+        curves[share] = records
+        fit(run, tmp_path / f"{share} again" / "out", lambda *_: None)
+    assert all(record.loss_hard > 0 for record in curves[0.0])
+    assert all(record.loss_hard == 0 and record.loss_soft > 0 for record in curves[1.0])
+    hard = [record.loss_hard > 0 for record in curves[0.5]]
+    assert any(hard) and not all(hard)
+    once, twice = (load_file(tmp_path / name / "out" / "model.safetensors") for name in ("0.5", "0.5 again"))
+    assert all(torch.equal(once[key], twice[key]) for key in once)
