@@ -274,6 +274,8 @@ class TrainRun(WithPlaces):
     """Fingerprint of the packed corpus, for those who ask later what the model learnt from."""
     labels: str | None = None
     """Folder of the teacher's labels of it; None: annotations only."""
+    streamed: bool = False
+    """The labels may still be in the making while the student trains."""
     teacher: str | None = None
     """Folder of a live teacher; None: none, or a stored one."""
     storage: str

@@ -8,8 +8,9 @@ The readings alone are taken anew each time.
 from __future__ import annotations
 
 import json
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -23,12 +24,12 @@ from tdtrain.data.storage import open_folder
 from tdtrain.data.training_set import left_out_words
 from tdtrain.evaluate.test_split import evaluate
 from tdtrain.models.load import load_reader
-from tdtrain.models.students import alphabet, build_student
+from tdtrain.models.students import BUILT, alphabet, build_student
 from tdtrain.report.finish import report_distillation
 from tdtrain.report.results import Results
 from tdtrain.report.tracking import Tracker
 from tdtrain.teachers.cache import confident, keep_of
-from tdtrain.teachers.label_pass import label, plan_labels
+from tdtrain.teachers.label_pass import begin, label, plan_labels
 from tdtrain.train.launch import fit, plan_job, side_by_side
 from tdtrain.train.progress import Display
 from tdtrain.train.state import Record
@@ -36,6 +37,10 @@ from tdtrain.train.state import Record
 TRACK_EVERY_STEPS = 10
 FITTED_LINES = 400
 """Lines that the middle of a stitched student is fitted to: some nine thousand frames for 161 unknowns each."""
+
+
+Labelling = Callable[[Callable[[], object]], object]
+"""Has the teacher label what it has not labelled yet; calls what it is given when the first shard is done."""
 
 
 class Job:
@@ -52,6 +57,9 @@ class Job:
         self.actors = max(least, run.compute.num_workers) if self.on_ray else 0
         self.teachers = run.cache.teacher_actors or self.actors if self.on_ray else 0
         self.teacher_gpus = self.compute.gpus if run.cache.teacher_gpus is None else run.cache.teacher_gpus
+        # A student that is made for the corpus's alphabet has to wait for all that the teacher reads.
+        self.needs_alphabet = run.student_model in BUILT or run.ctc_head
+        self.streamed = self.on_ray and not self.needs_alphabet
         self.corpus = ""
         self.left_out: dict[str, dict[str, int]] = {}
         self._timings = self.output / "timings.json"
@@ -95,14 +103,23 @@ def distill(run: DistillRun) -> Results | None:
         with job.stage("corpus", "pages into lines"):
             manifest = pack_corpus(job)
         teacher = adapt_teacher(job, manifest)
-        with job.stage("label", "the teacher reads every training line"):
-            keep = keep_of(run.cache, load_reader(teacher).kind, run.teaching.temperature)
-            caches = run.cache.teacher_cache or str(job.output / "labels")
-            labelling = plan_labels(teacher, manifest.root, caches, run.optimisation.precision, keep)
-            label(labelling, job.teachers, display.counting("label", "lines"), job.teacher_gpus)
+        keep = keep_of(run.cache, load_reader(teacher).kind, run.teaching.temperature)
+        caches = run.cache.teacher_cache or str(job.output / "labels")
+        labelling = plan_labels(teacher, manifest.root, caches, run.optimisation.precision, keep)
+        begin(labelling)
+
+        def read_all(begun: Callable[[], object]) -> None:
+            counting = display.counting("label", "lines")
+            label(labelling, job.teachers, lambda done, total: (begun(), counting(done, total))[1], job.teacher_gpus)
+            begun()
+
+        if not job.streamed:
+            with job.stage("label", "the teacher reads every training line"):
+                read_all(lambda: None)
         before = start_of_student(job, manifest, labelling.folder)
-        with job.stage("train", "the student" + (", and its control without the teacher" if run.control else "")):
-            models = train(job, manifest, labelling.folder, teacher, before)
+        words = ", and its control without the teacher" if run.control else ""
+        with job.stage("train", f"the student{words}{'; the teacher labels meanwhile' if job.streamed else ''}"):
+            models = train(job, manifest, labelling.folder, teacher, before, read_all)
         if not manifest.num_annotated("test"):
             display.say(
                 f"Nothing was measured, for no page of the test split is annotated. Student: {models['student']}"
@@ -178,10 +195,13 @@ def start_of_student(job: Job, manifest: Manifest, labels: str) -> str:
     """The folder of the student before training."""
     folder, teaching = job.output / "student_before", job.run.teaching
     if not folder.exists():
-        annotated = (line.text or "" for line in read_lines(manifest, "train"))
+        letters = ""
+        if job.needs_alphabet:
+            annotated = (line.text or "" for line in read_lines(manifest, "train"))
+            letters = alphabet(annotated, confident(manifest, labels, teaching.min_confidence))
         build_student(
             job.run.student_model,
-            alphabet(annotated, confident(manifest, labels, teaching.min_confidence)),
+            letters,
             job.run.optimisation.seed,
             folder,
             (decode(line.image) for line in some_lines(manifest, "train", FITTED_LINES)),
@@ -190,8 +210,11 @@ def start_of_student(job: Job, manifest: Manifest, labels: str) -> str:
     return str(folder)
 
 
-def train(job: Job, manifest: Manifest, labels: str, teacher: str, before: str) -> dict[str, str]:
-    """The student and its control, side by side where Ray has room for both. Returns all models by role."""
+def train(job: Job, manifest: Manifest, labels: str, teacher: str, before: str, read_all: Labelling) -> dict[str, str]:
+    """The student and its control, side by side where Ray has room for both, and beside the teacher that labels.
+
+    Returns: all models by role.
+    """
     run, teaching = job.run, job.run.teaching
     soft = teaching.targets != "sequence" and teaching.alpha > 0
     student = TrainRun(
@@ -200,6 +223,7 @@ def train(job: Job, manifest: Manifest, labels: str, teacher: str, before: str) 
         lines=manifest.root,
         corpus=manifest.fingerprint,
         labels=labels,
+        streamed=job.streamed,
         teacher=teacher if (soft or teaching.hidden_weight) and teaching.teacher_signal == "live" else None,
         storage=storage(job),
         temperature=teaching.temperature,
@@ -216,7 +240,7 @@ def train(job: Job, manifest: Manifest, labels: str, teacher: str, before: str) 
     )
     planned = {"student": plan_job(student)}
     if run.control:
-        alone = {"name": "control", "labels": None, "teacher": None, "alpha": 0.0, "on_policy": 0.0}
+        alone = {"name": "control", "labels": None, "streamed": False, "teacher": None, "alpha": 0.0, "on_policy": 0.0}
         alone["hidden_weight"] = 0.0
         budget = {"max_steps": planned["student"].total_steps}
         planned["student_undistilled"] = plan_job(student.model_copy(update=alone | budget))
@@ -225,7 +249,10 @@ def train(job: Job, manifest: Manifest, labels: str, teacher: str, before: str) 
         job.left_out[one.run.name] = one.left_out
         job.display.say(f"  {one.run.name}: {one.plan.num_lines:,} lines an epoch{left_out_words(one.left_out)}")
     fits = [partial(fit, one.run, folders[role], job.watch, one) for role, one in planned.items()]
-    if job.on_ray:
+    if job.streamed:
+        beside_the_teacher(fits, read_all)
+        job.left_out["student"] = plan_job(student.model_copy(update={"streamed": False})).left_out
+    elif job.on_ray:
         side_by_side(fits)
     else:
         for one_after_the_other in fits:
@@ -233,3 +260,17 @@ def train(job: Job, manifest: Manifest, labels: str, teacher: str, before: str) 
     adapted = {"teacher_before": run.teacher_model} if teacher != run.teacher_model else {}
     trained = {role: str(folder) for role, folder in folders.items()}
     return {"teacher": teacher, **adapted, "student_before": before, **trained}
+
+
+def beside_the_teacher(
+    fits: Sequence[Callable[[], object]], read_all: Callable[[Callable[[], object]], object]
+) -> None:
+    """Trains while the teacher labels. Training waits for the first shard: from then on a teacher has its CPU, which
+    the tasks that wait for more shards could otherwise take away for good."""
+    begun = threading.Event()
+
+    def after(fit_one: Callable[[], object]) -> None:
+        begun.wait()
+        fit_one()
+
+    side_by_side([*(partial(after, one) for one in fits), partial(read_all, begun.set)])

@@ -6,6 +6,7 @@ It runs in Ray Data tasks or in the training process itself, with the same resul
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,6 +15,7 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow.fs import FileType
 
 from tdtrain.data.augment import augment
 from tdtrain.data.plan import Window, cut
@@ -23,6 +25,8 @@ from tdtrain.models.reader import IGNORED, Codec, Kind, Pixels
 
 SELECTED = ["id", "width", "height", "text"]
 LEARNT = Literal["soft", "sequence", "both"]
+UNREAD = "nobody says what it reads"
+WAIT_S = 0.5
 VIEW_SEED = 0
 """Of the augmented views that a stored teacher saw: one for all runs, so that they can share a cache."""
 
@@ -35,6 +39,8 @@ class Recipe:
         memory: how a stored teacher's rows are read; None: there is none.
         targets: see `Teaching.targets`; whether a teacher's reading is a text to learn.
         parts: micro batches a step is cut into (workers x accumulation).
+        streamed: the teacher may still be labelling: a window waits for its shards, and its steps are those of all
+            lines that may turn out to be of use.
         augment_seed: None: pictures stay as they are.
     """
 
@@ -46,6 +52,7 @@ class Recipe:
     parts: int
     seed: int
     memory: Memory | None = None
+    streamed: bool = False
     augment_seed: int | None = None
     ctc_codec: Codec | None = None
     ctc_columns: int = 0
@@ -78,7 +85,7 @@ def select(lines: pa.Table, labels: pa.Table | None, recipe: Recipe) -> tuple[li
         frames = int(recipe.pixels.frames(np.asarray(recipe.pixels.resized_width(width, height))))
         reason = None
         if text is None:
-            reason = "nobody says what it reads"
+            reason = UNREAD
         elif not text or confidence < recipe.min_confidence:
             reason = "the teacher is not sure of it"
         elif recipe.codec.unknown(text):
@@ -99,7 +106,14 @@ def load_window(window: Window, recipe: Recipe, first_step: int, last_step: int)
     """
     lines, labels, chosen = _read(window, recipe)
     kept = [i for i, choice in enumerate(chosen) if choice is not None]
-    assert len(kept) == window.num_lines, f"{len(kept)} usable lines, planned {window.num_lines}"
+    assert recipe.streamed or len(kept) == window.num_lines, f"{len(kept)} usable lines, planned {window.num_lines}"
+    if not kept:
+        raise ValueError(
+            f"none of the {window.num_lines} lines of a window is of use, for the teacher is not sure of them; lower "
+            "min_confidence or adapt the teacher"
+        )
+    while len(kept) < window.num_steps * recipe.parts:  # no micro batch may be empty
+        kept += kept[: window.num_steps * recipe.parts - len(kept)]
     rng = np.random.default_rng([recipe.seed, window.epoch, window.first_step])
     kept = [kept[i] for i in rng.permutation(len(kept))]
     sizes = [lines[name].to_pylist() for name in ("width", "height")]
@@ -124,6 +138,8 @@ def _read(window: Window, recipe: Recipe) -> tuple[pa.Table, dict[str, dict], li
     chosen: list[Chosen | None] = []
     for shard in window.shards:
         lines = open_table(shard.lines, [*SELECTED, "image"])
+        if recipe.streamed and shard.labels:
+            _wait_for(shard.labels)
         labels = open_table(shard.labels) if shard.labels else None
         chosen += select(lines, labels, recipe)[0]
         tables.append(lines)
@@ -131,6 +147,13 @@ def _read(window: Window, recipe: Recipe) -> tuple[pa.Table, dict[str, dict], li
             view = window.epoch % max(1, recipe.memory.views)
             told.update({row["id"]: row for row in labels.to_pylist() if row["view"] == view})
     return pa.concat_tables(tables), told, chosen
+
+
+def _wait_for(path: str) -> None:
+    """Until the file is there. Who writes it ends the whole job where it fails."""
+    filesystem, inner = locate(path)
+    while filesystem.get_file_info(inner).type != FileType.File:
+        time.sleep(WAIT_S)
 
 
 def _readings(labels: pa.Table) -> dict[str, tuple[str, float]]:

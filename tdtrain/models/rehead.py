@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.nn import functional
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from tdtrain.models.trim import METASPACE, is_unigram, with_vocabulary
+from tdtrain.models.trim import is_unigram, with_vocabulary
 from tdtrain.models.trocr import TrOCRReader
 from tdtrain.models.trocr_inputs import TrOCRCodec
 
+METASPACE = "▁"
 ROLES = ("bos", "pad", "eos", "unk", "cls", "sep", "mask")
 MODEL_ROLES = ("bos", "pad", "eos", "unk")
 """The roles that the model's own configuration knows by their ids."""
@@ -40,9 +41,7 @@ def rehead(student: TrOCRReader, teacher_codec: TrOCRCodec) -> TrOCRReader:
         if mine != theirs:
             raise ValueError(f"{role}_token_id is {mine} in {student.name} and {theirs} in the teacher; must be equal")
     positions = student.module.model.config.decoder.max_position_embeddings
-    codec = TrOCRCodec(
-        teacher_codec.tokenizer, teacher_codec.tokens, min(teacher_codec.max_target_tokens, positions)
-    )
+    codec = TrOCRCodec(teacher_codec.tokenizer, teacher_codec.tokens, min(teacher_codec.max_target_tokens, positions))
     pieces = old_pieces(student.codec, teacher_codec)
     reader = with_vocabulary(student, f"{student.name}-reheaded", codec, partial(_mean_rows, pieces))
     reader.module.model.generation_config.max_new_tokens = codec.max_target_tokens
@@ -94,7 +93,6 @@ def _mid_text(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
         backend.pre_tokenizer = pre_tokenizers.Metaspace(METASPACE, prepend_scheme="never")
     else:
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.encode_special_tokens = True
     # A tokenizer remembers how it was last called.
     backend.no_padding()
     backend.no_truncation()

@@ -18,7 +18,6 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from tdtrain.models.trocr import TrOCRReader
 from tdtrain.models.trocr_inputs import TrOCRCodec
 
-METASPACE = "▁"
 SPECIAL_IDS = [0, 1, 2, 3]
 """<s>, <pad>, </s>, <unk> in all TrOCRs; the model's own configuration speaks of them by these ids."""
 
@@ -26,8 +25,9 @@ SPECIAL_IDS = [0, 1, 2, 3]
 def trim(reader: TrOCRReader, texts: Iterable[str]) -> TrOCRReader:
     """A copy of a reader that knows only the tokens a corpus needs, see `kept_tokens`.
 
-    Its logits are the reader's own at the kept tokens, so that two readers of one vocabulary, trimmed by the same
-    texts, may still be compared logit by logit. Their probabilities are those given that a kept token is written.
+    Its logits are the reader's own at the kept tokens (a single position may round otherwise), so that two readers of
+    one vocabulary, trimmed by the same texts, may still be compared logit by logit. Its probabilities are the reader's
+    given that a kept token is written.
 
     Args:
         texts: all that it shall read or learn, in any order; other texts may take more tokens than before.
@@ -45,8 +45,8 @@ def kept_tokens(codec: TrOCRCodec, texts: Iterable[str]) -> list[int]:
 
     Special and other added tokens stay, <mask> among them: transformers would add it again. Beyond what the texts
     are written with, byte-level BPE keeps its 256 bytes, so that every text can be spelled, and all tokens that a kept
-    one is merged from. Unigram keeps the texts' single characters and the metaspace, so that other texts of these
-    characters can be spelled, and the least likely piece: ten nats below it is what an unknown character costs.
+    one is merged from. Unigram keeps the texts' single characters, the metaspace among them, so that other texts of
+    these characters can be spelled, and the least likely piece: an unknown character costs ten nats more than it.
 
     Raises: ValueError for no texts, or a tokenizer of another kind.
     """
@@ -128,7 +128,7 @@ def _serialized(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
 
 def _byte_level_needs(model: dict[str, Any], written: set[int]) -> set[int]:
     """A word is merged lowest rank first, and each merge on the way ends in a token written: none may be missing."""
-    parts = defaultdict(set)
+    parts: dict[str, set[str]] = defaultdict(set)
     for left, right in model["merges"]:
         parts[left + right] |= {left, right}
     needed: set[str] = set()
@@ -145,6 +145,6 @@ def _unigram_needs(model: dict[str, Any], written: set[int]) -> set[int]:
     vocab = model["vocab"]
     # Pieces, not texts, hold the characters as normalization leaves them.
     pieces = [piece for i, (piece, _) in enumerate(vocab) if i in written - {model["unk_id"]}]
-    characters = {METASPACE, *"".join(pieces)}
+    characters = set("".join(pieces))
     least_likely = min(range(len(vocab)), key=lambda i: vocab[i][1])
     return {i for i, (piece, _) in enumerate(vocab) if piece in characters} | {least_likely}

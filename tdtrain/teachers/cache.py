@@ -76,8 +76,8 @@ class Spec(Frozen):
     version: str
 
 
-class LabelManifest(Frozen):
-    """A finished cache."""
+class Begun(Frozen):
+    """What is known of a cache from its start."""
 
     fingerprint: str
     teacher: str
@@ -85,6 +85,11 @@ class LabelManifest(Frozen):
     spec: Spec
     tokens: tuple[str, ...]
     """The teacher's vocabulary: what `ids` index."""
+
+
+class LabelManifest(Begun):
+    """A finished cache."""
+
     num_lines: int
     bytes_per_position: float
 
@@ -109,9 +114,9 @@ def name_of(shard: str) -> str:
     return shard.rsplit("/", 1)[-1]
 
 
-def load_labels(folder: str) -> LabelManifest:
-    """The manifest of a finished cache."""
-    return LabelManifest.model_validate_json(open_folder(folder).read(MANIFEST))
+def load_begun(folder: str) -> Begun:
+    """What a cache is of, finished or not."""
+    return Begun.model_validate_json(open_folder(folder).read(SPEC))
 
 
 def confident(manifest: Manifest, folder: str, least: float) -> Iterator[str]:
@@ -123,11 +128,11 @@ def confident(manifest: Manifest, folder: str, least: float) -> Iterator[str]:
 
 
 def memory_of(folder: str, student: Codec, temperature: float) -> Memory:
-    """How a finished cache is read for a student that is trained at this temperature.
+    """How a cache is read for a student that is trained at this temperature.
 
     Raises: ValueError where the cache was made for another temperature and cannot serve this one.
     """
-    manifest = load_labels(folder)
+    manifest = load_begun(folder)
     keep = manifest.spec.keep
     if not serves_all_temperatures(manifest) and keep.temperature != temperature:
         raise ValueError(
@@ -140,7 +145,7 @@ def memory_of(folder: str, student: Codec, temperature: float) -> Memory:
     return Memory(to_student, np.dtype(id_dtype(len(manifest.tokens))).itemsize, keep.views)
 
 
-def serves_all_temperatures(manifest: LabelManifest) -> bool:
+def serves_all_temperatures(manifest: Begun) -> bool:
     """Whether what is kept can be softened at will: the frames of CTC, hidden states, whole distributions."""
     keep = manifest.spec.keep
     return keep.kept == "hidden" or manifest.spec.kind == "ctc" or keep.k >= len(manifest.tokens)
@@ -150,7 +155,7 @@ def differences(root: Folder, spec: Spec) -> list[str]:
     """The other caches below a root, each in words: what it was made for that this one is not."""
     found = []
     for name in root.files(""):
-        if name.endswith(f"/{SPEC}") and (other := Spec.model_validate_json(root.read(name))) != spec:
+        if name.endswith(f"/{SPEC}") and (other := Begun.model_validate_json(root.read(name)).spec) != spec:
             mine, theirs = spec.model_dump(), other.model_dump()
             fields = {key: theirs[key] for key in mine if mine[key] != theirs[key]}
             found.append(f"{name.removesuffix(f'/{SPEC}')} ({', '.join(f'{k}={v}' for k, v in fields.items())})")

@@ -26,6 +26,7 @@ from tdtrain.teachers.cache import (
     HEAD,
     MANIFEST,
     SPEC,
+    Begun,
     Keep,
     LabelManifest,
     Spec,
@@ -81,6 +82,18 @@ def plan_labels(
     return LabelJob(teacher, lines, f"{root}/{fingerprint}", fingerprint, spec)
 
 
+def begin(job: LabelJob) -> Begun:
+    """Writes what is known of a cache from its start: students may be planned from then on."""
+    reader, folder = load_reader(job.teacher), open_folder(job.folder)
+    begun = Begun(fingerprint=job.fingerprint, teacher=job.teacher, spec=job.spec, tokens=reader.codec.tokens)
+    if isinstance(reader, TrOCRReader) and job.spec.keep.kept == "hidden":
+        head = reader.module.head
+        kept = {"weight": head.weight} | ({} if head.bias is None else {"bias": head.bias})
+        folder.write(HEAD, save({name: value.detach().contiguous() for name, value in kept.items()}))
+    folder.write(SPEC, begun.model_dump_json().encode())
+    return begun
+
+
 def label(job: LabelJob, actors: int, progress: Callable[[int, int], None], gpus: float = 0) -> LabelManifest:
     """Labels what is not labelled yet, and says what there is.
 
@@ -92,12 +105,7 @@ def label(job: LabelJob, actors: int, progress: Callable[[int, int], None], gpus
     folder = open_folder(job.folder)
     if folder.exists(MANIFEST):
         return LabelManifest.model_validate_json(folder.read(MANIFEST))
-    reader = load_reader(job.teacher)
-    folder.write(SPEC, job.spec.model_dump_json(indent=2).encode())
-    if isinstance(reader, TrOCRReader) and job.spec.keep.kept == "hidden":
-        head = reader.module.head
-        kept = {"weight": head.weight} | ({} if head.bias is None else {"bias": head.bias})
-        folder.write(HEAD, save({name: value.detach().contiguous() for name, value in kept.items()}))
+    begun = begin(job)
     shards = load_manifest(job.lines).shards_of("train")
     total = sum(shard.num_rows for shard in shards)
     missing = [shard.path for shard in shards if not folder.exists(name_of(shard.path))]
@@ -106,10 +114,7 @@ def label(job: LabelJob, actors: int, progress: Callable[[int, int], None], gpus
         done += num_rows
         progress(done, total)
     manifest = LabelManifest(
-        fingerprint=job.fingerprint,
-        teacher=job.teacher,
-        spec=job.spec,
-        tokens=reader.codec.tokens,
+        **vars(begun),
         num_lines=total,
         bytes_per_position=_bytes_per_position(job, [shard.path for shard in shards]),
     )

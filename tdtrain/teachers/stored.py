@@ -9,7 +9,7 @@ from torch import Tensor
 from tdtrain.data.storage import open_folder
 from tdtrain.losses.signal import Candidates, HeadOf, TeacherSignal
 from tdtrain.models.reader import Reader
-from tdtrain.teachers.cache import HEAD, load_labels, memory_of
+from tdtrain.teachers.cache import HEAD, load_begun, memory_of
 
 Batch = dict[str, Tensor]
 
@@ -23,7 +23,7 @@ class StoredTeacher:
         Raises: ValueError where the cache cannot serve the temperature, or keeps hidden states of a teacher that lacks
             some of the student's tokens.
         """
-        manifest = load_labels(folder)
+        manifest = load_begun(folder)
         keep = manifest.spec.keep
         self._softened = keep.temperature != 1
         self._head: tuple[Tensor, Tensor | None] | None = None

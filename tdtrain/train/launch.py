@@ -55,6 +55,7 @@ def plan_job(run: TrainRun) -> Job:
         parts=accumulation * max(run.compute.num_workers, 1),
         seed=run.optimisation.seed,
         memory=memory_of(run.labels, reader.codec, run.temperature) if stored and run.labels else None,
+        streamed=run.streamed,
         augment_seed=run.optimisation.seed if run.augment else None,
         ctc_codec=getattr(reader, "ctc_codec", None),
         ctc_columns=getattr(reader.module, "num_columns", 0),

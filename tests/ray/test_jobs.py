@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.corpora import line_corpus
+from tests.corpora import line_corpus, packed_lines
 from tests.models_small import small_trocr_folder, timetable_texts
 
 pytestmark = pytest.mark.ray
@@ -120,6 +120,37 @@ def test_trocr_into_trocr_with_a_live_teacher(tmp_path: Path) -> None:
         "--no_adapt_teacher", "--min_confidence", "0",
     )  # fmt: skip
     assert "student" in json.loads((tmp_path / "out" / "results.json").read_text())["readers"]
+
+
+def test_a_student_trains_while_its_teacher_labels(tmp_path: Path) -> None:
+    corpus = line_corpus(tmp_path / "corpus", num=160)
+    teacher, student = (small_trocr_folder(tmp_path / like, like, timetable_texts(160)) for like in ("large", "base"))
+    command = [
+        "rayjobs/distill.py", "--teacher_model", teacher, "--student_model", student, "--dataset_path", corpus,
+        "--output_dir", tmp_path / "out", "--epochs", "1", "--batch_size", "16", "--no_adapt_teacher",
+        "--min_confidence", "0", "--cache_k", "64", "--num_workers", "2", "--zero_stage", "2", "--no_control",
+    ]  # fmt: skip
+    assert "the teacher labels meanwhile" in run(*command)
+    (cache,) = (tmp_path / "out/labels").iterdir()
+    assert json.loads((cache / "labels.json").read_text())["num_lines"] > 100
+    assert "student" in json.loads((tmp_path / "out" / "results.json").read_text())["readers"]
+
+
+def test_label_makes_a_cache_that_distil_finds(tmp_path: Path) -> None:
+    lines = packed_lines(tmp_path, num=120)
+    teacher, student = (small_trocr_folder(tmp_path / like, like, timetable_texts(120)) for like in ("large", "base"))
+    caches = tmp_path / "caches"
+    said = run("rayjobs/label.py", "--dataset_path", lines, "--teacher_model", teacher, "--output_dir", caches)
+    assert "134 bytes a position" in " ".join(said.split())
+    run(
+        "rayjobs/distill.py", "--teacher_model", teacher, "--student_model", student, "--dataset_path", lines,
+        "--output_dir", tmp_path / "out", "--epochs", "1", "--num_workers", "0", "--no_adapt_teacher",
+        "--min_confidence", "0", "--teacher_cache", caches, "--no_control",
+    )  # fmt: skip
+    assert len(list(caches.iterdir())) == 1 and not (tmp_path / "out" / "labels").exists()
+    other = run("rayjobs/label.py", "--dataset_path", lines, "--teacher_model", teacher, "--output_dir", caches,
+                "--cache_as", "hidden")  # fmt: skip
+    assert "Another cache lies there" in other
 
 
 def test_dry_run_shows_the_run_and_starts_nothing() -> None:

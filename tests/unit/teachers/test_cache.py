@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import random
+import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,13 +17,13 @@ import pytest
 import torch
 
 from tdtrain.config import Compute, Optimisation, TrainRun
-from tdtrain.data import pack
+from tdtrain.data import batches, pack
 from tdtrain.data.augment import augment
 from tdtrain.data.batches import VIEW_SEED
 from tdtrain.data.manifest import load_manifest, read_lines
 from tdtrain.data.storage import open_folder
 from tdtrain.models.trocr import load_trocr
-from tdtrain.teachers.cache import Keep, differences, load_labels
+from tdtrain.teachers.cache import MANIFEST, Keep, LabelManifest, differences
 from tdtrain.teachers.label_pass import label, plan_labels
 from tdtrain.teachers.positions import _drawn, _kept
 from tdtrain.train.launch import fit, plan_job
@@ -101,7 +103,7 @@ def test_a_few_tokens_serve_the_temperature_they_were_kept_at(
 
 def test_the_bytes_are_the_teacher_s_distribution(corpus: str, models: tuple[str, str], tmp_path: Path) -> None:
     folder = labelled(models[0], corpus, tmp_path, k=8)
-    manifest = load_labels(folder)
+    manifest = LabelManifest.model_validate_json((Path(folder) / MANIFEST).read_text())
     assert manifest.bytes_per_position == 8 * (2 + 2) + 2 + 4
     teacher = load_trocr(models[0])
     lines = {line.id: line for line in read_lines(load_manifest(corpus), "train")}
@@ -166,6 +168,7 @@ def test_a_cache_of_another_kind_is_named(corpus: str, models: tuple[str, str], 
 
 PASS = """
 import sys
+import threading
 from tdtrain.teachers.cache import Keep
 from tdtrain.teachers.label_pass import label, plan_labels
 label(plan_labels(sys.argv[1], sys.argv[2], sys.argv[3], "fp32", Keep(k=8)), 0, lambda done, total: None)
@@ -199,3 +202,36 @@ def test_killed_at_ten_random_moments_the_cache_is_the_same_bit_by_bit(
     assert [process.wait() for process in pair] == [0, 0]
     assert digest(tmp_path / "killed") == digest(tmp_path / "whole") == digest(tmp_path / "timed")
     assert parts == sorted(parts) and parts[-1] > 0
+
+
+def test_training_that_waits_for_its_teacher_is_training_on_the_finished_cache(
+    models: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not all lines are annotated, the teacher is not sure of all: its steps are decided before anybody knows."""
+    monkeypatch.setattr(pack, "PAGES_PER_SHARD", {"lines": 24})
+    monkeypatch.setattr(batches, "WAIT_S", 0.01)
+    corpus = packed_lines(tmp_path, num=96, annotated=40)
+    finished = labelled(models[0], corpus, tmp_path / "finished", k=EVERYTHING)
+    confidences = [
+        row["confidence"] for file in Path(finished).glob("*.parquet") for row in pq.read_table(file).to_pylist()
+    ]
+    common = {"streamed": True, "min_confidence": float(np.median(confidences))}
+    expected = curve(corpus, models, tmp_path / "after", labels=finished, **common)
+    growing = tmp_path / "growing"
+    growing.mkdir()
+    shutil.copy(Path(finished) / "spec.json", growing)
+    arrived: list[float] = []
+
+    def arrive() -> None:
+        for file in sorted(Path(finished).glob("*.parquet")):
+            time.sleep(0.5)
+            arrived.append(time.perf_counter())
+            shutil.copy(file, growing / "partial")
+            (growing / "partial").rename(growing / file.name)
+
+    thread = threading.Thread(target=arrive)
+    thread.start()
+    assert curve(corpus, models, tmp_path / "while", labels=str(growing), **common) == expected
+    thread.join()
+    exact = curve(corpus, models, tmp_path / "planned", labels=finished, min_confidence=common["min_confidence"])
+    assert len(exact) < len(expected)
