@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tdtrain.config import DistillRun
+from tdtrain.models.bridges import bridge_of
 from tdtrain.models.load import is_trocr, load_reader
 from tdtrain.models.students import BUILT
-from tdtrain.models.trocr_inputs import check_same_vocabulary
 from tdtrain.teachers.live import check_pair
 
 ELSEWHERE = {"output_dir", "tracking_uri", "register_model", "dry_run"}
@@ -65,13 +65,19 @@ def check_models(run: DistillRun) -> None:
             f"ctc_head=True is for a student that writes token by token, and student_model {run.student_model} reads "
             "by CTC alone; leave it out"
         )
-    if not teaching.alpha or teaching.targets == "sequence":
+    if teaching.trim_vocabulary and not is_trocr(run.student_model):
+        raise ValueError(
+            f"trim_vocabulary=True is for a student that writes token by token, and student_model {run.student_model} "
+            "reads by CTC; leave it out"
+        )
+    bridge = bridge_of(teaching.vocabulary_bridge, run.teacher_model, run.student_model)
+    if not teaching.alpha or teaching.targets == "sequence" or bridge != "same":
         return
-    built = run.student_model in BUILT
-    if not built and is_trocr(run.teacher_model) and is_trocr(run.student_model):
-        check_same_vocabulary(run.teacher_model, run.student_model)  # by their tokenizers, without loading weights
-    teacher = load_reader(run.teacher_model)
-    check_pair(teacher, load_reader("ppocrv6-tiny" if built else run.student_model))
+    check_pair(
+        load_reader(run.teacher_model),
+        load_reader("ppocrv6-tiny" if run.student_model in BUILT else run.student_model),
+        teaching.teacher_signal == "live",
+    )
 
 
 def _differences(theirs: Mapping, mine: Mapping, path: str = "") -> Iterator[str]:

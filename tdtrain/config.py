@@ -116,6 +116,16 @@ class Teaching(Frozen):
     """Softens both distributions before they are compared."""
     alpha: Share = 0.5
     """Weight of the teacher's distribution; 1 - alpha is the weight of the text. 0: no soft targets."""
+    vocabulary_bridge: Literal["auto", "same", "rehead", "align", "project", "next_character", "uld", "text"] = "auto"
+    """How a teacher that writes other tokens than the student teaches it. same: they write the same ones. rehead: the
+    student gets the teacher's tokenizer. align: likelihoods of aligned chunks (ALM). project: the student's
+    distribution on the teacher's tokens (X-Token). next_character: both distributions of the next character. uld:
+    sorted probabilities. text: the teacher's readings alone. auto: same where it can be, else rehead."""
+    trim_vocabulary: bool = False
+    """Cut the student's vocabulary to the tokens that the corpus uses: half of TrOCR-small's weights are vocabulary."""
+    min_agreement: Share = 0.0
+    """Lines of which the teacher reads a worse picture differently, beyond this share of the characters, are not learnt
+    from where nobody annotated them. 0: it is not asked twice."""
     targets: Literal["soft", "sequence", "both"] = "both"
     """soft: its distributions. sequence: its reading is the text of lines nobody annotated. both: both."""
     min_confidence: Share = 0.9
@@ -287,6 +297,7 @@ class TrainRun(WithPlaces):
     hidden_weight: float = Field(default=0.0, ge=0)
     targets: Literal["soft", "sequence", "both"] = "both"
     min_confidence: Share = 0.9
+    min_agreement: Share = 0.0
     augment: bool = True
     max_evaluation_lines: Positive = 2000
     max_steps: Positive | None = None

@@ -23,6 +23,7 @@ from tdtrain.data.rows import content_id
 from tdtrain.data.storage import open_folder
 from tdtrain.data.training_set import left_out_words
 from tdtrain.evaluate.test_split import evaluate
+from tdtrain.models.bridges import bridge_of
 from tdtrain.models.load import load_reader
 from tdtrain.models.students import BUILT, alphabet, build_student
 from tdtrain.report.finish import report_distillation
@@ -58,8 +59,9 @@ class Job:
         self.teachers = run.cache.teacher_actors or self.actors if self.on_ray else 0
         self.teacher_gpus = self.compute.gpus if run.cache.teacher_gpus is None else run.cache.teacher_gpus
         # A student that is made for the corpus's alphabet has to wait for all that the teacher reads.
-        self.needs_alphabet = run.student_model in BUILT or run.ctc_head
-        self.streamed = self.on_ray and not self.needs_alphabet
+        self.needs_texts = run.student_model in BUILT or run.ctc_head or run.teaching.trim_vocabulary
+        self.streamed = self.on_ray and not self.needs_texts
+        self.bridge = bridge_of(run.teaching.vocabulary_bridge, run.teacher_model, run.student_model)
         self.corpus = ""
         self.left_out: dict[str, dict[str, int]] = {}
         self._timings = self.output / "timings.json"
@@ -103,7 +105,9 @@ def distill(run: DistillRun) -> Results | None:
         with job.stage("corpus", "pages into lines"):
             manifest = pack_corpus(job)
         teacher = adapt_teacher(job, manifest)
-        keep = keep_of(run.cache, load_reader(teacher).kind, run.teaching.temperature)
+        keep = keep_of(
+            run.cache, load_reader(teacher).kind, run.teaching.temperature, agreement=run.teaching.min_agreement > 0
+        )
         caches = run.cache.teacher_cache or str(job.output / "labels")
         labelling = plan_labels(teacher, manifest.root, caches, run.optimisation.precision, keep)
         begin(labelling)
@@ -195,17 +199,20 @@ def start_of_student(job: Job, manifest: Manifest, labels: str) -> str:
     """The folder of the student before training."""
     folder, teaching = job.output / "student_before", job.run.teaching
     if not folder.exists():
-        letters = ""
-        if job.needs_alphabet:
-            annotated = (line.text or "" for line in read_lines(manifest, "train"))
-            letters = alphabet(annotated, confident(manifest, labels, teaching.min_confidence))
+        annotated: list[str] = []
+        read: list[str] = []
+        if job.needs_texts:
+            annotated = [line.text for line in read_lines(manifest, "train") if line.text]
+            read = list(confident(manifest, labels, teaching.min_confidence))
         build_student(
             job.run.student_model,
-            letters,
+            alphabet(annotated, read),
             job.run.optimisation.seed,
             folder,
             (decode(line.image) for line in some_lines(manifest, "train", FITTED_LINES)),
             job.run.ctc_head,
+            tokens_of=job.run.teacher_model if job.bridge == "rehead" else None,
+            texts=[*annotated, *read] if teaching.trim_vocabulary else None,
         )
     return str(folder)
 
@@ -216,7 +223,7 @@ def train(job: Job, manifest: Manifest, labels: str, teacher: str, before: str, 
     Returns: all models by role.
     """
     run, teaching = job.run, job.run.teaching
-    soft = teaching.targets != "sequence" and teaching.alpha > 0
+    soft = teaching.targets != "sequence" and teaching.alpha > 0 and job.bridge != "text"
     student = TrainRun(
         name="student",
         model=before,
@@ -231,8 +238,9 @@ def train(job: Job, manifest: Manifest, labels: str, teacher: str, before: str, 
         mix=run.mix,
         on_policy=teaching.on_policy,
         hidden_weight=teaching.hidden_weight,
-        targets=teaching.targets,
+        targets=teaching.targets if job.bridge != "text" else "sequence",
         min_confidence=teaching.min_confidence,
+        min_agreement=teaching.min_agreement,
         augment=run.corpus.augment,
         max_evaluation_lines=run.corpus.max_evaluation_lines,
         optimisation=run.optimisation,

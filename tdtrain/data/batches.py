@@ -23,6 +23,8 @@ from tdtrain.data.soft import Memory, soft_arrays
 from tdtrain.data.storage import locate
 from tdtrain.models.reader import IGNORED, Codec, Kind, Pixels
 
+READ = ["id", "text", "confidence", "agreement"]
+"""Columns of a teacher's labels that decide what is learnt from."""
 SELECTED = ["id", "width", "height", "text"]
 LEARNT = Literal["soft", "sequence", "both"]
 UNREAD = "nobody says what it reads"
@@ -49,6 +51,7 @@ class Recipe:
     codec: Codec
     targets: LEARNT
     min_confidence: float
+    min_agreement: float
     parts: int
     seed: int
     memory: Memory | None = None
@@ -79,15 +82,17 @@ def select(lines: pa.Table, labels: pa.Table | None, recipe: Recipe) -> tuple[li
     columns = (lines[name].to_pylist() for name in SELECTED)
     readings = _readings(labels) if labels is not None else {}
     for row_id, width, height, text in zip(*columns, strict=True):
-        told, confidence = text is not None or recipe.targets != "soft", 1.0
+        told, confidence, agreement = text is not None or recipe.targets != "soft", 1.0, None
         if text is None:
-            text, confidence = readings.get(row_id, (None, 0.0))
+            text, confidence, agreement = readings.get(row_id, (None, 0.0, None))
         frames = int(recipe.pixels.frames(np.asarray(recipe.pixels.resized_width(width, height))))
         reason = None
         if text is None:
             reason = UNREAD
         elif not text or confidence < recipe.min_confidence:
             reason = "the teacher is not sure of it"
+        elif agreement is not None and agreement < recipe.min_agreement:
+            reason = "the teacher reads a worse picture of it differently"
         elif recipe.codec.unknown(text):
             reason = "a character the student does not know"
         elif not recipe.codec.fits(text, frames):
@@ -156,9 +161,9 @@ def _wait_for(path: str) -> None:
         time.sleep(WAIT_S)
 
 
-def _readings(labels: pa.Table) -> dict[str, tuple[str, float]]:
-    columns = (labels[name].to_pylist() for name in ("id", "text", "confidence"))
-    return {row_id: (text, confidence) for row_id, text, confidence in zip(*columns, strict=True)}
+def _readings(labels: pa.Table) -> dict[str, tuple[str, float, float | None]]:
+    columns = (labels[name].to_pylist() for name in READ)
+    return {row_id: (text, confidence, agreed) for row_id, text, confidence, agreed in zip(*columns, strict=True)}
 
 
 def _micro_batch(

@@ -16,7 +16,10 @@ from tdtrain.models.ppocr import load_ppocr
 from tdtrain.models.ppocr_stitch import stitch
 from tdtrain.models.ppocr_student import Size, fresh_ppocr, trim_alphabet
 from tdtrain.models.reader import Reader
+from tdtrain.models.rehead import rehead
+from tdtrain.models.trim import trim
 from tdtrain.models.trocr import TrOCRReader
+from tdtrain.models.trocr_inputs import load_inputs, model_folder
 
 FRESH = get_args(Size)
 PRETRAINED = "mobile-pretrained"
@@ -41,7 +44,14 @@ def alphabet(annotated: Iterable[str], read: Iterable[str]) -> str:
 
 
 def build_student(
-    name: str, letters: str, seed: int, folder: Path, images: Iterable[np.ndarray] = (), ctc_head: bool = False
+    name: str,
+    letters: str,
+    seed: int,
+    folder: Path,
+    images: Iterable[np.ndarray] = (),
+    ctc_head: bool = False,
+    tokens_of: str | None = None,
+    texts: Iterable[str] | None = None,
 ) -> None:
     """Writes the student's folder, whole or not at all.
 
@@ -51,6 +61,8 @@ def build_student(
         letters: the corpus's alphabet.
         images: a few hundred lines of the corpus, uint8 RGB; used by mobile-stitched only.
         ctc_head: put a fresh CTC head over the alphabet on the encoder; TrOCR only.
+        tokens_of: the teacher whose tokenizer it gets, see `rehead`; TrOCR only.
+        texts: of the corpus, to whose tokens its vocabulary is cut, see `trim`; TrOCR only.
     """
     reader: Reader
     if name in FRESH:
@@ -61,6 +73,12 @@ def build_student(
         reader = trim_alphabet(load_ppocr("ppocrv6-tiny"), letters)
     else:
         reader = load_reader(name)
+    if tokens_of is not None:
+        assert isinstance(reader, TrOCRReader), f"{name} is no TrOCR"
+        reader = rehead(reader, load_inputs(model_folder(tokens_of, weights=False))[1])
+    if texts is not None:
+        assert isinstance(reader, TrOCRReader), f"{name} is no TrOCR"
+        reader = trim(reader, texts)
     if ctc_head:
         assert isinstance(reader, TrOCRReader), f"{name} is no TrOCR"
         reader.add_ctc_head(letters, seed)

@@ -51,7 +51,7 @@ def kept_tokens(codec: TrOCRCodec, texts: Iterable[str]) -> list[int]:
     Raises: ValueError for no texts, or a tokenizer of another kind.
     """
     tokenizer = codec.tokenizer
-    written = {i for ids in codec._ids(sorted(set(texts))) for i in ids}
+    written = {i for ids in codec.ids(sorted(set(texts))) for i in ids}
     if not written:
         raise ValueError("texts are empty; give the texts that the model shall read")
     needs = _unigram_needs if is_unigram(tokenizer) else _byte_level_needs
@@ -144,7 +144,7 @@ def _unigram_needs(model: dict[str, Any], written: set[int]) -> set[int]:
     """The best segmentation stays the best among fewer, as long as unknown characters cost the same."""
     vocab = model["vocab"]
     # Pieces, not texts, hold the characters as normalization leaves them.
-    pieces = [piece for i, (piece, _) in enumerate(vocab) if i in written - {model["unk_id"]}]
-    characters = set("".join(pieces))
+    known = written - {model["unk_id"]}
+    characters = set("".join(piece for i, (piece, _) in enumerate(vocab) if i in known))
     least_likely = min(range(len(vocab)), key=lambda i: vocab[i][1])
     return {i for i, (piece, _) in enumerate(vocab) if piece in characters} | {least_likely}

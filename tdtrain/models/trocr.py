@@ -83,6 +83,10 @@ class TrOCRModule(nn.Module):
         by_column = None if self.ctc_head is None else self.ctc_head(self._columns(patches))
         return ReaderOutput(None, None, by_column, hidden, self.head, patches)
 
+    def encode(self, pixel_values: Tensor) -> Tensor:
+        """The encoder's patches B,S,D alone."""
+        return self._patches(self.model.encoder(pixel_values=pixel_values).last_hidden_state)
+
     def decoder_inputs(self, labels: Tensor | None, num_lines: int, device: torch.device) -> Tensor:
         """Labels B,T -> what the decoder sees before each: the start token, then labels 0..T-2, pads where ignored."""
         start = torch.full((num_lines, 1), self.start_id, dtype=torch.int64, device=device)

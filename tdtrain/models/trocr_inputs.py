@@ -95,6 +95,11 @@ class TrOCRPixels:
     resample: int = int(Image.Resampling.BILINEAR)
     scale: float = 1 / 255
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width), pixels."""
+        return self.height, self.width
+
     def resize(self, image: np.ndarray) -> np.ndarray:
         """One line, uint8 RGB HxWx3 of any size -> uint8 height x width x 3."""
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
@@ -139,7 +144,7 @@ class TrOCRCodec:
 
     def fits(self, text: str, frames: int) -> bool:
         """Whether the text's tokens, with the end token, are no more than the decoder writes. Frames: unused."""
-        return len(self._ids([text])[0]) + 1 <= self.max_target_tokens
+        return len(self.ids([text])[0]) + 1 <= self.max_target_tokens
 
     @property
     def end_id(self) -> int:
@@ -164,7 +169,7 @@ class TrOCRCodec:
                 f"the tokenizer cannot express {sorted(unknown)[:10]} ({len(unknown)} characters); "
                 "set these lines aside or choose a model with a byte-level tokenizer"
             )
-        rows = [[*ids, self.end_id] for ids in self._ids(texts)]
+        rows = [[*ids, self.end_id] for ids in self.ids(texts)]
         for text, row in zip(texts, rows, strict=True):
             if len(row) > self.max_target_tokens:
                 raise ValueError(
@@ -185,15 +190,16 @@ class TrOCRCodec:
     def unknown(self, text: str) -> set[str]:
         """The characters of a text whose way through the tokenizer and back is lossy, alone or beside the others."""
         alone = {character for character in set(text) if not self._survives(character)}
-        return alone | (set(text) - set(self.decode(self._ids([text])[0])) - {" "} if text else set())
+        return alone | (set(text) - set(self.decode(self.ids([text])[0])) - {" "} if text else set())
 
     def _survives(self, character: str) -> bool:
         if character not in self._lossless:
             # A lone space may be stripped at a text's ends; between words every tokenizer keeps it.
-            self._lossless[character] = character == " " or self.decode(self._ids([character])[0]) == character
+            self._lossless[character] = character == " " or self.decode(self.ids([character])[0]) == character
         return self._lossless[character]
 
-    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text, without the end token; what cannot be spelled is unknown."""
         if not texts:
             return []
         # split_special_tokens: a text that holds "</s>" is spelled out and does not end there.

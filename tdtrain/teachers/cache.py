@@ -36,6 +36,7 @@ LABEL_SCHEMA = pa.schema(
         pa.field("view", pa.int16(), nullable=False),
         pa.field("text", pa.string(), nullable=False),
         pa.field("confidence", pa.float32(), nullable=False),
+        pa.field("agreement", pa.float32()),
         pa.field("num_positions", pa.int32(), nullable=False),
         pa.field("k", pa.int32(), nullable=False),
         pa.field("ids", pa.binary()),
@@ -59,6 +60,8 @@ class Keep(Frozen):
     """The distribution that is kept was softened by it. CTC frames and hidden states are kept as they are: 1."""
     views: int = 0
     """0: the teacher sees the line as it is. v: v augmented views of it, which the student sees as well."""
+    agreement: bool = False
+    """The teacher also reads an augmented view, to tell how far it agrees with itself."""
 
 
 class Spec(Frozen):
@@ -94,13 +97,14 @@ class LabelManifest(Begun):
     bytes_per_position: float
 
 
-def keep_of(kept: Kept, kind: Kind, temperature: float) -> Keep:
+def keep_of(kept: Kept, kind: Kind, temperature: float, agreement: bool = False) -> Keep:
     """What a run that is told so keeps of a teacher of this kind."""
     return Keep(
         kept=kept.cache_as,
         k=kept.cache_k or DEFAULT_K[kind],
         temperature=temperature if kind == "autoregressive" else 1.0,
         views=kept.teacher_views,
+        agreement=agreement,
     )
 
 

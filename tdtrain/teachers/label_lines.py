@@ -14,6 +14,7 @@ import torch
 
 from tdtrain.data.augment import augment
 from tdtrain.data.batches import VIEW_SEED, decode
+from tdtrain.evaluate.metrics import cer
 from tdtrain.models.ctc_decode import path_readings
 from tdtrain.models.reader import Reader, Reading
 from tdtrain.models.trocr import TrOCRReader
@@ -48,6 +49,12 @@ def label_lines(
         read, frames = _frames(reader, batch, keep) if reader.kind == "ctc" else (reader.read(batch), [])
         for place, i in enumerate(chosen):
             readings[i], rows[i] = read[place], frames[place] if frames else NOTHING
+    agreement: list[float | None] = [None] * len(ids)
+    if keep.agreement:
+        worse = [augment(im, row, 0, VIEW_SEED) for im, row in zip(pictures, ids, strict=True)]
+        for chosen, batch in _batches(reader, worse, precision):
+            for i, again in zip(chosen, reader.read(batch), strict=True):
+                agreement[i] = 1 - min(1.0, cer([readings[i].text], [again.text])) if readings[i].text else 0.0
     told = [reading.text if text is None else text for text, reading in zip(texts, readings, strict=True)]
     table: list[dict] = []
     for view in range(max(1, keep.views)):
@@ -61,8 +68,9 @@ def label_lines(
             for chosen, batch in _batches(reader, seen, precision):
                 for i, row in zip(chosen, _frames(reader, batch, keep)[1], strict=True):
                     rows[i] = row
-        for row_id, reading, row in zip(ids, readings, rows, strict=True):
-            table.append({**row, "id": row_id, "view": view, "text": reading.text, "confidence": reading.confidence})
+        for row_id, reading, agreed, row in zip(ids, readings, agreement, rows, strict=True):
+            said = {"text": reading.text, "confidence": reading.confidence, "agreement": agreed}
+            table.append({**row, "id": row_id, "view": view, **said})
     return pa.Table.from_pylist(table, schema=LABEL_SCHEMA)
 
 

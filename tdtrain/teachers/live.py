@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -12,18 +12,22 @@ from torch import Tensor, nn
 from tdtrain.losses.signal import HeadOf, TeacherSignal
 from tdtrain.models.ctc_decode import character_map
 from tdtrain.models.load import load_reader
-from tdtrain.models.reader import Reader
+from tdtrain.models.reader import IGNORED, Reader
 from tdtrain.models.trocr import TrOCRModule
+from tdtrain.models.trocr_inputs import TrOCRPixels
 from tdtrain.precision import Precision, use_bf16
 
 Batch = dict[str, Tensor]
 Shard = Callable[[nn.Module], nn.Module]
+Asked = Literal["tokens", "own tokens", "encoder"]
+"""What a teacher is asked about: the student's tokens, which it must know; its own tokens of the same text; or nothing
+but what its encoder sees."""
 TOLERANCE = 0.05
 """How far the teacher's loss on a batch may be from its stand-alone fp32 loss, relative; bf16 stays below 0.02."""
 
 
 class LiveTeacher:
-    """Says what the teacher makes of every batch, over the student's vocabulary."""
+    """Says what the teacher makes of every batch."""
 
     def __init__(
         self,
@@ -32,40 +36,47 @@ class LiveTeacher:
         device: torch.device,
         precision: Precision = "auto",
         shard: Shard | None = None,
+        asked: Asked = "tokens",
     ) -> None:
         """Freezes and casts the teacher.
 
         Args:
             precision: of the training; its weights become bf16 on a GPU unless that is fp32.
             shard: spreads its weights over the workers; None: each has them all.
+            asked: see `Asked`.
 
-        Raises: ValueError where the pair cannot be compared position by position.
+        Raises: ValueError where the pair cannot be compared position by position, and should be.
         """
-        check_pair(reader, student)
+        self._asked = asked
+        self._same = reader.codec.tokens == student.codec.tokens
+        self._ids = torch.arange(len(reader.codec.tokens), device=device)
+        if asked == "tokens":
+            check_pair(reader, student)
+            self._ids = character_map(reader.codec, student.codec).to(device)
         self._reader = reader
         self._dtype = torch.bfloat16 if device.type == "cuda" and use_bf16(precision, "cuda") else torch.float32
         self._module = reader.module.to(device=device, dtype=self._dtype).eval().requires_grad_(False)
         self._head: tuple[Tensor, Tensor | None] | None = None
         if isinstance(self._module, TrOCRModule):  # before it is sharded: every worker needs all of it
             head = self._module.head
-            self._head = head.weight.clone(), None if head.bias is None else head.bias.clone()
+            self._head = head.weight[self._ids].clone(), None if head.bias is None else head.bias[self._ids].clone()
         self._sharded = shard is not None
         if shard is not None:
             self._module = shard(self._module)
-        self._same = reader.codec.tokens == student.codec.tokens
-        self._ids = character_map(reader.codec, student.codec).to(device)
         self._checked = False
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> TeacherSignal:
-        """What it says over the student's vocabulary: hidden states with their head, or a CTC teacher's logits B,T,V,
-        -inf for characters it does not know."""
+        """Hidden states with their head, or a CTC teacher's logits B,T,V over the student's vocabulary, -inf for
+        characters that it does not know."""
+        if self._asked == "encoder":
+            module = cast(TrOCRModule, self._module)
+            return TeacherSignal(None, module.encode(self._pixels(batch)), module.grid)
         if not self._checked:
             self._check(batch)
         if self._head is not None:
-            pixels = self._reader.pixels.normalize(batch["pixels"], batch["widths"], self._dtype)
             module = cast(TrOCRModule, self._module)
-            output = module.hidden_states(pixels, labels=batch["labels"])
+            output = module.hidden_states(self._pixels(batch), labels=self._labels(batch))
             assert output.hidden is not None
             return TeacherSignal(HeadOf(output.hidden, *self._head), output.encoder_hidden, module.grid)
         logits = self._logits(batch)
@@ -74,16 +85,29 @@ class LiveTeacher:
         known = self._ids >= 0
         return TeacherSignal(torch.where(known, logits[..., self._ids.clamp(min=0)], -torch.inf))
 
-    def _logits(self, batch: Batch, dtype: torch.dtype | None = None) -> Tensor:
-        pixels = self._reader.pixels.normalize(batch["pixels"], batch["widths"], dtype or self._dtype)
-        return self._module(pixels, labels=batch["labels"], widths=batch["widths"]).logits
+    def _pixels(self, batch: Batch) -> Tensor:
+        return self._reader.pixels.normalize(batch["pixels"], batch["widths"], self._dtype)
+
+    def _logits(self, batch: Batch) -> Tensor:
+        return self._module(self._pixels(batch), labels=self._labels(batch), widths=batch["widths"]).logits
+
+    def _labels(self, batch: Batch) -> Tensor:
+        """The line's text in the teacher's tokens."""
+        if self._asked == "own tokens":
+            return batch["teacher_labels"]
+        labels = batch["labels"]
+        if self._same or self._reader.kind == "ctc":
+            return labels
+        return torch.where(labels == IGNORED, IGNORED, self._ids[labels.clamp(min=0)])
 
     def _check(self, batch: Batch) -> None:
         """Compares the loss of the teacher as it is run here with its own, loaded anew, in fp32 and alone.
 
         Raises: ValueError where they differ: the teacher would teach something else than it knows.
         """
-        mine = _loss(self._reader, batch, self._logits(batch))
+        logits = self._logits(batch)
+        batch = batch | {"labels": self._labels(batch)}
+        mine = _loss(self._reader, batch, logits)
         alone = load_reader(self._reader.name)
         if self._sharded:  # because it does not fit on the device, where this would be all of it
             batch = {key: value.cpu() for key, value in batch.items()}
@@ -109,21 +133,28 @@ def _loss(reader: Reader, batch: Batch, logits: Tensor) -> float:
     return float(-best[real].mean())
 
 
-def check_pair(teacher: Reader, student: Reader) -> None:
-    """Raises ValueError where a teacher's distributions cannot be compared with the student's."""
+def check_pair(teacher: Reader, student: Reader, live: bool = True) -> None:
+    """Raises ValueError where a teacher's distributions cannot be compared with the student's, position by position.
+
+    Args:
+        live: whether the teacher sees the student's batches, and not the lines themselves.
+    """
     if teacher.kind != student.kind:
         raise ValueError(
             f"teacher_model {teacher.name} is {teacher.kind} and student_model {student.name} is {student.kind}; "
             "their distributions have nothing in common, but the teacher's text can teach: use --targets sequence"
         )
-    if teacher.pixels != student.pixels:
+    # TrOCRs of one size may differ in the filter they were resized with, and normalise for themselves.
+    written = isinstance(teacher.pixels, TrOCRPixels) and isinstance(student.pixels, TrOCRPixels)
+    alike = teacher.pixels.size == student.pixels.size if written else teacher.pixels == student.pixels  # type: ignore[attr-defined]
+    if (live or not written) and not alike:
         raise ValueError(
             f"teacher_model {teacher.name} and student_model {student.name} take different pictures "
-            f"({teacher.pixels} and {student.pixels}); use --targets sequence"
+            f"({teacher.pixels} and {student.pixels}); use "
+            f"{'--teacher_signal stored' if written else '--targets sequence'}"
         )
-    if teacher.kind == "autoregressive" and teacher.codec.tokens != student.codec.tokens:
+    if teacher.kind == "autoregressive" and not set(student.codec.tokens) <= set(teacher.codec.tokens):
         raise ValueError(
             f"teacher_model {teacher.name} has {len(teacher.codec.tokens)} tokens and student_model {student.name} "
-            f"has {len(student.codec.tokens)}, not the same ones; use --targets sequence, or a student with the "
-            "teacher's tokenizer, such as microsoft/trocr-base-printed for microsoft/trocr-large-printed"
+            f"has {len(student.codec.tokens)}, not the same ones; use --vocabulary_bridge rehead, or another bridge"
         )

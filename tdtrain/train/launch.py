@@ -52,6 +52,7 @@ def plan_job(run: TrainRun) -> Job:
         codec=reader.codec,
         targets=run.targets,
         min_confidence=run.min_confidence,
+        min_agreement=run.min_agreement,
         parts=accumulation * max(run.compute.num_workers, 1),
         seed=run.optimisation.seed,
         memory=memory_of(run.labels, reader.codec, run.temperature) if stored and run.labels else None,

@@ -101,7 +101,7 @@ def work(job: Job, context: Context) -> State:
     precision, device = run.optimisation.precision, context.device
     teacher: Teacher | None = None
     if taught is not None:
-        teacher = LiveTeacher(taught, reader, device, precision, shard)
+        teacher = LiveTeacher(taught, reader, device, precision, shard, "tokens" if run.alpha else "encoder")
     elif job.recipe.memory is not None and run.labels:
         teacher = StoredTeacher(run.labels, reader, run.temperature, device)
     whole = partial(_whole, reader, engine, context)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
 from tests.corpora import line_corpus, packed_lines
 from tests.models_small import small_trocr_folder, timetable_texts
@@ -120,6 +121,27 @@ def test_trocr_into_trocr_with_a_live_teacher(tmp_path: Path) -> None:
         "--no_adapt_teacher", "--min_confidence", "0",
     )  # fmt: skip
     assert "student" in json.loads((tmp_path / "out" / "results.json").read_text())["readers"]
+
+
+def test_large_into_small_across_vocabularies(tmp_path: Path) -> None:
+    """The guide's command, with folders in place of the hub's names: the student gets the teacher's tokens, and few."""
+    corpus = line_corpus(tmp_path / "corpus", num=120)
+    teacher, student = (small_trocr_folder(tmp_path / like, like, timetable_texts(120)) for like in ("large", "small"))
+    command = [
+        "rayjobs/distill.py", "--teacher_model", teacher, "--student_model", student, "--dataset_path", corpus,
+        "--output_dir", tmp_path / "out", "--epochs", "1", "--batch_size", "16", "--num_workers", "0",
+        "--no_adapt_teacher", "--min_confidence", "0", "--temperature", "5.0",
+    ]  # fmt: skip
+    refused = run(*command, "--vocabulary_bridge", "same", ok=False)
+    assert "not the same ones; leave it out, or choose one of rehead" in refused and "Traceback" not in refused
+    run(*command, "--trim_vocabulary")
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["readers"]["student"]["num_parameters"] < results["readers"]["teacher"]["num_parameters"]
+    tokens = {
+        role: set(AutoTokenizer.from_pretrained(tmp_path / folder).get_vocab())
+        for role, folder in (("teacher", "large"), ("student", "out/student"))
+    }
+    assert tokens["student"] < tokens["teacher"]
 
 
 def test_a_student_trains_while_its_teacher_labels(tmp_path: Path) -> None:

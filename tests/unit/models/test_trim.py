@@ -124,7 +124,7 @@ def test_a_sentencepiece_model_keeps_its_normalization(tmp_path: Path) -> None:
     cut = codec_of(trim_tokenizer(codec.tokenizer, kept_tokens(codec, texts)))
     assert len(cut.tokens) < len(codec.tokens)
     assert [cut.tokenizer.tokenize(text) for text in texts] == [codec.tokenizer.tokenize(text) for text in texts]
-    assert cut.decode(cut._ids(["⑰ １:０"])[0]) == "17 1:0"
+    assert cut.decode(cut.ids(["⑰ １:０"])[0]) == "17 1:0"
     cut.tokenizer.save_pretrained(tmp_path / "cut")
     again = AutoTokenizer.from_pretrained(tmp_path / "cut")
     assert again.backend_tokenizer.to_str() == cut.tokenizer.backend_tokenizer.to_str()

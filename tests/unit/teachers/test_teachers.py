@@ -65,7 +65,7 @@ def test_pairs_that_cannot_be_compared_are_refused_with_the_way_out(tmp_path: Pa
     large, small = small_trocr(tmp_path / "large", "large"), small_trocr(tmp_path / "small", "small")
     with pytest.raises(ValueError, match=r"have nothing in common.*--targets sequence"):
         check_pair(large, ctc)
-    with pytest.raises(ValueError, match=r"not the same ones; use --targets sequence"):
+    with pytest.raises(ValueError, match=r"not the same ones; use --vocabulary_bridge rehead"):
         check_pair(large, small)
     check_pair(large, small_trocr(tmp_path / "base", "base"))
 

@@ -1,0 +1,43 @@
+"""Which bridge leads from a teacher's vocabulary to a student's: found out from their tokenizers, never assumed."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from tdtrain.models.load import is_trocr
+from tdtrain.models.students import BUILT
+from tdtrain.models.trocr_inputs import vocabulary
+
+Bridge = Literal["same", "rehead", "align", "project", "next_character", "uld", "text"]
+BETWEEN_VOCABULARIES = ("align", "project", "next_character", "uld")
+"""Bridges that compare distributions over different tokens."""
+
+
+def bridge_of(asked: str, teacher: str, student: str) -> Bridge:
+    """The bridge that a pair takes.
+
+    Args:
+        asked: see `Teaching.vocabulary_bridge`.
+        teacher, student: names or folders; only their tokenizer files are read.
+
+    Returns: `same` for pairs of CTC readers, which are compared character by character, and where auto meets equal
+        vocabularies.
+    Raises: ValueError where the bridge does not lead there.
+    """
+    if student in BUILT or not (is_trocr(teacher) and is_trocr(student)):
+        if asked in ("auto", "same", "text"):
+            return "text" if asked == "text" else "same"
+        raise ValueError(
+            f"vocabulary_bridge={asked} is for teachers and students that write token by token, and teacher_model "
+            f"{teacher} and student_model {student} are not both such; leave it out"
+        )
+    equal = vocabulary(teacher) == vocabulary(student)
+    if asked == "auto":
+        return "same" if equal else "rehead"
+    if asked == "same" and not equal:
+        raise ValueError(
+            f"vocabulary_bridge=same, but teacher_model {teacher} has {len(vocabulary(teacher)):,} tokens and "
+            f"student_model {student} has {len(vocabulary(student)):,}, not the same ones; leave it out, or choose one "
+            "of rehead, align, project, next_character, uld, text"
+        )
+    return asked  # type: ignore[return-value]
