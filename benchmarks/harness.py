@@ -18,8 +18,10 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 Row = dict[str, Any]
+PEAK_FLOPS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12, "L4": 121e12, "L40S": 362e12}
 PACKAGES = ("torch", "transformers", "ray", "deepspeed", "numpy", "pyarrow")
 
 
@@ -139,3 +141,18 @@ def machine() -> Row:
         "versions": {name: version(name) for name in PACKAGES},
         "measured": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
+
+
+def flops_of(call: Callable[[], object]) -> float:
+    """Floating-point operations of matrix products and convolutions in one call, as they are executed."""
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return float(counter.get_total_flops())
+
+
+def peak_flops() -> float | None:
+    """What this GPU could do in bf16 without sparsity, FLOP/s, by its data sheet; None where nobody told us."""
+    if not torch.cuda.is_available():
+        return None
+    name = torch.cuda.get_device_name()
+    return next((peak for key, peak in PEAK_FLOPS.items() if key in name), None)

@@ -42,9 +42,11 @@ def build_trocr(
     encoder_layers: int = 2,
     decoder_layers: int = 1,
     num_heads: int = 4,
+    decoder_heads: int | None = None,
     image_size: tuple[int, int] = (32, 160),
     patch_size: tuple[int, int] = (32, 4),
     vocab_size: int = 400,
+    num_logits: int | None = None,
     max_target_tokens: int = 64,
     dropout: float = 0.1,
     ctc_alphabet: Sequence[str] | None = None,
@@ -62,9 +64,11 @@ def build_trocr(
         encoder_layers: their number.
         decoder_layers: their number.
         num_heads: of every attention.
+        decoder_heads: of the decoder's attentions, where they have another number.
         image_size: (height, width), pixels, divisible by patch_size.
         patch_size: (height, width), pixels; as high as the image makes one column of features a patch, as CTC likes.
         vocab_size: at most so many tokens; a byte-level tokenizer has at least 261, a unigram one a token a character.
+        num_logits: the head's size where it shall be larger than the vocabulary, as to know what a real one costs.
         max_target_tokens: the longest label and reading, end token included.
         dropout: of the decoder.
         ctc_alphabet: characters of an additional CTC head on the encoder; None for none.
@@ -74,9 +78,13 @@ def build_trocr(
     """
     if any(size % patch for size, patch in zip(image_size, patch_size, strict=True)):
         raise ValueError(f"image_size={image_size} is not divisible by patch_size={patch_size}")
-    for field, width in (("encoder_width", encoder_width), ("decoder_width", decoder_width)):
-        if width % num_heads:
-            raise ValueError(f"{field}={width} is not divisible by num_heads={num_heads}")
+    decoder_heads = decoder_heads or num_heads
+    for field, width, heads in (
+        ("encoder_width", encoder_width, num_heads),
+        ("decoder_width", decoder_width, decoder_heads),
+    ):
+        if width % heads:
+            raise ValueError(f"{field}={width} is not divisible by num_heads={heads}")
     tokenizer = _unigram(texts, vocab_size) if like == "small" else _byte_level(texts, vocab_size)
     # The real large-printed is the odd one out: sinusoids, scaled embeddings without a norm.
     encoder = (DeiTConfig if like == "small" else ViTConfig)(
@@ -89,10 +97,10 @@ def build_trocr(
         qkv_bias=like == "small",
     )
     decoder = TrOCRConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=max(len(tokenizer), num_logits or 0),
         d_model=decoder_width,
         decoder_layers=decoder_layers,
-        decoder_attention_heads=num_heads,
+        decoder_attention_heads=decoder_heads,
         decoder_ffn_dim=4 * decoder_width,
         cross_attention_hidden_size=encoder_width,
         max_position_embeddings=max_target_tokens,

@@ -74,7 +74,7 @@ def train(
         micro = list(itertools.islice(batches, schedule.micro_batches))
         learning_rate = schedule.learning_rate(state.step)
         torch.manual_seed(schedule.seed + state.step)
-        losses, grad_norm = _step(micro, engine, objective, teacher, learning_rate, state.step)
+        losses, grad_norm = take_step(micro, engine, objective, teacher, learning_rate, state.step)
         state.step += 1
         record = Record(
             step=state.step,
@@ -101,7 +101,7 @@ def _patience_spent(state: State, schedule: Schedule) -> bool:
     return schedule.patience is not None and state.evaluations_without_gain >= schedule.patience
 
 
-def _step(
+def take_step(
     micro: list[tuple[Batch, list[str]]],
     engine: Engine,
     objective: Objective,

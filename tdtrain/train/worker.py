@@ -119,7 +119,7 @@ def work(job: Job, context: Context) -> State:
         ),
         engine,
         objective,
-        _to_device(context.batches(state.step), context.device, state.step, own),
+        to_device(context.batches(state.step), context.device, state.step, own),
         teacher,
         evaluate=lambda: (
             _error(job.validation, reader, engine, context, precision),
@@ -132,9 +132,10 @@ def work(job: Job, context: Context) -> State:
     )
 
 
-def _to_device(
+def to_device(
     batches: Iterator[dict[str, np.ndarray]], device: torch.device, first_step: int, own: OwnReadings | None
 ) -> Iterator[tuple[Batch, list[str]]]:
+    """Batches on the device, with the ids of their lines, from a step on; `own` may replace what they are labelled."""
     for batch in batches:
         if batch["step"] < first_step:
             continue

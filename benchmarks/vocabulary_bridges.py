@@ -1,0 +1,182 @@
+"""Which bridge leads best from one vocabulary to another: TrOCR-large's byte-level BPE into TrOCR-small's unigram.
+
+    python benchmarks/vocabulary_bridges.py               # some hours on two cores; the same command again resumes
+    python benchmarks/vocabulary_bridges.py --dry_run     # the cells, and nothing else
+
+Small models of the published classes with tokenizers of their two kinds. The teacher is trained on its own annotated
+lines until it reads well; students learn from other lines, of which few are annotated, all for as many steps, several
+seeds a way. Measured on a third set of lines that nobody learnt from or was chosen by; learning rates and
+strengths were chosen on the validation split.
+
+Writes `cells.jsonl`, a line a cell, and `vocabulary_bridges.md`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import ray
+from bridges_report import Cell, Measured, read_cells, write_report
+from line_corpus import HEIGHT, WIDTH, write_corpus
+from pydantic import Field
+
+from tdtrain.cli import parse
+from tdtrain.config import Compute, Frozen, Optimisation, Positive, TrainRun
+from tdtrain.data.manifest import load_manifest, read_lines
+from tdtrain.data.rows import SPLITS
+from tdtrain.evaluate.metrics import edits
+from tdtrain.evaluate.score import read_lines_with
+from tdtrain.models.load import load_reader
+from tdtrain.models.students import alphabet, build_student
+from tdtrain.models.trocr_build import build_trocr
+from tdtrain.ray_start import connect
+from tdtrain.teachers.cache import Keep, confident
+from tdtrain.teachers.label_pass import label, plan_labels
+from tdtrain.train.launch import fit
+
+WAYS = ("labels", "text", "same", "align", "project", "next_character", "uld", "rehead", "rehead+trim")
+
+
+class Ablation(Frozen):
+    """Bridges between vocabularies, at small scale."""
+
+    output_dir: Path = Path("output/vocabulary_bridges")
+    """Corpora, models, labels and cells; the same command again resumes."""
+    ways: tuple[str, ...] = WAYS
+    """labels: no teacher. text: the teacher's readings alone. The others add a soft loss to these."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of the student's weights, data order and augmentation."""
+    teacher_lines: Positive = 20_000
+    """Annotated lines of the teacher."""
+    lines: Positive = 12_000
+    """Lines of the students."""
+    annotated: Positive = 600
+    """How many of them are annotated."""
+    test_lines: Positive = 2_000
+    """Lines that are read at the end."""
+    teacher_steps: Positive = 4_000
+    steps: Positive = 2_000
+    batch_size: Positive = 32
+    learning_rate: float = Field(default=1e-3, gt=0)
+    alpha: float = Field(default=0.5, ge=0, le=1)
+    temperature: float = Field(default=1.0, gt=0)
+    min_confidence: float = Field(default=0.9, ge=0, le=1)
+    dry_run: bool = False
+    """Print the cells and exit."""
+
+
+def cells(ablation: Ablation) -> Iterator[Cell]:
+    """All cells, seed by seed."""
+    for seed in ablation.seeds:
+        yield from (Cell(way, seed) for way in ablation.ways)
+
+
+def main() -> None:
+    """Runs the missing cells and writes the table."""
+    ablation = parse(Ablation, __doc__)
+    wanted = list(cells(ablation))
+    if ablation.dry_run:
+        print(*wanted, f"{len(wanted)} cells", sep="\n")
+        return
+    root = ablation.output_dir.absolute()
+    connect(num_cpus=None)
+    teacher = train_teacher(ablation, root)
+    lines = write_corpus(root / "students", ablation.lines, ablation.annotated, seed=1)
+    write_corpus(root / "test", ablation.test_lines, ablation.test_lines, seed=2)
+    labels = []
+    for k in (32, 10**6):  # uld sorts whole distributions
+        job = plan_labels(
+            str(teacher), str(lines), str(root / "labels"), "fp32", Keep(k=k, temperature=ablation.temperature)
+        )
+        label(job, 2, lambda done, total: None)
+        labels.append(job.folder)
+    missing = [cell for cell in wanted if cell not in read_cells(root / "cells.jsonl")]
+    running = [_run.remote(ablation, cell, root, teacher, lines, labels[cell.way == "uld"]) for cell in missing]
+    while running:
+        (done,), running = ray.wait(running)
+        measured: Measured = ray.get(done)
+        with (root / "cells.jsonl").open("a") as file:
+            file.write(measured.model_dump_json() + "\n")
+        print(measured.words(), flush=True)
+        write_report(root)
+    write_report(root)
+
+
+def train_teacher(ablation: Ablation, root: Path) -> Path:
+    """The teacher's folder; trained where it is not yet. The student's start is built beside it."""
+    lines = write_corpus(root / "teacher_lines", ablation.teacher_lines, ablation.teacher_lines, seed=11)
+    texts = sorted({line.text for line in read_lines(load_manifest(lines), "train") if line.text})
+    sizes = {"image_size": (HEIGHT, WIDTH), "max_target_tokens": 40}
+    if not (root / "small").exists():
+        build_trocr(root / "large", "large", texts, encoder_width=128, decoder_width=128, encoder_layers=3,
+                    decoder_layers=2, vocab_size=600, ctc_alphabet=sorted(set("".join(texts))), **sizes)  # fmt: skip
+        build_trocr(root / "small", "small", texts, encoder_width=64, decoder_width=64, vocab_size=1000, **sizes)
+    run = TrainRun(
+        name="teacher",
+        model=str(root / "large"),
+        lines=str(lines),
+        storage=str(root / "checkpoints"),
+        max_steps=ablation.teacher_steps,
+        max_evaluation_lines=400,
+        optimisation=Optimisation(batch_size=32, learning_rate=1e-3, evaluations=10, weight_decay=0.05),
+        compute=Compute(num_workers=0, cpus_per_worker=1),
+    )
+    fit(run, root / "teacher", lambda name, record, total: record.validation_cer and print(record, flush=True))
+    return root / "teacher"
+
+
+@ray.remote(num_cpus=2, max_retries=3)
+def _run(ablation: Ablation, cell: Cell, root: Path, teacher: Path, lines: Path, labels: str) -> Measured:
+    """Trains one student and measures it."""
+    work, manifest = root / "runs" / cell.name, load_manifest(lines)
+    if not (work / "before").exists():
+        annotated = [line.text for line in read_lines(manifest, "train") if line.text]
+        read = list(confident(manifest, labels, ablation.min_confidence))
+        build_student(
+            str(root / "small"),
+            alphabet(annotated, read),
+            cell.seed,
+            work / "before",
+            ctc_head=True,
+            tokens_of=str(teacher) if cell.way.startswith("rehead") else None,
+            texts=[*annotated, *read] if cell.way.endswith("trim") else None,
+        )
+    soft = cell.way not in ("labels", "text")
+    run = TrainRun(
+        name="student",
+        model=str(work / "before"),
+        lines=str(lines),
+        labels=labels if cell.way != "labels" else None,
+        storage=str(work / "checkpoints"),
+        temperature=ablation.temperature,
+        alpha=ablation.alpha if soft else 0.0,
+        bridge="same" if not soft or cell.way.startswith("rehead") else cell.way,  # type: ignore[arg-type]
+        min_confidence=ablation.min_confidence,
+        max_steps=ablation.steps,
+        max_evaluation_lines=400,
+        optimisation=Optimisation(
+            batch_size=ablation.batch_size, learning_rate=ablation.learning_rate, evaluations=4, seed=cell.seed
+        ),
+        compute=Compute(num_workers=0),
+    )
+    state = fit(run, work / "student", lambda name, record, total: None)
+    test = load_manifest(root / "test" / "lines")
+    truth = [line for split in SPLITS for line in read_lines(test, split) if line.text]
+    student = load_reader(str(work / "student"))
+    counted = [edits(line.text or "", r.text) for line, r in zip(truth, read_lines_with(student, truth), strict=True)]
+    return Measured(
+        way=cell.way,
+        seed=cell.seed,
+        validation_cer=state.best_cer,
+        num_parameters=sum(p.numel() for p in student.module.model.parameters()),  # type: ignore[union-attr, operator]
+        train_images_per_s=sum(record.images_per_s for record in state.history) / len(state.history),
+        lines=tuple((e.characters, e.character_edits, e.digits, e.digit_edits) for e in counted),
+    )
+
+
+if __name__ == "__main__":
+    main()
