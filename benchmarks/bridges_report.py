@@ -24,7 +24,7 @@ class Cell:
     @property
     def name(self) -> str:
         """For a folder."""
-        return f"{self.way}-{self.seed}"
+        return f"{self.way}-{self.seed}".replace(", ", "-").replace(" ", "_")
 
 
 class Measured(BaseModel):

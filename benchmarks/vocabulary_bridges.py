@@ -16,6 +16,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -38,7 +39,41 @@ from tdtrain.teachers.cache import Keep, confident
 from tdtrain.teachers.label_pass import label, plan_labels
 from tdtrain.train.launch import fit
 
-WAYS = ("labels", "text", "same", "align", "project", "next_character", "uld", "rehead", "rehead+trim")
+EVERYTHING = 10**6
+
+
+class Way(Frozen):
+    """How a student is taught."""
+
+    bridge: Literal["same", "align", "project", "next_character", "uld"] | None = None
+    """None: no soft loss."""
+    rehead: bool = False
+    trim: bool = False
+    labelled: bool = True
+    """Whether it learns from the teacher's readings."""
+    keep: Keep = Keep(k=32)
+    live: bool = False
+    hidden_weight: float = 0.0
+    on_policy: float = 0.0
+
+
+REHEAD = Way(bridge="same", rehead=True)
+WAYS = {
+    "labels": Way(labelled=False),
+    "text": Way(),
+    "uld": Way(bridge="uld", keep=Keep(k=EVERYTHING)),
+    "align": Way(bridge="align"),
+    "project": Way(bridge="project"),
+    "next_character": Way(bridge="next_character"),
+    "rehead": REHEAD,
+    "rehead, text only": Way(rehead=True),
+    "rehead+trim": REHEAD.model_copy(update={"trim": True}),
+    "rehead, live": REHEAD.model_copy(update={"live": True}),
+    "rehead, samples": REHEAD.model_copy(update={"keep": Keep(kept="samples", k=64)}),
+    "rehead, on policy": REHEAD.model_copy(update={"live": True, "on_policy": 0.25}),
+    "rehead+hidden": REHEAD.model_copy(update={"live": True, "hidden_weight": 1.0}),
+    "hidden": Way(live=True, hidden_weight=1.0),
+}
 
 
 class Ablation(Frozen):
@@ -46,8 +81,8 @@ class Ablation(Frozen):
 
     output_dir: Path = Path("output/vocabulary_bridges")
     """Corpora, models, labels and cells; the same command again resumes."""
-    ways: tuple[str, ...] = WAYS
-    """labels: no teacher. text: the teacher's readings alone. The others add a soft loss to these."""
+    ways: tuple[str, ...] = tuple(WAYS)
+    """See WAYS: labels is no teacher, text the teacher's readings alone; the others add a soft loss to these."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of the student's weights, data order and augmentation."""
     teacher_lines: Positive = 20_000
@@ -87,15 +122,14 @@ def main() -> None:
     teacher = train_teacher(ablation, root)
     lines = write_corpus(root / "students", ablation.lines, ablation.annotated, seed=1)
     write_corpus(root / "test", ablation.test_lines, ablation.test_lines, seed=2)
-    labels = []
-    for k in (32, 10**6):  # uld sorts whole distributions
-        job = plan_labels(
-            str(teacher), str(lines), str(root / "labels"), "fp32", Keep(k=k, temperature=ablation.temperature)
-        )
+    labels: dict[Keep, str] = {}
+    for keep in dict.fromkeys(WAYS[way].keep for way in ablation.ways):
+        keep = keep.model_copy(update={"temperature": ablation.temperature})
+        job = plan_labels(str(teacher), str(lines), str(root / "labels"), "fp32", keep)
         label(job, 2, lambda done, total: None)
-        labels.append(job.folder)
+        labels[keep] = job.folder
     missing = [cell for cell in wanted if cell not in read_cells(root / "cells.jsonl")]
-    running = [_run.remote(ablation, cell, root, teacher, lines, labels[cell.way == "uld"]) for cell in missing]
+    running = [_run.remote(ablation, cell, root, teacher, lines, labels[_keep(ablation, cell)]) for cell in missing]
     while running:
         (done,), running = ray.wait(running)
         measured: Measured = ray.get(done)
@@ -129,10 +163,14 @@ def train_teacher(ablation: Ablation, root: Path) -> Path:
     return root / "teacher"
 
 
+def _keep(ablation: Ablation, cell: Cell) -> Keep:
+    return WAYS[cell.way].keep.model_copy(update={"temperature": ablation.temperature})
+
+
 @ray.remote(num_cpus=2, max_retries=3)
 def _run(ablation: Ablation, cell: Cell, root: Path, teacher: Path, lines: Path, labels: str) -> Measured:
     """Trains one student and measures it."""
-    work, manifest = root / "runs" / cell.name, load_manifest(lines)
+    work, manifest, way = root / "runs" / cell.name, load_manifest(lines), WAYS[cell.way]
     if not (work / "before").exists():
         annotated = [line.text for line in read_lines(manifest, "train") if line.text]
         read = list(confident(manifest, labels, ablation.min_confidence))
@@ -142,19 +180,21 @@ def _run(ablation: Ablation, cell: Cell, root: Path, teacher: Path, lines: Path,
             cell.seed,
             work / "before",
             ctc_head=True,
-            tokens_of=str(teacher) if cell.way.startswith("rehead") else None,
-            texts=[*annotated, *read] if cell.way.endswith("trim") else None,
+            tokens_of=str(teacher) if way.rehead else None,
+            texts=[*annotated, *read] if way.trim else None,
         )
-    soft = cell.way not in ("labels", "text")
     run = TrainRun(
         name="student",
         model=str(work / "before"),
         lines=str(lines),
-        labels=labels if cell.way != "labels" else None,
+        labels=labels if way.labelled else None,
+        teacher=str(teacher) if way.live else None,
         storage=str(work / "checkpoints"),
         temperature=ablation.temperature,
-        alpha=ablation.alpha if soft else 0.0,
-        bridge="same" if not soft or cell.way.startswith("rehead") else cell.way,  # type: ignore[arg-type]
+        alpha=ablation.alpha if way.bridge else 0.0,
+        bridge=way.bridge or "same",
+        hidden_weight=way.hidden_weight,
+        on_policy=way.on_policy,
         min_confidence=ablation.min_confidence,
         max_steps=ablation.steps,
         max_evaluation_lines=400,

@@ -259,6 +259,11 @@ class DistillRun(WithPlaces):
                     f"{field}={value} asks the teacher at every step, but teacher_signal="
                     f"{self.teaching.teacher_signal}; say --teacher_signal live, or leave it out"
                 )
+        if self.teaching.on_policy and self.teaching.vocabulary_bridge not in ("auto", "same", "rehead"):
+            raise ValueError(
+                f"on_policy={self.teaching.on_policy} has the teacher judge the student's own tokens, but "
+                f"vocabulary_bridge={self.teaching.vocabulary_bridge} compares different ones; use rehead"
+            )
         if self.cache.teacher_views and not self.corpus.augment:
             raise ValueError(
                 f"teacher_views={self.cache.teacher_views} are augmented pictures, but augment=False; leave one out"
@@ -292,6 +297,8 @@ class TrainRun(WithPlaces):
     """Where the checkpoints go."""
     temperature: float = Field(default=1.0, gt=0)
     alpha: Share = 0.0
+    bridge: Literal["same", "align", "project", "next_character", "uld"] = "same"
+    """How distributions over different tokens are compared; same: the student's are among the teacher's."""
     mix: Mix = Mix()
     on_policy: Share = 0.0
     hidden_weight: float = Field(default=0.0, ge=0)

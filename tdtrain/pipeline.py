@@ -23,7 +23,7 @@ from tdtrain.data.rows import content_id
 from tdtrain.data.storage import open_folder
 from tdtrain.data.training_set import left_out_words
 from tdtrain.evaluate.test_split import evaluate
-from tdtrain.models.bridges import bridge_of
+from tdtrain.models.bridges import bridge_of, loss_of
 from tdtrain.models.load import load_reader
 from tdtrain.models.students import BUILT, alphabet, build_student
 from tdtrain.report.finish import report_distillation
@@ -235,6 +235,7 @@ def train(job: Job, manifest: Manifest, labels: str, teacher: str, before: str, 
         storage=storage(job),
         temperature=teaching.temperature,
         alpha=teaching.alpha if soft else 0.0,
+        bridge=loss_of(job.bridge),
         mix=run.mix,
         on_policy=teaching.on_policy,
         hidden_weight=teaching.hidden_weight,

@@ -19,7 +19,7 @@ from pyarrow.fs import FileType
 
 from tdtrain.data.augment import augment
 from tdtrain.data.plan import Window, cut
-from tdtrain.data.soft import Memory, soft_arrays
+from tdtrain.data.soft import Memory, beside, soft_arrays
 from tdtrain.data.storage import locate
 from tdtrain.models.reader import IGNORED, Codec, Kind, Pixels
 
@@ -43,6 +43,7 @@ class Recipe:
         parts: micro batches a step is cut into (workers x accumulation).
         streamed: the teacher may still be labelling: a window waits for its shards, and its steps are those of all
             lines that may turn out to be of use.
+        teacher_codec: of a teacher that writes other tokens; None: the student's are among them.
         augment_seed: None: pictures stay as they are.
     """
 
@@ -56,6 +57,7 @@ class Recipe:
     seed: int
     memory: Memory | None = None
     streamed: bool = False
+    teacher_codec: Codec | None = None
     augment_seed: int | None = None
     ctc_codec: Codec | None = None
     ctc_columns: int = 0
@@ -184,8 +186,12 @@ def _micro_batch(
     batch["ids"] = np.asarray(ids)
     if recipe.ctc_codec is not None:
         batch["ctc_labels"] = _ctc_labels(recipe.ctc_codec, recipe.ctc_columns, texts)
+    if recipe.teacher_codec is not None:
+        batch |= beside(recipe.codec, recipe.teacher_codec, texts)
     if recipe.memory is not None:
-        positions = batch["frames"] if recipe.kind == "ctc" else (batch["labels"] != IGNORED).sum(1)
+        positions = batch["frames"]
+        if recipe.kind == "autoregressive":
+            positions = (batch.get("teacher_labels", batch["labels"]) != IGNORED).sum(1)
         batch |= soft_arrays([labels.get(row) for row in ids], positions, recipe.memory)
     return batch
 

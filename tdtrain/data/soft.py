@@ -7,8 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+from tdtrain.data.spans import align_batch
+
+SIDES = {"a": "student", "b": "teacher"}
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ def soft_arrays(rows: Sequence[dict | None], positions: np.ndarray, memory: Memo
 
     Returns: `taught` bool B; and either `soft_hidden` float32 B,T,D or `soft_ids` int64 B,T,K with `soft_logprobs`
         float32 B,T,K (-inf: a slot not used, or a token that the student does not have) and, of tokens, `soft_tail`
-        float32 B,T.
+        float32 B,T; and of tokens `soft_told` float32 B,T, the log-probability of the teacher's own label.
     Raises: ValueError where teacher and student cut a line into different numbers of positions.
     """
     known = [(i, row) for i, row in enumerate(rows) if row is not None and row["num_positions"]]
@@ -53,6 +58,7 @@ def soft_arrays(rows: Sequence[dict | None], positions: np.ndarray, memory: Memo
         for i, row in known:
             hidden[i, : positions[i]] = np.frombuffer(row["hidden"], np.float16).reshape(-1, width)
         return {"taught": taught, "soft_hidden": hidden}
+    told = np.zeros(shape, np.float32)
     k = max((row["k"] for _, row in known), default=1)
     ids, logprobs = np.zeros((*shape, k), np.int64), np.full((*shape, k), -np.inf, np.float32)
     tail = np.full(shape, -np.inf, np.float32)
@@ -67,4 +73,22 @@ def soft_arrays(rows: Sequence[dict | None], positions: np.ndarray, memory: Memo
         if row["tail"] is not None:
             has_tail = True
             tail[here] = np.frombuffer(row["tail"], np.float16)
-    return {"taught": taught, "soft_ids": ids, "soft_logprobs": logprobs} | ({"soft_tail": tail} if has_tail else {})
+            told[here] = np.frombuffer(row["label_logprobs"], np.float32)
+    of_tokens = {"soft_tail": tail, "soft_told": told} if has_tail else {}
+    return {"taught": taught, "soft_ids": ids, "soft_logprobs": logprobs} | of_tokens
+
+
+def beside(student: Any, teacher: Any, texts: Sequence[str]) -> dict[str, np.ndarray]:
+    """The texts of a micro batch in the teacher's tokens, and how they lie beside the student's.
+
+    Args:
+        student, teacher: their codecs, of the TrOCR kind.
+
+    Returns: `teacher_labels` int64 B,U; `pairs_student`, `pairs_teacher` B,P and `chunk_student`, `chunk_teacher`, see
+        `align_batch`; and `taught` bool B: False where the teacher cannot spell the text.
+    """
+    spelt = np.asarray([not teacher.unknown(text) and teacher.fits(text, 0) for text in texts])
+    told = [text if ok else "" for text, ok in zip(texts, spelt, strict=True)]
+    aligned = align_batch(student, teacher, told)
+    named = {f"{what}_{who}": aligned[f"{what}_{side}"] for what in ("pairs", "chunk") for side, who in SIDES.items()}
+    return {"teacher_labels": teacher.encode(told), "taught": spelt, **named}

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tdtrain.losses.across import Across, Alignment
 from tdtrain.losses.chunked import distillation_loss
 from tdtrain.losses.ctc import ctc, real_frames
 from tdtrain.losses.divergence import Divergence
 from tdtrain.losses.kl import forward_kl, forward_kl_candidates
-from tdtrain.losses.signal import Candidates, Distribution
+from tdtrain.losses.signal import Candidates, Distribution, HeadOf
 from tdtrain.models.reader import IGNORED, Kind, ReaderOutput
 
 CTC_HEAD_WEIGHT = 0.5
@@ -37,6 +38,7 @@ class Targets:
     told: Tensor | None = None
     taught: Tensor | None = None
     ctc_labels: Tensor | None = None
+    alignment: Alignment | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class Objective:
     temperature: float
     alpha: float
     mix: Divergence = Divergence()  # noqa: RUF009  (frozen)
+    across: Across | None = None
+    """The way to a teacher that writes other tokens; None: the student's are among the teacher's."""
 
     def __call__(self, output: ReaderOutput, targets: Targets, counts: Counts) -> tuple[Tensor, Tensor, Tensor]:
         """This micro batch's share of the step's loss.
@@ -75,18 +79,26 @@ class Objective:
         assert output.hidden is not None and output.head is not None
         has_head = output.encoder_logits is not None and targets.ctc_labels is not None
         kept = targets.labels != IGNORED
+        teacher = None if self.across is not None else targets.soft
         total, soft, hard = distillation_loss(
             output.hidden[kept],
             output.head.weight,
             output.head.bias,
             targets.labels[kept],
-            None if targets.soft is None else targets.soft.at(kept),  # type: ignore[union-attr]
+            None if teacher is None else teacher.at(kept),  # type: ignore[union-attr]
             _shares(kept, targets.taught, counts.soft),
             _shares(kept, targets.told, counts.hard) * (1 - CTC_HEAD_WEIGHT if has_head else 1.0),
             self.alpha,
             self.temperature,
             self.mix,
         )
+        alpha = 0.0 if targets.soft is None else self.alpha
+        if self.across is not None and alpha:
+            assert isinstance(targets.soft, HeadOf | Candidates) and targets.alignment is not None
+            taught = torch.ones_like(kept[:, 0]) if targets.taught is None else targets.taught
+            said = self.across(output, targets.labels, targets.soft, targets.alignment, taught, self.temperature)
+            soft = said.detach() / max(counts.soft, 1)
+            total = (1 - alpha) * total + alpha * said / max(counts.soft, 1)
         if not has_head:
             return total, soft, hard
         assert output.encoder_logits is not None and targets.ctc_labels is not None
@@ -94,7 +106,6 @@ class Objective:
         frames = torch.full((lines,), columns, device=kept.device)
         labels = hard_labels(targets.ctc_labels, targets.told)
         head = CTC_HEAD_WEIGHT * ctc(output.encoder_logits, frames, labels) / max(counts.hard, 1)
-        alpha = 0.0 if targets.soft is None else self.alpha
         return total + (1 - alpha) * head, soft, hard + head.detach()
 
     def _of_frames(self, output: ReaderOutput, targets: Targets, counts: Counts) -> tuple[Tensor, Tensor, Tensor]:

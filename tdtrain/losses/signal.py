@@ -9,7 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import torch.nn.functional as F
 from torch import Tensor
+
+Index: TypeAlias = Tensor | slice | tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,11 @@ class HeadOf:
     weight: Tensor
     bias: Tensor | None = None
 
-    def at(self, chosen: Tensor | slice) -> HeadOf:
+    def logits(self) -> Tensor:
+        """...,V in fp32."""
+        return F.linear(self.hidden, self.weight.to(self.hidden.dtype), self.bias).float()
+
+    def at(self, chosen: Index) -> HeadOf:
         """The teacher at some positions."""
         return HeadOf(self.hidden[chosen], self.weight, self.bias)
 
@@ -42,7 +49,13 @@ class Candidates:
     tail: Tensor | None = None
     softened: bool = False
 
-    def at(self, chosen: Tensor | slice) -> Candidates:
+    def logprobs_at(self, temperature: float) -> Tensor:
+        """Those of the softened distribution; softened here, they are renormalised over what was kept."""
+        if self.softened or temperature == 1:
+            return self.logprobs
+        return (self.logprobs / temperature).log_softmax(-1)
+
+    def at(self, chosen: Index) -> Candidates:
         """The teacher at some positions."""
         tail = None if self.tail is None else self.tail[chosen]
         return Candidates(self.ids[chosen], self.logprobs[chosen], tail, self.softened)

@@ -9,8 +9,12 @@ from tdtrain.models.students import BUILT
 from tdtrain.models.trocr_inputs import vocabulary
 
 Bridge = Literal["same", "rehead", "align", "project", "next_character", "uld", "text"]
-BETWEEN_VOCABULARIES = ("align", "project", "next_character", "uld")
-"""Bridges that compare distributions over different tokens."""
+Loss = Literal["same", "align", "project", "next_character", "uld"]
+
+
+def loss_of(bridge: Bridge) -> Loss:
+    """How distributions are compared: `same` where the student's tokens are, or were made, the teacher's."""
+    return "same" if bridge in ("rehead", "text") else bridge  # type: ignore[return-value]
 
 
 def bridge_of(asked: str, teacher: str, student: str) -> Bridge:

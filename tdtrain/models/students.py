@@ -19,7 +19,7 @@ from tdtrain.models.reader import Reader
 from tdtrain.models.rehead import rehead
 from tdtrain.models.trim import trim
 from tdtrain.models.trocr import TrOCRReader
-from tdtrain.models.trocr_inputs import load_inputs, model_folder
+from tdtrain.models.trocr_inputs import codec_of
 
 FRESH = get_args(Size)
 PRETRAINED = "mobile-pretrained"
@@ -75,7 +75,7 @@ def build_student(
         reader = load_reader(name)
     if tokens_of is not None:
         assert isinstance(reader, TrOCRReader), f"{name} is no TrOCR"
-        reader = rehead(reader, load_inputs(model_folder(tokens_of, weights=False))[1])
+        reader = rehead(reader, codec_of(tokens_of))
     if texts is not None:
         assert isinstance(reader, TrOCRReader), f"{name} is no TrOCR"
         reader = trim(reader, texts)

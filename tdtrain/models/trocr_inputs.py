@@ -228,6 +228,11 @@ def load_inputs(folder: Path) -> tuple[TrOCRPixels, TrOCRCodec, Processor]:
     return pixels, codec, processor
 
 
+def codec_of(name_or_folder: str) -> TrOCRCodec:
+    """A model's codec, read without its weights."""
+    return load_inputs(model_folder(name_or_folder, weights=False))[1]
+
+
 def _pixels(folder: Path, config: Config, processor: Processor) -> TrOCRPixels:
     size = (processor.size["height"], processor.size["width"])
     encoder_size = pair(config.encoder.image_size)

@@ -13,7 +13,8 @@ from tdtrain.data.manifest import annotated_lines, load_manifest
 from tdtrain.data.rows import Split
 from tdtrain.data.training_set import training_set
 from tdtrain.models.load import load_reader
-from tdtrain.teachers.cache import memory_of
+from tdtrain.models.trocr_inputs import codec_of
+from tdtrain.teachers.cache import load_begun, memory_of
 from tdtrain.train.checkpoint import progress
 from tdtrain.train.in_process import fit_here
 from tdtrain.train.state import State
@@ -46,6 +47,7 @@ def plan_job(run: TrainRun) -> Job:
     reader = load_reader(run.model)
     accumulation = micro_batches(run.optimisation, run.compute)
     stored = run.labels is not None and run.teacher is None and run.alpha > 0
+    theirs = codec_of(run.teacher or load_begun(run.labels).teacher) if run.bridge != "same" and run.labels else None
     recipe = Recipe(
         kind=reader.kind,
         pixels=reader.pixels,
@@ -55,7 +57,8 @@ def plan_job(run: TrainRun) -> Job:
         min_agreement=run.min_agreement,
         parts=accumulation * max(run.compute.num_workers, 1),
         seed=run.optimisation.seed,
-        memory=memory_of(run.labels, reader.codec, run.temperature) if stored and run.labels else None,
+        memory=memory_of(run.labels, theirs or reader.codec, run.temperature) if stored and run.labels else None,
+        teacher_codec=theirs,
         streamed=run.streamed,
         augment_seed=run.optimisation.seed if run.augment else None,
         ctc_codec=getattr(reader, "ctc_codec", None),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from tdtrain.losses.across import Alignment
 from tdtrain.losses.hidden import hidden_match
 from tdtrain.losses.objective import Counts, Objective, Targets
 from tdtrain.losses.signal import TeacherSignal
@@ -57,7 +58,8 @@ class Learner(nn.Module):
         see = self.student.hidden_states if isinstance(self.student, TrOCRModule) else self.student
         output = see(pixels, labels=batch["labels"], widths=batch["widths"])
         soft = None if teacher is None else teacher.distribution
-        targets = Targets(batch["labels"], soft, batch.get("told"), batch.get("taught"), batch.get("ctc_labels"))
+        lines = (batch.get("told"), batch.get("taught"), batch.get("ctc_labels"))
+        targets = Targets(batch["labels"], soft, *lines, alignment_of(batch))
         total, soft_loss, hard_loss = self._objective(output, targets, counts)
         hidden_loss = self._match(output, teacher, counts)
         return total + self._hidden_weight * hidden_loss, soft_loss, hard_loss, hidden_loss.detach()
@@ -68,6 +70,15 @@ class Learner(nn.Module):
         assert output.encoder_hidden is not None and isinstance(self.student, TrOCRModule)
         mine = self.projector(output.encoder_hidden)
         return hidden_match(mine, teacher.encoder, self.student.grid, teacher.grid) / max(counts.lines, 1)
+
+
+def alignment_of(batch: Batch) -> Alignment | None:
+    """How the tokens of student and teacher lie beside each other, where they differ."""
+    if "teacher_labels" not in batch:
+        return None
+    names = ("pairs_student", "pairs_teacher", "chunk_student", "chunk_teacher", "teacher_labels")
+    tensors = {name: batch[name] for name in names}
+    return Alignment(**tensors, teacher_logprobs=batch.get("soft_told"))
 
 
 def of_student(weights: dict[str, Tensor]) -> dict[str, Tensor]:

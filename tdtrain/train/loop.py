@@ -20,6 +20,7 @@ from tdtrain.losses.objective import Counts, Objective, hard_labels
 from tdtrain.losses.signal import TeacherSignal
 from tdtrain.models.reader import IGNORED
 from tdtrain.train.engine import Engine
+from tdtrain.train.learner import alignment_of
 from tdtrain.train.state import Record, State
 
 Batch = dict[str, Tensor]
@@ -135,6 +136,10 @@ def count(objective: Objective, batch: Batch, taught: bool) -> Counts:
     if not objective.alpha or not taught:
         return Counts(0.0, hard, size)
     lines = batch.get("taught", torch.ones(len(labels), dtype=torch.bool, device=labels.device))[:, None]
+    if objective.across is not None:
+        alignment = alignment_of(batch)
+        assert alignment is not None
+        return Counts(objective.across.count(alignment, lines[:, 0]), hard, size)
     if objective.kind == "autoregressive":
         return Counts(float(((labels != IGNORED) & lines).sum()), hard, size)
     frames = batch["frames"]

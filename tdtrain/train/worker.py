@@ -17,13 +17,14 @@ from tdtrain.config import TrainRun, evaluation_steps, micro_batches
 from tdtrain.data.batches import Recipe, decode
 from tdtrain.data.plan import Plan
 from tdtrain.evaluate.metrics import cer
+from tdtrain.losses.across import across
 from tdtrain.losses.divergence import Divergence
 from tdtrain.losses.objective import Objective
 from tdtrain.models.load import load_reader
 from tdtrain.models.reader import Reader, read_images
 from tdtrain.models.trocr import TrOCRReader
 from tdtrain.precision import Precision, autocast
-from tdtrain.teachers.live import LiveTeacher
+from tdtrain.teachers.live import Asked, LiveTeacher
 from tdtrain.teachers.stored import StoredTeacher
 from tdtrain.train import checkpoint
 from tdtrain.train.engine import Engine, build_engine, schedule, shard_frozen
@@ -92,7 +93,9 @@ def work(job: Job, context: Context) -> State:
     accumulation = micro_batches(run.optimisation, run.compute)
     taught = load_reader(run.teacher) if run.teacher else None
     width = taught.module.encoder_width if isinstance(taught, TrOCRReader) else 0
-    objective = Objective(reader.kind, run.temperature, run.alpha, Divergence(**run.mix.model_dump()))
+    theirs = job.recipe.teacher_codec
+    bridge = None if theirs is None else across(run.bridge, theirs, reader.codec)
+    objective = Objective(reader.kind, run.temperature, run.alpha, Divergence(**run.mix.model_dump()), bridge)
     learner = Learner(reader, objective, run.hidden_weight, width)
     engine = build_engine(learner, run.optimisation, run.compute, accumulation)
     with context.resume() as folder:
@@ -101,7 +104,8 @@ def work(job: Job, context: Context) -> State:
     precision, device = run.optimisation.precision, context.device
     teacher: Teacher | None = None
     if taught is not None:
-        teacher = LiveTeacher(taught, reader, device, precision, shard, "tokens" if run.alpha else "encoder")
+        asked: Asked = "encoder" if not run.alpha else "tokens" if bridge is None else "own tokens"
+        teacher = LiveTeacher(taught, reader, device, precision, shard, asked)
     elif job.recipe.memory is not None and run.labels:
         teacher = StoredTeacher(run.labels, reader, run.temperature, device)
     whole = partial(_whole, reader, engine, context)
