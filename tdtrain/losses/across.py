@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from tdtrain.losses.bridge import approximate_likelihood, class_kl, class_kl_candidates, uld, uld_candidates
+from tdtrain.losses.bridge import ALM_TEMPERATURE, approximate_likelihood, class_kl, class_kl_candidates, uld
 from tdtrain.losses.signal import Candidates, HeadOf
 from tdtrain.models.reader import IGNORED, ReaderOutput
 from tdtrain.models.vocabulary_map import ClassMap, next_character_classes, projection_classes
@@ -79,19 +79,16 @@ class Across:
     ) -> Tensor:
         logits = head(hidden)
         if self.bridge == "uld":
-            if isinstance(teacher, HeadOf):
-                return uld(logits, teacher.logits(), temperature)
-            return uld_candidates(logits, teacher.logprobs_at(temperature), temperature)
+            return uld(logits, teacher if isinstance(teacher, Candidates) else teacher.logits(), temperature)
         assert self.classes is not None
         maps = (self.classes.student_first, self.classes.teacher_first)
         if not first:
             maps = (self.classes.student, self.classes.teacher)
         mine, theirs = (torch.from_numpy(one).to(logits.device) for one in maps)
+        how = (theirs, self.classes.num_classes, temperature)
         if isinstance(teacher, HeadOf):
-            return class_kl(logits, mine, teacher.logits(), theirs, self.classes.num_classes, temperature)
-        return class_kl_candidates(
-            logits, mine, teacher.ids, teacher.logprobs, theirs, self.classes.num_classes, temperature
-        )
+            return class_kl(logits, mine, teacher.logits(), *how)
+        return class_kl_candidates(logits, mine, teacher, *how)
 
     def _of_chunks(
         self,
@@ -116,7 +113,8 @@ class Across:
             log_p[real] = said.gather(1, alignment.teacher_labels[real][:, None])[:, 0]
         chunks = (alignment.chunk_student, alignment.chunk_teacher)
         mine, theirs = (chunk.masked_fill(~taught[:, None], -1) for chunk in chunks)
-        return approximate_likelihood(log_q, mine, log_p, theirs)
+        # Times tau, that it weighs as much as the other losses do.
+        return ALM_TEMPERATURE * approximate_likelihood(log_q, mine, log_p, theirs)
 
 
 def across(bridge: str, teacher: Any, student: Any) -> Across:

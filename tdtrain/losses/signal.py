@@ -49,12 +49,6 @@ class Candidates:
     tail: Tensor | None = None
     softened: bool = False
 
-    def logprobs_at(self, temperature: float) -> Tensor:
-        """Those of the softened distribution; softened here, they are renormalised over what was kept."""
-        if self.softened or temperature == 1:
-            return self.logprobs
-        return (self.logprobs / temperature).log_softmax(-1)
-
     def at(self, chosen: Index) -> Candidates:
         """The teacher at some positions."""
         tail = None if self.tail is None else self.tail[chosen]
