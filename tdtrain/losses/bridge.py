@@ -56,24 +56,23 @@ def class_kl_candidates(
     num_classes: int,
     temperature: float,
 ) -> Float[Tensor, ""]:
-    """`class_kl` against a teacher of whom K tokens a place were kept, with their ids in the teacher's vocabulary.
+    """`class_kl` against a teacher of whom only K tokens a place were kept; at K = V_t it is that.
 
-    The tail's mass is a class of its own; the student's is that of all classes without a candidate. Where there are
-    none, or the tail is None, it is not taught. At K = V_t this is `class_kl`.
+    The tail is a class of its own, and the student's is that of all classes without a candidate. Where there are no
+    such classes, or no tail, it is not taught.
 
     Args:
-        teacher: ids and log-probabilities N,K, -inf for a slot that is not used, and the tail N. Softened here as far as
-            they are not yet, the tail as one token.
+        teacher: ids and log-probabilities N,K over the teacher's vocabulary, each token at most once a place, and a
+            tail N. Softened here as far as they are not, the tail as one token. A place without candidates costs nothing.
 
-    Returns: nats. Divide by the global number of places. A place without candidates costs nothing.
+    Returns: nats. Divide by the global number of places.
     """
     log_q = _class_logits(student_logits, student_classes, num_classes, temperature).log_softmax(-1)
-    kept = _by_class(
-        _softened(teacher, temperature), F.pad(teacher_classes[teacher.ids], (0, 1), value=-1), num_classes
-    )
+    log_p = _softened(teacher, temperature)
+    kept = _by_class(log_p[:, :-1], teacher_classes[teacher.ids], num_classes)
     others = kept.isneginf() & ~log_q.isneginf()
-    open_ = others.any(-1, keepdim=True) & ~kept.isneginf().all(-1, keepdim=True)
-    tail = _softened(teacher, temperature)[:, -1:].masked_fill(~open_, -torch.inf)
+    taught = others.any(-1, keepdim=True) & ~kept.isneginf().all(-1, keepdim=True)
+    tail = log_p[:, -1:].masked_fill(~taught, -torch.inf)
     rest = log_q.masked_fill(~others, -torch.inf).logsumexp(-1, keepdim=True)
     return temperature**2 * _kl(torch.cat([kept, tail], 1), torch.cat([log_q, rest], 1))
 
@@ -87,19 +86,19 @@ def approximate_likelihood(
 ) -> Float[Tensor, ""]:
     """Approximate likelihood matching (ALM): is a chunk of text as likely to the student as it is to the teacher?
 
-    With the chunk's likelihood p, the product of its tokens' probabilities, sum over chunks of
-    f(p_T^(1/tau), p_S^(1/tau)) + f(1 - p_T^(1/tau), 1 - p_S^(1/tau)) where f(a, b) = a log(a / b): a KL of two outcomes,
-    "this chunk" and "another". Its size goes with 1 / tau.
+    With the chunk's likelihood p, the product of its tokens' probabilities, the sum over chunks of
+    f(p_T^(1/tau), p_S^(1/tau)) + f(1 - p_T^(1/tau), 1 - p_S^(1/tau)) where f(a, b) = a log(a / b): the KL of two
+    outcomes, "this chunk" and "another". Its size goes with 1 / tau.
 
     Args:
         student_logprobs: at T = 1, of the label's own tokens, the end token included; any float type, computed in fp32
             at least. Values at padding count for nothing.
-        student_chunks: int64, the chunk of each token, -1 at padding and for tokens that are not compared; below S or T.
-        temperature: tau > 0; the paper's 100 makes likelihoods near 0 and near 1 alike worth matching.
+        student_chunks: int64, the chunk of each token, below S; -1 at padding and for tokens that are not compared.
+        temperature: tau > 0; the greater, the more the likelihoods near 0 count beside those near 1.
 
     Returns: nats. Divide by the global number of chunks; those that only one side has are no chunks.
-    Source: Minixhofer et al. 2025, arXiv 2503.20083, the binarised f-divergence, with KL for f, in the form of tokenkit's
-        `binary_ce` less the teacher's own entropy. Without the debiasing of outcome chunks and hidden states.
+    Source: Minixhofer et al. 2025, arXiv 2503.20083, the binarised f-divergence with KL for f; tokenkit's `binary_ce`
+        less the teacher's own entropy. Without their debiasing of outcome chunks, and their hidden states.
     """
     num_chunks = max(student_chunks.shape[1], teacher_chunks.shape[1])
     log_q, has_student = _chunk_sums(student_logprobs, student_chunks, num_chunks)
@@ -116,22 +115,22 @@ def uld(
     """Universal logit distillation: the L1 distance of sorted probabilities, whatever their tokens, summed over places.
 
     Args:
-        student_logits: computed in fp32 at least.
-        teacher: logits, or candidates, whose tail is compared with the student's mass behind its K likeliest. The
-            smaller vocabulary is padded with zeros.
+        student_logits: computed in fp32 at least; the smaller vocabulary is padded with zeros.
+        teacher: logits, or K candidates a place, whose tail is compared with the student's mass behind its K likeliest;
+            a place without candidates costs nothing.
         temperature: T > 0, of both; without a factor T^2.
 
-    Returns: a probability in [0, 2] a place. Divide by the global number of places.
+    Returns: at most 2 a place. Divide by the global number of places.
     Source: Boizard et al. 2024, arXiv 2402.12030, the closed form of its Wasserstein distance with uniform costs.
     """
     q = (_exact(student_logits) / temperature).softmax(-1).sort(-1, descending=True).values
     if isinstance(teacher, Candidates):
-        *_, num_kept = teacher.ids.shape
-        known = (teacher.logprobs > -torch.inf).any(-1)
-        p = _softened(teacher, temperature)[known].softmax(-1)
+        num_kept = teacher.ids.shape[1]
+        p = _softened(teacher, temperature).exp()
         p = torch.cat([p[:, :-1].sort(-1, descending=True).values, p[:, -1:]], 1)
-        q = F.pad(q[known], (0, max(num_kept - q.shape[1], 0)))
+        q = F.pad(q, (0, max(num_kept - q.shape[1], 0)))
         q = torch.cat([q[:, :num_kept], q[:, num_kept:].sum(-1, keepdim=True)], 1)
+        q = q * (teacher.logprobs > -torch.inf).any(-1, keepdim=True)
     else:
         p = (_exact(teacher) / temperature).softmax(-1).sort(-1, descending=True).values
         width = max(p.shape[1], q.shape[1])
@@ -156,25 +155,24 @@ def _by_class(log_mass: Tensor, classes: Tensor, num_classes: int) -> Tensor:
 
 
 def _softened(teacher: Candidates, temperature: float) -> Tensor:
-    """Log-probabilities N,K+1 with the tail, a zero where nothing is known of it."""
-    log_p = _exact(teacher.logprobs)
-    tail = torch.full_like(log_p[:, 0], -torch.inf) if teacher.tail is None else teacher.tail.to(log_p.dtype)
-    log_p = torch.cat([log_p, tail[:, None]], 1)
-    known = ~log_p.isneginf().all(-1, keepdim=True)
-    log_p = log_p if teacher.softened else log_p / temperature
-    return log_p.masked_fill(~known, 0.0).log_softmax(-1).masked_fill(~known, -torch.inf)
+    """Log-probabilities N,K+1 of the candidates and the tail; all -inf at a place without candidates."""
+    kept = _exact(teacher.logprobs)
+    tail = torch.full_like(kept[:, :1], -torch.inf) if teacher.tail is None else teacher.tail[:, None].to(kept.dtype)
+    silent = kept.isneginf().all(-1, keepdim=True)
+    log_p = torch.cat([kept, tail], 1) / (1.0 if teacher.softened else temperature)
+    return log_p.masked_fill(silent, 0.0).log_softmax(-1).masked_fill(silent, -torch.inf)
 
 
 def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """The divergence given that it is one of these classes, times the teacher's probability of that; log_q normalised."""
+    """The divergence given that it is one of these classes, times the teacher's probability that it is.
+
+    log_q is normalised over them; log_p need not be.
+    """
     absent = log_p.isneginf()
     total = log_p.masked_fill(absent.all(-1, keepdim=True), 0.0).logsumexp(-1, keepdim=True)
     # A probability of zero contributes nothing, but 0 * (-inf - x) is nan, in the gradient as well.
-    return (
-        (log_p.exp() * (log_p.masked_fill(absent, 0.0) - total - log_q.masked_fill(absent, 0.0)))
-        .masked_fill(absent, 0.0)
-        .sum()
-    )
+    gap = log_p.masked_fill(absent, 0.0) - log_q.masked_fill(absent, 0.0) - total
+    return (log_p.exp() * gap).sum()
 
 
 def _chunk_sums(logprobs: Tensor, chunks: Tensor, num_chunks: int) -> tuple[Tensor, Tensor]:

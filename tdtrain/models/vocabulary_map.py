@@ -47,7 +47,7 @@ class ClassMap:
 
 
 def next_character_classes(teacher: TrOCRCodec, student: TrOCRCodec) -> ClassMap:
-    """The class of a token is the first character that it adds to a text. The end token is a class; other specials none.
+    """The class of a token is the first character that it adds to a text. The end token is one; other specials none.
 
     Byte-level tokens may begin with a part of a character. Characters that one of the vocabularies has no token for
     are written in such parts, and are one class with the tokens that begin with their first byte, on both sides.
@@ -67,12 +67,12 @@ def next_character_classes(teacher: TrOCRCodec, student: TrOCRCodec) -> ClassMap
     within, first = ([[key(text) for text in side] for side in _texts(teacher, student, at)] for at in (False, True))
     shared = [(set(theirs) & set(ours)) - {None} for theirs, ours in (within, first)]
     number = {each: i for i, each in enumerate(sorted(set[bytes | None]().union(*shared)))}  # type: ignore[type-var]
-    classes = [
+    theirs, ours, theirs_first, ours_first = (
         np.array([number[each] if each in both else EXCLUDED for each in side], dtype=np.int64)
         for sides, both in zip((within, first), shared, strict=True)
         for side in sides
-    ]
-    return ClassMap(*classes, num_classes=len(number))
+    )
+    return ClassMap(theirs, ours, theirs_first, ours_first, len(number))
 
 
 def projection_classes(teacher: TrOCRCodec, student: TrOCRCodec) -> ClassMap:
@@ -88,8 +88,8 @@ def projection_classes(teacher: TrOCRCodec, student: TrOCRCodec) -> ClassMap:
         far, and there a teacher writes the first of them; so a row has one entry, and W becomes classes.
     Raises: ValueError for a tokenizer of another kind.
     """
-    sides = [_project(teacher, student, first) for first in (False, True)]
-    return ClassMap(*sides[0], *sides[1], num_classes=len(teacher.tokens))
+    within, first = (_project(teacher, student, at) for at in (False, True))
+    return ClassMap(*within, *first, len(teacher.tokens))
 
 
 def _project(teacher: TrOCRCodec, student: TrOCRCodec, first: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -97,9 +97,8 @@ def _project(teacher: TrOCRCodec, student: TrOCRCodec, first: bool) -> tuple[np.
     # At the first position ` 8` and `8` say the same; a class is the one that the teacher writes there.
     begins = not is_byte_level(teacher)
     spaced = [(text or b"").startswith(SPACE) for text in token_bytes(teacher)]
-    own = {text: i for i, text in enumerate(theirs) if text and (not first or spaced[i] is begins)} | {
-        END: teacher.end_id
-    }
+    own = {text: i for i, text in enumerate(theirs) if text and (not first or spaced[i] is begins)}
+    own[END] = teacher.end_id
 
     def classes(texts: list[bytes | None], pieces: list[int]) -> list[int]:
         return [EXCLUDED if text is None else own.get(text, piece) for text, piece in zip(texts, pieces, strict=True)]
