@@ -47,10 +47,10 @@ def in_turns(variants: Mapping[str, Callable[[], object]], repeats: int) -> dict
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for turn in range(repeats + 1):
         for name, call in variants.items():
-            _wait()
+            wait()
             started = time.perf_counter()
             call()
-            _wait()
+            wait()
             if turn:
                 seconds[name].append(time.perf_counter() - started)
     return seconds
@@ -119,7 +119,8 @@ def _status_kb(key: str) -> int:
         return next(int(line.split()[1]) for line in file if line.startswith(f"{key}:"))
 
 
-def _wait() -> None:
+def wait() -> None:
+    """Until the device has done what it was told."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 

@@ -12,6 +12,7 @@ from tdtrain.models.load import is_trocr, load_reader
 from tdtrain.models.students import BUILT
 from tdtrain.teachers.live import check_pair
 
+OTHER_DIVERGENCES = {"reverse_kl", "skew_kl", "skew_reverse_kl", "jsd"}
 ELSEWHERE = {"output_dir", "tracking_uri", "register_model", "dry_run"}
 """Fields that change nothing of what is learnt, only where it is told."""
 
@@ -70,6 +71,18 @@ def check_models(run: DistillRun) -> None:
             f"trim_vocabulary=True is for a student that writes token by token, and student_model {run.student_model} "
             "reads by CTC; leave it out"
         )
+    both_write = is_trocr(run.teacher_model) and is_trocr(run.student_model)
+    needs_both = {
+        "on_policy": teaching.on_policy,
+        "hidden_weight": teaching.hidden_weight,
+        **{name: weight for name, weight in run.mix.model_dump().items() if name in OTHER_DIVERGENCES},
+    }
+    for field, value in needs_both.items():
+        if value and not both_write:
+            raise ValueError(
+                f"{field}={value} is for teachers and students that write token by token, and teacher_model "
+                f"{run.teacher_model} and student_model {run.student_model} are not both such; leave it out"
+            )
     bridge = bridge_of(teaching.vocabulary_bridge, run.teacher_model, run.student_model)
     if not teaching.alpha or teaching.targets == "sequence" or bridge != "same":
         return

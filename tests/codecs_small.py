@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import cache
 
 from hypothesis import strategies as st
+from tokenizers import pre_tokenizers
+from transformers import RobertaTokenizerFast, XLMRobertaTokenizer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from tdtrain.models.trocr_build import _byte_level, _unigram
@@ -32,3 +34,16 @@ def codec_of(tokenizer: PreTrainedTokenizerBase, num_unused: int = 2) -> TrOCRCo
 def texts() -> st.SearchStrategy[str]:
     """Any text of the known characters, runs of spaces and spaces at its ends included."""
     return st.one_of(st.text(st.sampled_from(CHARACTERS), max_size=24), st.sampled_from(TEXTS))
+
+
+def handmade(kind: str) -> TrOCRCodec:
+    """Two vocabularies that cut times at other places: 12|:|30|–(3 bytes)|13|:|15 and 12:3|0|–|13:15."""
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    if kind == "byte":
+        pairs = ["0 5", "1 2", "1 3", "1 5", "3 0", "Ġ 8", "Ã ¼"]
+        merges = [(left, right) for left, right in (pair.split() for pair in pairs)]
+        tokens = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet()), *map("".join, merges)]
+        return codec_of(RobertaTokenizerFast(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
+    pieces = ["▁", *"0123458:–ü", "▁8", "▁ü", ":0", "▁12:3", "13:15"]
+    scores = [(token, 0.0) for token in special] + [(piece, -9.0 + len(piece)) for piece in pieces]
+    return codec_of(XLMRobertaTokenizer(vocab=scores))

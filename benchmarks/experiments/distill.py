@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from harness import Measured, Row, Settings, flops_of, in_turns, peak_flops, summary
+from harness import Measured, Row, Settings, flops_of, in_turns, peak_flops, summary, wait
 from line_corpus import line_texts, write_corpus
 
 from tdtrain.config import Compute, Optimisation, TrainRun
@@ -47,7 +48,8 @@ class Variant:
     """One way to take a step; a call takes the next one."""
 
     def __init__(self, name: str, run: TrainRun, device: torch.device) -> None:
-        self.parts_s = {"data": 0.0, "teacher": 0.0, "student": 0.0}
+        self.parts_s: dict[str, float] = {}
+        self.calls = self.tokens = 0
         self._job = plan_job(run)
         self._device = device
         reader = load_reader(run.model)
@@ -63,23 +65,41 @@ class Variant:
             self._teacher = StoredTeacher(run.labels, reader, run.temperature, device)
 
     def __call__(self) -> None:
+        with self._timed("data"):
+            micro = [next(self._batches)]
+        self.tokens += int((micro[0][0]["labels"] != IGNORED).sum())
+        take_step(micro, self, self._objective, self._teach if self._teacher else None, 1e-5, 0)  # type: ignore[arg-type]
+
+    # What the step calls, with a watch: the engine's four methods, and the teacher.
+
+    def module(self, *arguments: object) -> object:
+        with self._timed("forward"):
+            return self._engine.module(*arguments)
+
+    def accumulate(self, last: bool) -> AbstractContextManager[None]:
+        return self._engine.accumulate(last)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        with self._timed("backward"):
+            self._engine.backward(loss)
+
+    def step(self, learning_rate: float) -> float:
+        with self._timed("optimizer"):
+            return self._engine.step(learning_rate)
+
+    def _teach(self, batch: dict) -> object:
+        assert self._teacher is not None
+        with self._timed("teacher"):
+            return self._teacher(batch)
+
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        wait()
         started = time.perf_counter()
-        micro = [next(self._batches)]
-        read = time.perf_counter()
-        spent = 0.0
-
-        def timed(batch: dict) -> object:
-            nonlocal spent
-            before = time.perf_counter()
-            assert self._teacher is not None
-            said = self._teacher(batch)
-            spent += time.perf_counter() - before
-            return said
-
-        take_step(micro, self._engine, self._objective, timed if self._teacher else None, 1e-5, 0)  # type: ignore[arg-type]
-        done = time.perf_counter()
-        for part, took in (("data", read - started), ("teacher", spent), ("student", done - read - spent)):
-            self.parts_s[part] += took
+        yield
+        wait()
+        self.parts_s[part] = self.parts_s.get(part, 0.0) + time.perf_counter() - started
+        self.calls += part == "data"
 
 
 class Guide:
@@ -87,6 +107,7 @@ class Guide:
 
     def __init__(self, run: TrainRun, teacher: str, device: torch.device) -> None:
         self.parts_s: dict[str, float] = {}
+        self.calls = self.tokens = 0
         job = plan_job(run)
         batches = stream(job.plan, job.recipe, 0, job.total_steps)
         self._batches = to_device(batches, device, 0, None)
@@ -98,6 +119,7 @@ class Guide:
 
     def __call__(self) -> None:
         batch, _ = next(self._batches)
+        self.calls, self.tokens = self.calls + 1, self.tokens + int((batch["labels"] != IGNORED).sum())
         padded = F.pad(batch["labels"], (0, TOKENS - batch["labels"].shape[1]), value=IGNORED)
         pixels = self._student.pixels.normalize(batch["pixels"], batch["widths"], torch.float32)
         with torch.no_grad():
@@ -120,14 +142,14 @@ def measure(settings: Settings) -> Measured:
         rows: list[Row] = []
         medians = {name: summary(values)["median_s"] for name, values in seconds.items()}
         for name, call in variants.items():
-            flops = flops_of(call)
-            peak = peak_flops()
+            flops, peak = flops_of(call), peak_flops()
             rows.append({
                 "step": name,
                 "images_per_s": round(BATCH / medians[name], 3),
+                "useful_tokens_per_s": round(call.tokens / call.calls / medians[name], 1),
                 **summary(seconds[name]),
                 "over_plain": round(medians["plain"] / medians[name], 3),
-                **{f"{part}_s": round(total / (settings.repeats + 2), 4) for part, total in call.parts_s.items()},
+                **{f"{part}_s": round(total / call.calls, 4) for part, total in call.parts_s.items()},
                 "tflop_a_step": round(flops / 1e12, 3),
                 "mfu": None if peak is None else round(flops / medians[name] / peak, 3),
             })  # fmt: skip

@@ -14,7 +14,7 @@ from torch import Tensor
 from tdtrain.losses.signal import Candidates
 
 ALM_TEMPERATURE = 100.0
-"""tau of tokenkit and of the paper's experiments."""
+"""tau, as tokenkit has it."""
 ALM_EPSILON = 1e-6
 """How far log p^(1/tau) stays below 0, where the logarithm of 1 - p would be infinite; tokenkit's."""
 
@@ -63,7 +63,7 @@ def class_kl_candidates(
 
     Args:
         teacher: ids and log-probabilities N,K over the teacher's vocabulary, each token at most once a place, and a
-            tail N. Softened here as far as they are not, the tail as one token. A place without candidates costs nothing.
+            tail N. Softened here as far as they are not, the tail as one token. A place without any costs nothing.
 
     Returns: nats. Divide by the global number of places.
     """

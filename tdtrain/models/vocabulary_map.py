@@ -103,8 +103,9 @@ def _project(teacher: TrOCRCodec, student: TrOCRCodec, first: bool) -> tuple[np.
     def classes(texts: list[bytes | None], pieces: list[int]) -> list[int]:
         return [EXCLUDED if text is None else own.get(text, piece) for text, piece in zip(texts, pieces, strict=True)]
 
-    of_student = classes(ours, _first_pieces(teacher, student, theirs, ours, first))
     of_teacher = classes(theirs, _first_pieces(teacher, teacher, theirs, theirs, first))
+    nearest = classes(ours, _first_pieces(teacher, student, theirs, ours, first))
+    of_student = [EXCLUDED if token == EXCLUDED else of_teacher[token] for token in nearest]
     reached = set(of_student)
     for i, piece in enumerate(_first_pieces(student, teacher, ours, theirs, first)):
         if of_teacher[i] not in reached:

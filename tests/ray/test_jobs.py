@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 from transformers import AutoTokenizer
 
@@ -144,18 +148,39 @@ def test_large_into_small_across_vocabularies(tmp_path: Path) -> None:
     assert tokens["student"] < tokens["teacher"]
 
 
-def test_a_student_trains_while_its_teacher_labels(tmp_path: Path) -> None:
+def test_large_into_small_on_two_workers_under_zero_2_survives_a_kill(tmp_path: Path) -> None:
+    """It trains while the teacher labels; all is killed after a checkpoint; the same command goes on from there."""
     corpus = line_corpus(tmp_path / "corpus", num=160)
-    teacher, student = (small_trocr_folder(tmp_path / like, like, timetable_texts(160)) for like in ("large", "base"))
+    teacher, student = (small_trocr_folder(tmp_path / like, like, timetable_texts(160)) for like in ("large", "small"))
+    out = tmp_path / "out"
     command = [
         "rayjobs/distill.py", "--teacher_model", teacher, "--student_model", student, "--dataset_path", corpus,
-        "--output_dir", tmp_path / "out", "--epochs", "1", "--batch_size", "16", "--no_adapt_teacher",
-        "--min_confidence", "0", "--cache_k", "64", "--num_workers", "2", "--zero_stage", "2", "--no_control",
+        "--output_dir", out, "--epochs", "6", "--batch_size", "16", "--no_adapt_teacher", "--min_confidence", "0",
+        "--cache_k", "64", "--num_workers", "2", "--zero_stage", "2", "--no_control",
     ]  # fmt: skip
-    assert "the teacher labels meanwhile" in run(*command)
-    (cache,) = (tmp_path / "out/labels").iterdir()
-    assert json.loads((cache / "labels.json").read_text())["num_lines"] > 100
-    assert "student" in json.loads((tmp_path / "out" / "results.json").read_text())["readers"]
+    process = subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, stderr=subprocess.DEVNULL)
+    committed = 0
+    while not committed and process.poll() is None:
+        time.sleep(0.2)
+        committed = max((_committed(path) for path in out.glob("checkpoints/*/student")), default=0)
+    for child in [*psutil.Process(process.pid).children(recursive=True), process]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+    process.wait()
+    said = run(*command)
+    assert "the teacher labels meanwhile" in said
+    steps = [int(step) for step in re.findall(r"student +([0-9]+)/[0-9]+", said)]
+    history = json.loads((out / "student" / "progress.json").read_text())["history"]
+    assert 0 < committed < steps[0] and [record["step"] for record in history] == list(range(1, steps[-1] + 1))
+    assert "student" in json.loads((out / "results.json").read_text())["readers"]
+
+
+def _committed(record: Path) -> int:
+    from tdtrain.train.on_ray import committed_step
+
+    with contextlib.suppress(json.JSONDecodeError):  # it is being written
+        return committed_step(str(record))
+    return 0
 
 
 def test_label_makes_a_cache_that_distil_finds(tmp_path: Path) -> None:

@@ -166,3 +166,48 @@ def test_checkpoints_of_different_runs_never_meet(tmp_path: Path) -> None:
     assert len({own, *others}) == 4
     assert place(storage_path="s3://bucket/runs", tracking_uri="http://127.0.0.1:5000") == own
     assert place().startswith(str(tmp_path / "checkpoints"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"teaching": {"on_policy": 0.25, "teacher_signal": "live"}}, r"on_policy=0\.25 is for teachers and students"),
+        ({"teaching": {"hidden_weight": 1.0, "teacher_signal": "live"}}, r"hidden_weight=1\.0 is for teachers"),
+        ({"mix": {"jsd": 1.0}}, r"jsd=1\.0 is for teachers and students that write token by token"),
+        ({"teaching": {"vocabulary_bridge": "align"}}, "vocabulary_bridge=align is for teachers and students"),
+        ({"teaching": {"trim_vocabulary": True}}, "student_model mobile-stitched reads by CTC"),
+    ],
+)
+def test_what_needs_tokens_is_refused_for_ctc_readers(changes: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        check_models(DistillRun(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"teaching": {"on_policy": 0.25}}, r"on_policy=0\.25 asks the teacher at every step, but teacher_signal=auto"),
+        ({"teaching": {"hidden_weight": 1.0}}, r"hidden_weight=1\.0 asks the teacher at every step"),
+        (
+            {"teaching": {"on_policy": 0.2, "teacher_signal": "live", "vocabulary_bridge": "uld"}},
+            "vocabulary_bridge=uld compares different ones; use rehead",
+        ),
+        ({"mix": {"forward_kl": 0.0}}, "all divergences have weight 0"),
+        ({"cache": {"teacher_views": 2}, "corpus": {"augment": False}}, "teacher_views=2 are augmented pictures"),
+        ({"compute": {"shard_teacher": True}}, "shard_teacher=True is for a live teacher, but teacher_signal=auto"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(changes: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        DistillRun(**changes)
+
+
+def test_the_bridge_is_found_out_from_the_tokenizers(tmp_path: Path) -> None:
+    from tdtrain.models.bridges import bridge_of
+    from tests.models_small import small_trocr_folder
+
+    large, base, small = (str(small_trocr_folder(tmp_path / like, like)) for like in ("large", "base", "small"))
+    assert bridge_of("auto", large, base) == "same" and bridge_of("auto", large, small) == "rehead"
+    assert bridge_of("uld", large, small) == "uld" and bridge_of("auto", "ppocrv6-small", "mobile") == "same"
+    with pytest.raises(ValueError, match=r"400 tokens and student_model .* has 1[0-9]{2}, not the same ones"):
+        bridge_of("same", large, small)

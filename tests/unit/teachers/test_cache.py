@@ -235,3 +235,20 @@ def test_training_that_waits_for_its_teacher_is_training_on_the_finished_cache(
     thread.join()
     exact = curve(corpus, models, tmp_path / "planned", labels=finished, min_confidence=common["min_confidence"])
     assert len(exact) < len(expected)
+
+
+def test_lines_that_the_teacher_reads_differently_in_worse_light_are_left_out(
+    models: tuple[str, str], tmp_path: Path
+) -> None:
+    corpus = packed_lines(tmp_path, num=64, annotated=20)
+    sure = packed_lines(tmp_path / "again", num=64, annotated=20)
+    labels = labelled("ppocrv6-tiny", corpus, tmp_path / "labels", k=8, agreement=True)
+    assert labels != labelled("ppocrv6-tiny", sure, tmp_path / "labels", k=8)
+    agreed = [v for file in Path(labels).glob("*.parquet") for v in pq.read_table(file)["agreement"].to_pylist()]
+    assert all(0 <= value <= 1 for value in agreed) and max(agreed) == 1
+    run = TrainRun(name="student", model="ppocrv6-tiny", lines=corpus, labels=labels, storage=str(tmp_path), alpha=0.5)
+    asked = run.model_copy(update={"min_confidence": 0.0, "min_agreement": 1.0})
+    reason = "the teacher reads a worse picture of it differently"
+    lines = list(read_lines(load_manifest(corpus), "train"))
+    doubtful = [line for line, value in zip(lines, agreed, strict=True) if line.text is None and value < 1]
+    assert doubtful and plan_job(asked).left_out[reason] == len(doubtful)
