@@ -40,7 +40,7 @@ def handmade(kind: str) -> TrOCRCodec:
     """Two vocabularies that cut times at other places: 12|:|30|–(3 bytes)|13|:|15 and 12:3|0|–|13:15."""
     special = ["<s>", "<pad>", "</s>", "<unk>"]
     if kind == "byte":
-        pairs = ["0 5", "1 2", "1 3", "1 5", "3 0", "Ġ 8", "Ã ¼"]
+        pairs = ["0 5", "1 2", "1 3", "1 5", "3 0", "9 5", "Ġ 8", "Ã ¼"]
         merges = [(left, right) for left, right in (pair.split() for pair in pairs)]
         tokens = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet()), *map("".join, merges)]
         return codec_of(RobertaTokenizerFast(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))

@@ -91,4 +91,7 @@ def beside(student: Any, teacher: Any, texts: Sequence[str]) -> dict[str, np.nda
     told = [text if ok else "" for text, ok in zip(texts, spelt, strict=True)]
     aligned = align_batch(student, teacher, told)
     named = {f"{what}_{who}": aligned[f"{what}_{side}"] for what in ("pairs", "chunk") for side, who in SIDES.items()}
+    # A line that the teacher cannot spell may be the student's longest.
+    missing = student.encode(texts).shape[1] - named["chunk_student"].shape[1]
+    named["chunk_student"] = np.pad(named["chunk_student"], ((0, 0), (0, missing)), constant_values=-1)
     return {"teacher_labels": teacher.encode(told), "taught": spelt, **named}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from tdtrain.data.spans import align, align_batch, token_bytes, token_ends
@@ -144,6 +144,12 @@ def test_bytes_of_tokens_are_those_that_the_tokenizers_decode() -> None:
 def test_what_cannot_be_aligned_is_refused() -> None:
     with pytest.raises(ValueError, match="cannot express"):
         align(codec("byte"), codec("unigram"), "8:05 ₤")
+    each_space = Tokenizer(models.Unigram([("</s>", 0.0), ("▁", -1.0), ("5", -1.0)]))
+    each_space.pre_tokenizer, each_space.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    keeping = PreTrainedTokenizerFast(tokenizer_object=each_space, eos_token="</s>", pad_token="</s>")
+    assert token_ends(codec_of(keeping), "5 5")[1] == [0, 1, 2, 3, 3]
+    with pytest.raises(ValueError, match="have no place in it"):
+        token_ends(codec_of(keeping), "5  5")
     words = Tokenizer(models.WordLevel({"<unk>": 0, "<pad>": 1, "</s>": 2, "a": 3}, unk_token="<unk>"))
     other = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>", pad_token="<pad>", unk_token="<unk>")
     with pytest.raises(ValueError, match="only ByteLevel and Metaspace"):

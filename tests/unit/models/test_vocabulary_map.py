@@ -154,6 +154,7 @@ def test_numerals_are_projected_the_other_way_too() -> None:
     teacher, student = by_token(unigram, of.teacher), by_token(byte, of.student)
     assert student["12"] == ids["1"] and student["05"] == ids["0"] and student["Ġ8"] == ids["▁8"]
     assert teacher["13:15"] == ids["1"] and teacher["▁12:3"] == ids["▁"] and student["9"] == -1
+    assert student["95"] == -1  # the teacher knows no 9, and the 5 is not what it would write first
     teacher, student = by_token(unigram, of.teacher_first), by_token(byte, of.student_first)
     assert student["8"] == student["Ġ8"] == teacher["8"] == ids["▁8"]
     assert student["5"] == teacher["5"] == ids["5"]  # the teacher writes it behind a bare space
