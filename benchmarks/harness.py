@@ -89,29 +89,35 @@ def _in_child(pipe: Any, make: Callable[..., Callable[[], object]], arguments: t
     call = make(*arguments)
     held = _status_kb("VmSize") * 1024
     resource.setrlimit(resource.RLIMIT_AS, (held + int(0.9 * available),) * 2)  # an error rather than a kill
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # the peak starts anew
-    before = _status_kb("VmRSS")
     try:
-        call()
+        pipe.send(peak_mb(call))
     except RuntimeError as error:
         if "memory" not in str(error):
             raise
         pipe.send(None)
-        return
-    pipe.send(round((_status_kb("VmHWM") - before) / 1024, 1))
 
 
 def _on_gpu(make: Callable[..., Callable[[], object]], *arguments: object) -> float | None:
     call = make(*arguments)
-    call()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
     try:
         call()
+        return peak_mb(call)
     except torch.cuda.OutOfMemoryError:
         return None
-    return round((torch.cuda.max_memory_allocated() - before) / 2**20, 1)
+
+
+def peak_mb(call: Callable[[], object]) -> float:
+    """The most memory that a call holds beyond what was held before it, MB: of the GPU, or resident."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before_bytes = torch.cuda.memory_allocated()
+        call()
+        return round((torch.cuda.max_memory_allocated() - before_bytes) / 2**20, 1)
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # the peak starts anew
+    before = _status_kb("VmRSS")
+    call()
+    return round((_status_kb("VmHWM") - before) / 1024, 1)
 
 
 def _status_kb(key: str) -> int:

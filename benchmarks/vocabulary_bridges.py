@@ -150,9 +150,12 @@ def train_pair(ablation: Ablation, root: Path) -> Path:
     if not (root / "small").exists():
         large = {"encoder_width": 128, "decoder_width": 128, "encoder_layers": 3, "decoder_layers": 2}
         build_trocr(root / "large", "large", texts, vocab_size=600, **large, **common)  # type: ignore[arg-type]
-        build_trocr(root / "small", "small", texts, vocab_size=1000, **common)  # type: ignore[arg-type]
+        build_trocr(root / "small", "small", texts, vocab_size=1000, dropout=0.0, **common)  # type: ignore[arg-type]
     fits = []
-    for name, like, steps in (("teacher", "large", ablation.teacher_steps), ("start", "small", ablation.start_steps)):
+    for name, like, steps, rate in (
+        ("teacher", "large", ablation.teacher_steps, 1e-3),
+        ("start", "small", ablation.start_steps, 2e-3),
+    ):
         run = TrainRun(
             name=name,
             model=str(root / like),
@@ -160,7 +163,7 @@ def train_pair(ablation: Ablation, root: Path) -> Path:
             storage=str(root / "checkpoints"),
             max_steps=steps,
             max_evaluation_lines=400,
-            optimisation=Optimisation(batch_size=32, learning_rate=1e-3, evaluations=8, weight_decay=0.05),
+            optimisation=Optimisation(batch_size=32, learning_rate=rate, evaluations=8, weight_decay=0.05),
             compute=Compute(num_workers=0, cpus_per_worker=1),
         )
         fits.append(_fit.remote(run, root / name))

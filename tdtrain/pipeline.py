@@ -24,7 +24,8 @@ from tdtrain.data.storage import open_folder
 from tdtrain.data.training_set import left_out_words
 from tdtrain.evaluate.test_split import evaluate
 from tdtrain.models.bridges import bridge_of, loss_of
-from tdtrain.models.load import load_reader
+from tdtrain.models.load import is_trocr
+from tdtrain.models.reader import Kind
 from tdtrain.models.students import BUILT, alphabet, build_student
 from tdtrain.report.finish import report_distillation
 from tdtrain.report.results import Results
@@ -105,9 +106,8 @@ def distill(run: DistillRun) -> Results | None:
         with job.stage("corpus", "pages into lines"):
             manifest = pack_corpus(job)
         teacher = adapt_teacher(job, manifest)
-        keep = keep_of(
-            run.cache, load_reader(teacher).kind, run.teaching.temperature, agreement=run.teaching.min_agreement > 0
-        )
+        kind: Kind = "autoregressive" if is_trocr(teacher) else "ctc"
+        keep = keep_of(run.cache, kind, run.teaching.temperature, agreement=run.teaching.min_agreement > 0)
         caches = run.cache.teacher_cache or str(job.output / "labels")
         labelling = plan_labels(teacher, manifest.root, caches, run.optimisation.precision, keep)
         begin(labelling)
@@ -120,6 +120,8 @@ def distill(run: DistillRun) -> Results | None:
         if not job.streamed:
             with job.stage("label", "the teacher reads every training line"):
                 read_all(lambda: None)
+        if job.bridge != "same":
+            display.say(f"Teacher and student write different tokens; vocabulary_bridge={job.bridge}")
         before = start_of_student(job, manifest, labelling.folder)
         words = ", and its control without the teacher" if run.control else ""
         with job.stage("train", f"the student{words}{'; the teacher labels meanwhile' if job.streamed else ''}"):
@@ -271,9 +273,7 @@ def train(job: Job, manifest: Manifest, labels: str, teacher: str, before: str, 
     return {"teacher": teacher, **adapted, "student_before": before, **trained}
 
 
-def beside_the_teacher(
-    fits: Sequence[Callable[[], object]], read_all: Callable[[Callable[[], object]], object]
-) -> None:
+def beside_the_teacher(fits: Sequence[Callable[[], object]], read_all: Labelling) -> None:
     """Trains while the teacher labels. Training waits for the first shard: from then on a teacher has its CPU, which
     the tasks that wait for more shards could otherwise take away for good."""
     begun = threading.Event()
