@@ -98,7 +98,7 @@ class Ablation(Frozen):
     """Of the student before, as the published ones were pre-trained."""
     steps: Positive = 1_000
     batch_size: Positive = 32
-    learning_rate: float = Field(default=5e-4, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
     alpha: float = Field(default=0.5, ge=0, le=1)
     temperature: float = Field(default=1.0, gt=0)
     min_confidence: float = Field(default=0.9, ge=0, le=1)

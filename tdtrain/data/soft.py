@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tdtrain.data.spans import align_batch
+from tdtrain.models.spans import align_batch
 
 SIDES = {"a": "student", "b": "teacher"}
 

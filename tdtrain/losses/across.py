@@ -23,7 +23,7 @@ CHUNK = 256
 
 @dataclass(frozen=True)
 class Alignment:
-    """How the two tokenizations of a batch's texts lie beside each other, see `tdtrain.data.spans`. -1: padding."""
+    """How the two tokenizations of a batch's texts lie beside each other, see `tdtrain.models.spans`. -1: padding."""
 
     pairs_student: Tensor
     pairs_teacher: Tensor

@@ -11,16 +11,16 @@ import copy
 from functools import partial
 
 import torch
-from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers import Tokenizer, pre_tokenizers
 from torch import Tensor
 from torch.nn import functional
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from tdtrain.models.trim import is_unigram, with_vocabulary
+from tdtrain.models.spans import METASPACE, is_unigram, token_bytes
+from tdtrain.models.trim import with_vocabulary
 from tdtrain.models.trocr import TrOCRReader
 from tdtrain.models.trocr_inputs import TrOCRCodec
 
-METASPACE = "▁"
 ROLES = ("bos", "pad", "eos", "unk", "cls", "sep", "mask")
 MODEL_ROLES = ("bos", "pad", "eos", "unk")
 """The roles that the model's own configuration knows by their ids."""
@@ -77,13 +77,8 @@ def _special_id(tokenizer: PreTrainedTokenizerBase, role: str) -> int | None:
 
 def _texts(codec: TrOCRCodec) -> list[str]:
     """What each token adds to a text; nothing for special tokens, logits without a token, and incomplete characters."""
-    silent = {*codec.tokenizer.all_special_ids, *range(len(codec.tokenizer), len(codec.tokens))}
-    byte_level = decoders.ByteLevel()
-    if is_unigram(codec.tokenizer):
-        texts = [token.replace(METASPACE, " ") for token in codec.tokens]
-    else:
-        texts = [byte_level.decode([token]) for token in codec.tokens]
-    return ["" if i in silent or INCOMPLETE in text else text for i, text in enumerate(texts)]
+    written = ((raw or b"").decode(errors="replace") for raw in token_bytes(codec))
+    return ["" if INCOMPLETE in text else text for text in written]
 
 
 def _mid_text(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:

@@ -11,10 +11,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, pre_tokenizers
 from torch import Tensor, nn
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from tdtrain.models.spans import is_unigram
 from tdtrain.models.trocr import TrOCRReader
 from tdtrain.models.trocr_inputs import TrOCRCodec
 
@@ -104,22 +105,6 @@ def with_vocabulary(
         head.bias = renewed(head.bias)
     embedding.num_embeddings = head.out_features = decoder.config.vocab_size = len(codec.tokens)
     return TrOCRReader(name, module, reader.pixels, codec, reader.processor, reader.ctc_codec)
-
-
-def is_unigram(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a tokenizer is a unigram one (trocr-small) or byte-level BPE (trocr-base and -large).
-
-    Raises: ValueError where it is neither.
-    """
-    backend = tokenizer.backend_tokenizer
-    if isinstance(backend.model, models.Unigram):
-        return True
-    if isinstance(backend.model, models.BPE) and isinstance(backend.decoder, decoders.ByteLevel):
-        return False
-    raise ValueError(
-        f"{type(tokenizer).__name__} has a {type(backend.model).__name__} model and a {type(backend.decoder).__name__} "
-        "decoder; only the tokenizers of published TrOCRs are known: byte-level BPE, and unigram"
-    )
 
 
 def _serialized(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """From the tokens of two vocabularies to classes that both can speak of, so that their probabilities are comparable.
 
-Where two labels of one text meet (`tdtrain.data.spans`), both models say what comes next, each in its own tokens. A
+Where two labels of one text meet (`tdtrain.models.spans`), both models say what comes next, each in its own tokens. A
 class is something that either says of the next characters; its probability is the sum over its tokens.
 
 Shapes: V_t tokens of the teacher, V_s of the student.
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tdtrain.data.spans import SPACE, is_byte_level, token_bytes
 from tdtrain.models.rehead import old_pieces
+from tdtrain.models.spans import SPACE, is_byte_level, token_bytes
 from tdtrain.models.trocr_inputs import TrOCRCodec
 
 EXCLUDED = -1

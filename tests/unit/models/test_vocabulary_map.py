@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from tokenizers import decoders
 
-from tdtrain.data.spans import align, token_ends
 from tdtrain.losses.bridge import class_kl, class_kl_candidates
 from tdtrain.losses.signal import Candidates
+from tdtrain.models.spans import align, token_ends
 from tdtrain.models.trocr_inputs import TrOCRCodec
 from tdtrain.models.vocabulary_map import ClassMap, next_character_classes, projection_classes
 from tests.codecs_small import codec, handmade, texts

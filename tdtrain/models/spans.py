@@ -13,8 +13,11 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
+from tokenizers import decoders, models
 
 if TYPE_CHECKING:
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
     from tdtrain.models.trocr_inputs import TrOCRCodec
 
 METASPACE = "▁"
@@ -97,12 +100,23 @@ def is_byte_level(codec: TrOCRCodec) -> bool:
 
     Raises: ValueError where they are neither.
     """
-    decoder = type(codec.tokenizer.backend_tokenizer.decoder).__name__
-    if decoder not in ("ByteLevel", "Metaspace"):
-        raise ValueError(
-            f"{type(codec.tokenizer).__name__} has a {decoder} decoder; only ByteLevel and Metaspace are known"
-        )
-    return decoder == "ByteLevel"
+    return not is_unigram(codec.tokenizer)
+
+
+def is_unigram(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer is a unigram one (trocr-small) or byte-level BPE (trocr-base and -large).
+
+    Raises: ValueError where it is neither.
+    """
+    backend = tokenizer.backend_tokenizer
+    if isinstance(backend.model, models.Unigram):
+        return True
+    if isinstance(backend.model, models.BPE) and isinstance(backend.decoder, decoders.ByteLevel):
+        return False
+    raise ValueError(
+        f"{type(tokenizer).__name__} has a {type(backend.model).__name__} model and a {type(backend.decoder).__name__} "
+        "decoder; only the tokenizers of published TrOCRs are known: byte-level BPE, and unigram"
+    )
 
 
 def _written(codec: TrOCRCodec, texts: Sequence[str]) -> list[tuple[list[int], list[int]]]:
