@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -163,3 +164,14 @@ def peak_flops() -> float | None:
         return None
     name = torch.cuda.get_device_name()
     return next((peak for key, peak in PEAK_FLOPS.items() if key in name), None)
+
+
+def gpu_utilisation(call: Callable[[], object], times: int = 5) -> float | None:
+    """The share of time in which the GPU was busy during some calls, by NVML; None without a GPU or nvidia-ml-py."""
+    if not torch.cuda.is_available() or find_spec("pynvml") is None:
+        return None
+    shares = []
+    for _ in range(times):
+        call()
+        shares.append(torch.cuda.utilization() / 100)
+    return round(statistics.mean(shares), 2)

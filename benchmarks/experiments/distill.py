@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from harness import Measured, Row, Settings, flops_of, in_turns, peak_flops, peak_mb, summary, wait
+from harness import Measured, Row, Settings, flops_of, gpu_utilisation, in_turns, peak_flops, peak_mb, summary, wait
 from line_corpus import line_texts, write_corpus
 
 from tdtrain.config import Compute, Optimisation, TrainRun
@@ -152,6 +152,7 @@ def measure(settings: Settings) -> Measured:
                 **{f"{part}_s": round(total / call.calls, 4) for part, total in call.parts_s.items()},
                 "peak_memory_mb": peak_mb(call),
                 "tflop_a_step": round(flops / 1e12, 3),
+                "gpu_utilisation": gpu_utilisation(call),
                 "mfu": None if peak is None else round(flops / medians[name] / peak, 3),
             })  # fmt: skip
             print(rows[-1], flush=True)

@@ -147,13 +147,39 @@ def _read(window: Window, recipe: Recipe) -> tuple[pa.Table, dict[str, dict], li
         lines = open_table(shard.lines, [*SELECTED, "image"])
         if recipe.streamed and shard.labels:
             _wait_for(shard.labels)
-        labels = open_table(shard.labels) if shard.labels else None
+        labels = None
+        if shard.labels:
+            labels = open_labels(shard.labels)
+            _check_whole(lines, labels, shard.labels)
         chosen += select(lines, labels, recipe)[0]
         tables.append(lines)
         if labels is not None and recipe.memory is not None:
             view = window.epoch % max(1, recipe.memory.views)
             told.update({row["id"]: row for row in labels.to_pylist() if row["view"] == view})
     return pa.concat_tables(tables), told, chosen
+
+
+def open_labels(path: str, columns: list[str] | None = None) -> pa.Table:
+    """A teacher's labels of a shard.
+
+    Raises: ValueError where the file is damaged.
+    """
+    try:
+        return open_table(path, columns)
+    except (pa.ArrowInvalid, OSError, EOFError) as error:
+        raise ValueError(
+            f"the teacher's labels {path} cannot be read ({error}); delete the file and label again: only that shard "
+            "will be"
+        ) from error
+
+
+def _check_whole(lines: pa.Table, labels: pa.Table, path: str) -> None:
+    """Raises ValueError where lines have no labels: they would be left out, or not taught, without a word."""
+    if missing := set(lines["id"].to_pylist()) - set(labels["id"].to_pylist()):
+        raise ValueError(
+            f"the teacher's labels {path} lack {len(missing)} of {len(lines)} lines of their shard; delete the file "
+            "and label again: only that shard will be"
+        )
 
 
 def _wait_for(path: str) -> None:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from tdtrain.data.batches import READ, SELECTED, UNREAD, Recipe, load_window, open_table, select
+from tdtrain.data.batches import READ, SELECTED, UNREAD, Recipe, load_window, open_labels, open_table, select
 from tdtrain.data.manifest import load_manifest
 from tdtrain.data.plan import Plan, Shard
 from tdtrain.data.storage import absolute
@@ -34,7 +34,7 @@ def training_set(lines: str, labels: str | None, recipe: Recipe, batch_size: int
     for shard in manifest.shards_of("train"):
         path = f"{manifest.root}/{shard.path}"
         label_path = f"{absolute(labels)}/{shard.path.rsplit('/', 1)[-1]}" if labels else None
-        told = open_table(label_path, READ) if label_path and not recipe.streamed else None
+        told = open_labels(label_path, READ) if label_path and not recipe.streamed else None
         texts, reasons = select(open_table(path, SELECTED), told, recipe)
         hoped_for = reasons.pop(UNREAD, 0) if recipe.streamed and labels else 0
         left_out.update(reasons)

@@ -103,12 +103,12 @@ def label(job: LabelJob, actors: int, progress: Callable[[int, int], None], gpus
         gpus: that each of them reserves.
     """
     folder = open_folder(job.folder)
-    if folder.exists(MANIFEST):
+    shards = load_manifest(job.lines).shards_of("train")
+    missing = [shard.path for shard in shards if not folder.exists(name_of(shard.path))]
+    if folder.exists(MANIFEST) and not missing:
         return LabelManifest.model_validate_json(folder.read(MANIFEST))
     begun = begin(job)
-    shards = load_manifest(job.lines).shards_of("train")
     total = sum(shard.num_rows for shard in shards)
-    missing = [shard.path for shard in shards if not folder.exists(name_of(shard.path))]
     done = total - sum(shard.num_rows for shard in shards if shard.path in missing)
     for num_rows in _run(job, missing, actors, gpus):
         done += num_rows

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -164,6 +165,22 @@ def test_a_cache_of_another_kind_is_named(corpus: str, models: tuple[str, str], 
     job = plan_labels(models[0], corpus, str(tmp_path), "fp32", Keep(k=4))
     (other,) = differences(open_folder(tmp_path), job.spec)
     assert "'k': 8" in other and "teacher_weights" not in other
+
+
+def test_a_damaged_cache_is_named_and_only_the_damage_is_labelled_again(
+    corpus: str, models: tuple[str, str], tmp_path: Path
+) -> None:
+    folder = Path(labelled(models[0], corpus, tmp_path / "labels", k=8))
+    (file,) = folder.glob("*.parquet")
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"part-00000.parquet cannot be read .* delete the file and label again"):
+        curve(corpus, models, tmp_path / "run", labels=str(folder), temperature=1.0)
+    pq.write_table(pq.read_table(pa.BufferReader(whole))[:-3], file)
+    with pytest.raises(ValueError, match=r"lack 3 of \d+ lines of their shard; delete the file and label again"):
+        curve(corpus, models, tmp_path / "run", labels=str(folder), temperature=1.0)
+    file.unlink()
+    assert Path(labelled(models[0], corpus, tmp_path / "labels", k=8)) == folder and file.read_bytes() == whole
 
 
 PASS = """
