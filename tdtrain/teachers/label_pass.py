@@ -142,7 +142,7 @@ def _run(job: LabelJob, shards: list[str], actors: int, gpus: float) -> Iterator
     rows = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
     done = rows.map(
         Labeller,  # type: ignore[arg-type]  # Ray's stubs know functions only
-        fn_constructor_args=(job, "cuda" if gpus else "cpu"),
+        fn_constructor_args=(job, "cuda" if gpus else "cpu", 1),
         num_cpus=1,
         num_gpus=gpus,
         compute=ray.data.ActorPoolStrategy(size=min(actors, len(shards))),
@@ -153,8 +153,9 @@ def _run(job: LabelJob, shards: list[str], actors: int, gpus: float) -> Iterator
 class Labeller:
     """One teacher, reading shard after shard."""
 
-    def __init__(self, job: LabelJob, device: str) -> None:
-        torch.set_num_threads(1)
+    def __init__(self, job: LabelJob, device: str, threads: int | None = None) -> None:
+        if threads is not None:
+            torch.set_num_threads(threads)
         self._job = job
         self._reader = load_reader(job.teacher)
         self._reader.module.to(device)
