@@ -1,9 +1,10 @@
 """What a teacher costs a step: TrOCR-large into TrOCR-small at their real sizes, with random weights.
 
-plain: fine-tuning the student. cached: with the teacher's 32 likeliest tokens, stored. live: with the teacher reading
-along (bf16 where the machine has it), hidden states and chunked loss. guide: the literal loop: teacher in fp32 at every
-step, whole logits of both, padding and all. All of them see the same lines, read from the packed corpus and augmented
-in the step's own time; the student has the teacher's tokens (rehead).
+plain: fine-tuning the student. cached: with the teacher's 32 likeliest tokens, stored. trimmed: the same, with the
+vocabulary cut to the corpus's tokens. live: with the teacher reading along (bf16 where the machine has it), hidden states
+and chunked loss. guide: the literal loop: teacher in fp32 at every step, whole logits of both, padding and all. All of
+them see the same lines, read from the packed corpus and augmented in the step's own time; the student has the teacher's
+tokens (rehead).
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class Variant:
         self._device = device
         reader = load_reader(run.model)
         reader.module.to(device).train()
+        self.num_parameters = sum(p.numel() for p in reader.module.parameters())
         self._objective = Objective(reader.kind, run.temperature, run.alpha)
         self._engine = build_engine(Learner(reader, self._objective), run.optimisation, run.compute, 1)
         batches = stream(self._job.plan, self._job.recipe, 0, self._job.total_steps)
@@ -115,6 +117,7 @@ class Guide:
         for reader in (self._student, self._teacher):
             reader.module.to(device)
         self._student.module.train()
+        self.num_parameters = sum(p.numel() for p in self._student.module.parameters())
         self._optimizer = torch.optim.AdamW(self._student.module.parameters(), lr=1e-5)
 
     def __call__(self) -> None:
@@ -145,6 +148,7 @@ def measure(settings: Settings) -> Measured:
             flops, peak = flops_of(call), peak_flops()
             rows.append({
                 "step": name,
+                "parameters": call.num_parameters,
                 "images_per_s": round(BATCH / medians[name], 3),
                 "useful_tokens_per_s": round(call.tokens / call.calls / medians[name], 1),
                 **summary(seconds[name]),
@@ -191,9 +195,12 @@ def _variants(root: Path, settings: Settings, device: torch.device) -> dict[str,
     )
     taught = run.model_copy(update={"alpha": 0.5, "labels": job.folder})
     live = run.model_copy(update={"alpha": 0.5, "teacher": str(root / "large")})
+    build_student(str(root / "small"), "", 0, root / "trimmed", tokens_of=str(root / "large"), texts=texts)
+    trimmed = taught.model_copy(update={"model": str(root / "trimmed")})
     return {
         "plain": Variant("plain", run, device),
         "cached": Variant("cached", taught, device),
+        "cached, trimmed": Variant("cached, trimmed", trimmed, device),
         "live": Variant("live", live, device),
         "guide": Guide(run, str(root / "large"), device),
     }

@@ -23,7 +23,7 @@ def test_every_experiment_runs_small(tmp_path: Path) -> None:
     assert promised <= measured["figures"].keys() and all(value > 0 for value in measured["figures"].values())
     assert measured["machine"]["versions"]["torch"]
     steps = {row["step"]: row for row in measured["rows"]["distill"]}
-    assert {"plain", "cached", "live", "guide"} == steps.keys() and steps["live"]["teacher_s"] > 0
+    assert {"plain", "cached", "cached, trimmed", "live", "guide"} == steps.keys() and steps["live"]["teacher_s"] > 0
 
 
 def test_an_experiment_that_is_none_is_refused_in_words() -> None:
