@@ -1,9 +1,9 @@
 """What a teacher costs a step: TrOCR-large into TrOCR-small at their real sizes, with random weights.
 
 plain: fine-tuning the student. cached: with the teacher's 32 likeliest tokens, stored. trimmed: the same, with the
-vocabulary cut to the corpus's tokens. live: with the teacher reading along (bf16 where the machine has it), hidden states
+vocabulary cut to the corpus's tokens. live: with the teacher reading along (bf16 where there is), hidden states
 and chunked loss. guide: the literal loop: teacher in fp32 at every step, whole logits of both, padding and all. All of
-them see the same lines, read from the packed corpus and augmented in the step's own time; the student has the teacher's
+them see the same lines, read from the corpus and augmented in the step's own time; the student has the teacher's
 tokens (rehead).
 """
 

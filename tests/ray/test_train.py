@@ -134,6 +134,14 @@ def test_zero_stages_give_the_same_curve(
     close(zero, plain)
 
 
+def test_zero_3_gathers_a_head_that_is_not_the_embedding(corpus: str, tmp_path: Path) -> None:
+    """The loss reads the head's weight itself; an untied one belongs to no module that ran."""
+    model = str(small_trocr_folder(tmp_path / "small", "small"))
+    plain = curve(run_of(corpus, model, tmp_path / "plain", 0), tmp_path / "plain" / "out")
+    zero = curve(run_of(corpus, model, tmp_path / "zero", 2, zero_stage=3), tmp_path / "zero" / "out")
+    close(zero, plain)
+
+
 def test_a_teacher_spread_over_workers_teaches_the_same(corpus: str, models: dict[str, str], tmp_path: Path) -> None:
     """ZeRO-3 inference of the live teacher, under a plain student and under one that ZeRO-3 shards as well."""
     teacher = str(small_trocr_folder(tmp_path / "teacher", "large"))
