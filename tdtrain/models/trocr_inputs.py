@@ -52,29 +52,6 @@ def vocabulary(name_or_folder: str) -> tuple[str, ...]:
     return _tokens(_tokenizer(model_folder(name_or_folder, weights=False)))
 
 
-def check_same_vocabulary(teacher_name_or_folder: str, student_name_or_folder: str) -> None:
-    """Refuses a pair whose logits do not mean the same tokens. Reads tokenizer files only, never weights.
-
-    The special ids of all TrOCRs coincide, so that nothing else complains before the loss, and a loss over the
-    smaller vocabulary would train on nonsense.
-
-    Raises: ValueError naming both models, the sizes, some of the differing tokens, and the way out.
-    """
-    teacher = vocabulary(teacher_name_or_folder)
-    student = vocabulary(student_name_or_folder)
-    if teacher == student:
-        return
-    differing = [i for i, (left, right) in enumerate(zip(teacher, student, strict=False)) if left != right]
-    shown = ", ".join(f"id {i}: {teacher[i]!r} and {student[i]!r}" for i in differing[:3])
-    raise ValueError(
-        f"teacher_model={teacher_name_or_folder!r} ({len(teacher)} tokens) and "
-        f"student_model={student_name_or_folder!r} ({len(student)} tokens) do not share a vocabulary"
-        f"{'; ' + shown if shown else ''}; their logits cannot be compared. Choose a student with the teacher's "
-        "tokenizer (microsoft/trocr-base-printed for microsoft/trocr-large-printed), or let the teacher's text teach: "
-        "--targets sequence"
-    )
-
-
 @dataclass(frozen=True)
 class TrOCRPixels:
     """Squeezes every line to one size, as TrOCR's processor does: the aspect is not kept.

@@ -25,10 +25,11 @@ from transformers import (
     VisionEncoderDecoderModel,
 )
 
+from tdtrain.models.bridges import bridge_of
 from tdtrain.models.reader import IGNORED, read_images
 from tdtrain.models.trocr import CTC_TOKENS, CTC_WEIGHTS, TrOCRReader, load_trocr
 from tdtrain.models.trocr_build import build_trocr
-from tdtrain.models.trocr_inputs import check_same_vocabulary, vocabulary
+from tdtrain.models.trocr_inputs import vocabulary
 from tests.models_small import LIKES, draw_line, small_trocr, small_trocr_folder, timetable_texts
 
 TEXTS = ["Mo 8:05 Mathe 204", "Di 17:30 Čeština 7", "Fr 9:00 Kunst 31"]
@@ -437,22 +438,21 @@ def test_a_model_out_of_reach_is_named(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_vocabularies_are_compared_without_weights(tmp_path: Path) -> None:
     texts = timetable_texts(200)
-    folders = {like: small_trocr_folder(tmp_path / like, like, texts) for like in LIKES}
-    for folder in folders.values():
-        (folder / "model.safetensors").unlink()
-    check_same_vocabulary(str(folders["large"]), str(folders["base"]))
-    with pytest.raises(ValueError, match="--targets sequence") as error:
-        check_same_vocabulary(str(folders["large"]), str(folders["small"]))
-    for part in (folders["large"], folders["small"], len(vocabulary(str(folders["large"]))), "trocr-base-printed"):
+    large, base, small = (str(small_trocr_folder(tmp_path / like, like, texts)) for like in LIKES)
+    for folder in (large, base, small):
+        (Path(folder) / "model.safetensors").unlink()
+    assert bridge_of("same", large, base) == "same" and bridge_of("auto", large, small) == "rehead"
+    with pytest.raises(ValueError, match="not the same ones; leave it out, or choose one of rehead") as error:
+        bridge_of("same", large, small)
+    for part in (large, small, len(vocabulary(large))):
         assert str(part) in str(error.value)
 
 
 def test_as_many_tokens_are_not_yet_the_same_tokens(tmp_path: Path) -> None:
-    one = small_trocr_folder(tmp_path / "one", texts=["abab"] * 9, vocab_size=262)
-    other = small_trocr_folder(tmp_path / "other", texts=["cdcd"] * 9, vocab_size=262)
-    assert len(vocabulary(str(one))) == len(vocabulary(str(other))) == 262
-    with pytest.raises(ValueError, match="id 260: 'ab' and 'cd'"):
-        check_same_vocabulary(str(one), str(other))
+    one = str(small_trocr_folder(tmp_path / "one", texts=["abab"] * 9, vocab_size=262))
+    other = str(small_trocr_folder(tmp_path / "other", texts=["cdcd"] * 9, vocab_size=262))
+    assert len(vocabulary(one)) == len(vocabulary(other)) == 262
+    assert bridge_of("auto", one, other) == "rehead"
 
 
 @pytest.mark.parametrize(
