@@ -71,6 +71,11 @@ def check_models(run: DistillRun) -> None:
             f"trim_vocabulary=True is for a student that writes token by token, and student_model {run.student_model} "
             "reads by CTC; leave it out"
         )
+    if run.cache.cache_as != "top_k" and not is_trocr(run.teacher_model):
+        raise ValueError(
+            f"cache_as={run.cache.cache_as} is for teachers that write token by token, and teacher_model "
+            f"{run.teacher_model} reads by CTC, whose frames are kept as top_k; leave it out"
+        )
     both_write = is_trocr(run.teacher_model) and is_trocr(run.student_model)
     needs_both = {
         "on_policy": teaching.on_policy,

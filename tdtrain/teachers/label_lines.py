@@ -58,9 +58,11 @@ def label_lines(
     told = [reading.text if text is None else text for text, reading in zip(texts, readings, strict=True)]
     table: list[dict] = []
     for view in range(max(1, keep.views)):
-        seen = [augment(im, row, view, VIEW_SEED) for im, row in zip(pictures, ids, strict=True)]
+        seen = pictures
+        if keep.views:
+            seen = [augment(im, row, view, VIEW_SEED) for im, row in zip(pictures, ids, strict=True)]
         if isinstance(reader, TrOCRReader):
-            for chosen, batch in _batches(reader, seen if keep.views else pictures, precision):
+            for chosen, batch in _batches(reader, seen, precision):
                 forced = _tokens(reader, batch, [told[i] for i in chosen], keep, [f"{ids[i]} {view}" for i in chosen])
                 for place, i in enumerate(chosen):
                     rows[i] = forced[place]
@@ -99,7 +101,7 @@ def _frames(reader: Reader, batch: Batch, keep: Keep) -> tuple[list[Reading], li
 
 def _likeliest(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Of one line's frames: the likeliest ids, best first, and their log-probabilities, each T,k."""
-    values, ids = logits.topk(k, dim=-1)
+    values, ids = logits.topk(min(k, logits.shape[-1]), dim=-1)
     return ids, values - logits.logsumexp(-1, keepdim=True)
 
 

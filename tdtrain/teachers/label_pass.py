@@ -30,6 +30,7 @@ from tdtrain.teachers.cache import (
     Keep,
     LabelManifest,
     Spec,
+    load_begun,
     name_of,
 )
 from tdtrain.teachers.label_lines import label_lines
@@ -84,7 +85,10 @@ def plan_labels(
 
 def begin(job: LabelJob) -> Begun:
     """Writes what is known of a cache from its start: students may be planned from then on."""
-    reader, folder = load_reader(job.teacher), open_folder(job.folder)
+    folder = open_folder(job.folder)
+    if folder.exists(SPEC):  # it is written last
+        return load_begun(job.folder)
+    reader = load_reader(job.teacher)
     begun = Begun(fingerprint=job.fingerprint, teacher=job.teacher, spec=job.spec, tokens=reader.codec.tokens)
     if isinstance(reader, TrOCRReader) and job.spec.keep.kept == "hidden":
         head = reader.module.head

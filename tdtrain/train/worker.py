@@ -107,7 +107,7 @@ def work(job: Job, context: Context) -> State:
         asked: Asked = "encoder" if not run.alpha else "tokens" if bridge is None else "own tokens"
         teacher = LiveTeacher(taught, reader, device, precision, shard, asked)
     elif job.recipe.memory is not None and run.labels:
-        teacher = StoredTeacher(run.labels, reader, run.temperature, device)
+        teacher = StoredTeacher(run.labels, theirs or reader.codec, run.temperature, device)
     whole = partial(_whole, reader, engine, context)
     own = OwnReadings(run.on_policy, run.optimisation.seed, context.rank, whole) if run.on_policy else None
     return train(

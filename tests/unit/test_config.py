@@ -173,6 +173,7 @@ def test_checkpoints_of_different_runs_never_meet(tmp_path: Path) -> None:
     [
         ({"teaching": {"on_policy": 0.25, "teacher_signal": "live"}}, r"on_policy=0\.25 is for teachers and students"),
         ({"teaching": {"hidden_weight": 1.0, "teacher_signal": "live"}}, r"hidden_weight=1\.0 is for teachers"),
+        ({"cache": {"cache_as": "hidden"}}, "cache_as=hidden is for teachers that write token by token"),
         ({"mix": {"jsd": 1.0}}, r"jsd=1\.0 is for teachers and students that write token by token"),
         ({"teaching": {"vocabulary_bridge": "align"}}, "vocabulary_bridge=align is for teachers and students"),
         ({"teaching": {"trim_vocabulary": True}}, "student_model mobile-stitched reads by CTC"),
