@@ -10,7 +10,7 @@ from tdtrain.config import DistillRun
 from tdtrain.models.bridges import bridge_of
 from tdtrain.models.load import is_trocr, load_reader
 from tdtrain.models.students import BUILT
-from tdtrain.teachers.live import check_pair
+from tdtrain.teachers.live import check_pair, check_pictures
 
 OTHER_DIVERGENCES = {"reverse_kl", "skew_kl", "skew_reverse_kl", "jsd"}
 ELSEWHERE = {"output_dir", "tracking_uri", "register_model", "dry_run"}
@@ -89,13 +89,15 @@ def check_models(run: DistillRun) -> None:
                 f"{run.teacher_model} and student_model {run.student_model} are not both such; leave it out"
             )
     bridge = bridge_of(teaching.vocabulary_bridge, run.teacher_model, run.student_model)
-    if not teaching.alpha or teaching.targets == "sequence" or bridge != "same":
+    soft, live = teaching.alpha and teaching.targets != "sequence", teaching.teacher_signal == "live"
+    if bridge == "text" or not (soft or teaching.hidden_weight):
         return
-    check_pair(
-        load_reader(run.teacher_model),
-        load_reader("ppocrv6-tiny" if run.student_model in BUILT else run.student_model),
-        teaching.teacher_signal == "live",
-    )
+    teacher = load_reader(run.teacher_model)
+    student = load_reader("ppocrv6-tiny" if run.student_model in BUILT else run.student_model)
+    if soft and bridge == "same":
+        check_pair(teacher, student, live)
+    else:
+        check_pictures(teacher, student, live)
 
 
 def _differences(theirs: Mapping, mine: Mapping, path: str = "") -> Iterator[str]:

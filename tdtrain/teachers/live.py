@@ -50,6 +50,7 @@ class LiveTeacher:
         self._asked = asked
         self._same = reader.codec.tokens == student.codec.tokens
         self._ids = torch.arange(len(reader.codec.tokens), device=device)
+        check_pictures(reader, student)
         if asked == "tokens":
             check_pair(reader, student)
             self._ids = character_map(reader.codec, student.codec).to(device)
@@ -144,6 +145,16 @@ def check_pair(teacher: Reader, student: Reader, live: bool = True) -> None:
             f"teacher_model {teacher.name} is {teacher.kind} and student_model {student.name} is {student.kind}; "
             "their distributions have nothing in common, but the teacher's text can teach: use --targets sequence"
         )
+    check_pictures(teacher, student, live)
+    if teacher.kind == "autoregressive" and not set(student.codec.tokens) <= set(teacher.codec.tokens):
+        raise ValueError(
+            f"teacher_model {teacher.name} has {len(teacher.codec.tokens)} tokens and student_model {student.name} "
+            f"has {len(student.codec.tokens)}, not the same ones; use --vocabulary_bridge rehead, or another bridge"
+        )
+
+
+def check_pictures(teacher: Reader, student: Reader, live: bool = True) -> None:
+    """Raises ValueError where a teacher cannot see what the student sees, and has to. `live`: as in `check_pair`."""
     # TrOCRs of one size may differ in the filter they were resized with, and normalise for themselves.
     written = isinstance(teacher.pixels, TrOCRPixels) and isinstance(student.pixels, TrOCRPixels)
     alike = teacher.pixels.size == student.pixels.size if written else teacher.pixels == student.pixels  # type: ignore[attr-defined]
@@ -152,9 +163,4 @@ def check_pair(teacher: Reader, student: Reader, live: bool = True) -> None:
             f"teacher_model {teacher.name} and student_model {student.name} take different pictures "
             f"({teacher.pixels} and {student.pixels}); use "
             f"{'--teacher_signal stored' if written else '--targets sequence'}"
-        )
-    if teacher.kind == "autoregressive" and not set(student.codec.tokens) <= set(teacher.codec.tokens):
-        raise ValueError(
-            f"teacher_model {teacher.name} has {len(teacher.codec.tokens)} tokens and student_model {student.name} "
-            f"has {len(student.codec.tokens)}, not the same ones; use --vocabulary_bridge rehead, or another bridge"
         )

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from tdtrain.admission import check_models
+from tdtrain.config import DistillRun
 from tdtrain.data.rows import content_id
 from tdtrain.data.soft import Memory, soft_arrays
 from tdtrain.models.load import load_reader
@@ -19,7 +21,7 @@ from tdtrain.teachers.label_lines import label_lines
 from tdtrain.teachers.label_pass import plan_labels
 from tdtrain.teachers.live import LiveTeacher, check_pair
 from tests.corpora import packed_lines
-from tests.models_small import draw_line, small_trocr
+from tests.models_small import draw_line, small_trocr, small_trocr_folder
 
 CPU = torch.device("cpu")
 LETTERS = "0123456789:-aehimort"
@@ -101,3 +103,13 @@ def test_labels_are_known_by_all_that_changes_them(tmp_path: Path) -> None:
     assert plan_labels(str(tmp_path / "changed"), lines, str(tmp_path)).fingerprint != tiny.fingerprint
     assert load_reader(str(tmp_path / "changed")).codec == changed.codec
     assert content_id("a", "b") != content_id("ab") != content_id("a", None)
+
+
+def test_a_live_teacher_of_other_pictures_is_refused_before_training_whatever_the_bridge(tmp_path: Path) -> None:
+    large = str(small_trocr_folder(tmp_path / "large", "large", image_size=(32, 96)))
+    small = str(small_trocr_folder(tmp_path / "small", "small"))
+    for bridge in ("rehead", "align"):
+        teaching = {"teacher_signal": "live", "vocabulary_bridge": bridge}
+        with pytest.raises(ValueError, match=r"take different pictures .* use --teacher_signal stored"):
+            check_models(DistillRun(teacher_model=large, student_model=small, teaching=teaching))
+        check_models(DistillRun(teacher_model=large, student_model=small, teaching={"vocabulary_bridge": bridge}))
