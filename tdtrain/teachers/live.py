@@ -50,10 +50,11 @@ class LiveTeacher:
         self._asked = asked
         self._same = reader.codec.tokens == student.codec.tokens
         self._ids = torch.arange(len(reader.codec.tokens), device=device)
-        check_pictures(reader, student)
         if asked == "tokens":
             check_pair(reader, student)
             self._ids = character_map(reader.codec, student.codec).to(device)
+        else:
+            check_pictures(reader, student)
         self._reader = reader
         self._dtype = torch.bfloat16 if device.type == "cuda" and use_bf16(precision, "cuda") else torch.float32
         self._module = reader.module.to(device=device, dtype=self._dtype).eval().requires_grad_(False)
