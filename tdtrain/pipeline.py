@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from tdtrain.admission import ELSEWHERE, check_free, check_models, check_place, claim
-from tdtrain.config import Compute, DistillRun, TrainRun
+from tdtrain.config import DistillRun, TrainRun
 from tdtrain.data.batches import decode
 from tdtrain.data.manifest import Manifest, check_learnable, check_measurable, load_manifest, read_lines, some_lines
 from tdtrain.data.prepare import prepare
@@ -27,6 +27,7 @@ from tdtrain.models.bridges import bridge_of, loss_of
 from tdtrain.models.load import is_trocr
 from tdtrain.models.reader import Kind
 from tdtrain.models.students import BUILT, alphabet, build_student
+from tdtrain.options import Compute
 from tdtrain.report.finish import report_distillation
 from tdtrain.report.results import Results
 from tdtrain.report.tracking import Tracker

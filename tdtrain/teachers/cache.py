@@ -21,12 +21,12 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from tdtrain.config import Frozen, Kept
 from tdtrain.data.batches import open_table
 from tdtrain.data.manifest import Manifest
 from tdtrain.data.soft import Memory
 from tdtrain.data.storage import Folder, open_folder
 from tdtrain.models.reader import Codec, Kind
+from tdtrain.options import Frozen, Kept
 from tdtrain.precision import Precision
 
 MANIFEST, SPEC, HEAD = "labels.json", "spec.json", "head.safetensors"

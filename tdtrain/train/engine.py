@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tdtrain.config import Compute, Optimisation
+from tdtrain.options import Compute, Optimisation
 from tdtrain.precision import autocast, use_bf16
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from tdtrain.config import TrainRun, evaluation_steps, micro_batches
+from tdtrain.config import TrainRun
 from tdtrain.data.batches import Recipe, decode
 from tdtrain.data.plan import Plan
 from tdtrain.evaluate.metrics import cer
@@ -23,6 +23,7 @@ from tdtrain.losses.objective import Objective
 from tdtrain.models.load import load_reader
 from tdtrain.models.reader import Reader, read_images
 from tdtrain.models.trocr import TrOCRReader
+from tdtrain.options import evaluation_steps, micro_batches
 from tdtrain.precision import Precision, autocast
 from tdtrain.teachers.live import Asked, LiveTeacher
 from tdtrain.teachers.stored import StoredTeacher

@@ -11,8 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tdtrain.config import Compute, Optimisation, TrainRun
+from tdtrain.config import TrainRun
 from tdtrain.models.students import build_student
+from tdtrain.options import Compute, Optimisation
 from tdtrain.ray_start import connect
 from tdtrain.teachers.label_pass import label, plan_labels
 from tdtrain.train import loop

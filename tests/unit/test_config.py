@@ -8,7 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from tdtrain.admission import check_free, check_models, check_place, claim
-from tdtrain.config import Compute, DistillRun, Optimisation, Teaching, check_batch, evaluation_steps, micro_batches
+from tdtrain.config import DistillRun
+from tdtrain.options import Compute, Optimisation, Teaching, check_batch, evaluation_steps, micro_batches
 from tdtrain.pipeline import Job, storage
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tdtrain.config import Compute, Optimisation, TrainRun
+from tdtrain.config import TrainRun
 from tdtrain.models.trocr import load_trocr
+from tdtrain.options import Compute, Optimisation
 from tdtrain.teachers.cache import Keep
 from tdtrain.teachers.label_pass import label, plan_labels
 from tdtrain.train.launch import fit

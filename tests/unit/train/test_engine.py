@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from tdtrain.config import Optimisation
+from tdtrain.options import Optimisation
 from tdtrain.train import loop
 from tdtrain.train.engine import TorchEngine, parameter_groups, schedule
 from tdtrain.train.state import State
