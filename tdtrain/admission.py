@@ -6,7 +6,9 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from tdtrain.config import DistillRun
+from pydantic import ValidationError
+
+from tdtrain.config import DistillRun, ReaderRun
 from tdtrain.models.bridges import bridge_of
 from tdtrain.models.load import is_trocr, load_reader
 from tdtrain.models.students import BUILT
@@ -26,12 +28,15 @@ def check_place(output_dir: Path) -> None:
         )
 
 
-def check_free(run: DistillRun) -> None:
+def check_free(run: ReaderRun) -> None:
     """Raises ValueError where the output folder holds another run."""
     held = run.output_dir / "run.json"
     if not held.exists():
         return
-    theirs = DistillRun.model_validate_json(held.read_text()).model_dump(mode="json", exclude=ELSEWHERE)
+    try:
+        theirs = type(run).model_validate_json(held.read_text()).model_dump(mode="json", exclude=ELSEWHERE)
+    except ValidationError:
+        raise ValueError(f"output_dir={run.output_dir} holds a run of another job; use another output_dir") from None
     if differing := sorted(_differences(theirs, run.model_dump(mode="json"))):
         raise ValueError(
             f"output_dir={run.output_dir} holds another run, with {', '.join(differing)}; "
@@ -39,7 +44,7 @@ def check_free(run: DistillRun) -> None:
         )
 
 
-def claim(run: DistillRun, corpus: str) -> None:
+def claim(run: ReaderRun, corpus: str) -> None:
     """Takes the output folder for this run and corpus, once both are known to be of use.
 
     Args:

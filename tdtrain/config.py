@@ -15,8 +15,10 @@ from tdtrain.options import (
     Compute,
     Corpus,
     Kept,
+    Lora,
     Mix,
     Optimisation,
+    OptionalTeacher,
     Positive,
     Share,
     TeacherCache,
@@ -26,38 +28,25 @@ from tdtrain.options import (
 )
 
 
-class DistillRun(WithPlaces):
-    """Distil a large reader into a small one."""
+class ReaderRun(WithPlaces):
+    """What all jobs have that train readers."""
 
-    teacher_model: str = "ppocrv6-small"
-    """Built-in name, Hugging Face name or folder. Built in: ppocrv6-small, ppocrv6-tiny."""
-    student_model: str = "mobile-stitched"
-    """As the teacher; also mobile-stitched (PP-OCRv6 tiny's backbone, small's neck, the corpus's alphabet),
-    mobile-pretrained (PP-OCRv6 tiny, the corpus's alphabet), mobile and nano (fresh)."""
-    ctc_head: bool = False
-    """Give a student that writes token by token (TrOCR) a CTC head over the corpus's characters on its encoder while
-    it trains: it makes small encoders learn."""
-    output_dir: Path = Path("output/distill")
+    output_dir: Path
     """Everything the job writes; the same command again resumes from it."""
     storage_path: str | None = None
     """Where checkpoints go when workers span several hosts: shared disk or s3://. Left out: output_dir."""
-    control: bool = True
-    """Also train the same student without the teacher, to tell what the teacher was worth."""
     tracking_uri: str | None = None
     """MLflow server. Left out: an sqlite file in output_dir."""
     register_model: str | None = None
-    """Register the student in MLflow under this name."""
+    """Register what was trained in MLflow under this name."""
     dry_run: bool = False
     """Print the resolved run and exit."""
     corpus: Corpus = Corpus()
     optimisation: Optimisation = Optimisation()
-    teaching: Teaching = Teaching()
-    mix: Mix = Mix()
-    cache: TeacherCache = TeacherCache()
     compute: Compute = Compute()
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _places(self) -> Self:
         check_batch(self.optimisation, self.compute)
         if "://" in str(self.output_dir) or ":/" in str(self.output_dir):
             raise ValueError(
@@ -69,6 +58,35 @@ class DistillRun(WithPlaces):
                 f"storage_path={self.storage_path} needs Ray Train, but num_workers=0 trains in this process; "
                 "give a local folder or num_workers=1"
             )
+        return self
+
+
+class Pair(WithPlaces):
+    """Who teaches whom."""
+
+    teacher_model: str = "ppocrv6-small"
+    """Built-in name, Hugging Face name or folder. Built in: ppocrv6-small, ppocrv6-tiny."""
+    student_model: str = "mobile-stitched"
+    """As the teacher; also mobile-stitched (PP-OCRv6 tiny's backbone, small's neck, the corpus's alphabet),
+    mobile-pretrained (PP-OCRv6 tiny, the corpus's alphabet), mobile and nano (fresh)."""
+    ctc_head: bool = False
+    """Give a student that writes token by token (TrOCR) a CTC head over the corpus's characters on its encoder while
+    it trains: it makes small encoders learn."""
+    control: bool = True
+    """Also train the same student without the teacher, to tell what the teacher was worth."""
+
+
+class DistillRun(ReaderRun, Pair):  # pydantic takes the fields of the last base first
+    """Distil a large reader into a small one."""
+
+    output_dir: Path = Path("output/distill")
+    """Everything the job writes; the same command again resumes from it."""
+    teaching: Teaching = Teaching()
+    mix: Mix = Mix()
+    cache: TeacherCache = TeacherCache()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
         if self.compute.shard_teacher and self.teaching.teacher_signal != "live":
             raise ValueError(
                 f"shard_teacher=True is for a live teacher, but teacher_signal={self.teaching.teacher_signal}; "
@@ -97,6 +115,24 @@ class DistillRun(WithPlaces):
         return self
 
 
+class Adapted(WithPlaces):
+    """What is adapted."""
+
+    model_name: str = "ppocrv6-small"
+    """Built-in name, Hugging Face name or folder. Built in: ppocrv6-small, ppocrv6-tiny."""
+
+
+class LoraOcrRun(ReaderRun, Adapted):
+    """Adapt a reader to a corpus with low-rank adapters, which --alpha scales; with a teacher, distil it as well."""
+
+    output_dir: Path = Path("output/lora_ocr")
+    """Everything the job writes; the same command again resumes from it."""
+    lora: Lora = Lora()
+    teacher: OptionalTeacher = OptionalTeacher()
+    optimisation: Optimisation = Optimisation(epochs=5, batch_size=8, learning_rate=3e-4)
+    compute: Compute = Compute()
+
+
 class TrainRun(WithPlaces):
     """One model's training: what a worker is handed."""
 
@@ -123,6 +159,8 @@ class TrainRun(WithPlaces):
     mix: Mix = Mix()
     on_policy: Share = 0.0
     hidden_weight: float = Field(default=0.0, ge=0)
+    lora: Lora | None = None
+    """Train adapters alone; None: all weights."""
     targets: Literal["soft", "sequence", "both"] = "both"
     min_confidence: Share = 0.9
     min_agreement: Share = 0.0

@@ -142,6 +142,21 @@ class Teaching(Frozen):
     """Peak learning rate when the teacher is adapted."""
 
 
+class OptionalTeacher(WithPlaces):
+    """A larger reader that teaches where there is one, as in `Teaching`; it is stored."""
+
+    teacher_model: str | None = None
+    """Distil this reader (built-in name, Hugging Face name or folder) into the adapters. Left out: annotations only."""
+    distil_alpha: Share = 0.5
+    """Weight of the teacher's distribution; 1 - distil_alpha is the weight of the text."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Softens both distributions before they are compared."""
+    targets: Literal["soft", "sequence", "both"] = "both"
+    """soft: its distributions. sequence: its reading is the text of lines nobody annotated. both: both."""
+    min_confidence: Share = 0.9
+    """Lines that the teacher reads with less confidence are not learnt from."""
+
+
 class Kept(WithPlaces):
     """What is kept of a stored teacher, and who asks it."""
 
@@ -163,6 +178,34 @@ class TeacherCache(Kept):
 
     teacher_cache: str | None = None
     """Folder (or s3://) of caches, to be shared between runs. Left out: labels/ in output_dir."""
+
+
+class Lora(Frozen):
+    """Low-rank adapters: W + (alpha / rank) B A, of which only A and B are trained (arXiv 2106.09685)."""
+
+    rank: Positive = 16
+    """Of the product B A."""
+    alpha: float = Field(default=32.0, gt=0)
+    """Scales the product by alpha / rank."""
+    target_modules: tuple[str, ...] = ("query", "key", "value")
+    """Layers that get an adapter, by any part of their names, in either spelling (query is q_proj, and part of a fused
+    qkv); all: every linear layer and 1x1 convolution but the head."""
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Of what goes into A."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(rank) (rsLoRA, arXiv 2312.03732)."""
+    dora: bool = False
+    """Train the columns' lengths apart from their directions (DoRA, arXiv 2402.09353)."""
+    bias: Literal["none", "all", "lora_only"] = "none"
+    """Which biases are trained as well: none, all of the model's, those of the adapted layers."""
+    lora_plus_ratio: float = Field(default=1.0, ge=1)
+    """The learning rate of B over that of A (LoRA+, arXiv 2402.12354, where 16 is advised)."""
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not self.target_modules:
+            raise ValueError("target_modules is empty, so nothing would be trained; name layers, or all")
+        return self
 
 
 class Compute(Frozen):

@@ -7,20 +7,14 @@ The readings alone are taken anew each time.
 
 from __future__ import annotations
 
-import json
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 
-from tdtrain.admission import ELSEWHERE, check_free, check_models, check_place, claim
+from tdtrain.admission import check_models
 from tdtrain.config import DistillRun, TrainRun
 from tdtrain.data.batches import decode
-from tdtrain.data.manifest import Manifest, check_learnable, check_measurable, load_manifest, read_lines, some_lines
-from tdtrain.data.prepare import prepare
-from tdtrain.data.rows import content_id
-from tdtrain.data.storage import open_folder
+from tdtrain.data.manifest import Manifest, read_lines, some_lines
 from tdtrain.data.training_set import left_out_words
 from tdtrain.evaluate.test_split import evaluate
 from tdtrain.models.bridges import bridge_of, loss_of
@@ -28,16 +22,13 @@ from tdtrain.models.load import is_trocr
 from tdtrain.models.reader import Kind
 from tdtrain.models.students import BUILT, alphabet, build_student
 from tdtrain.options import Compute
-from tdtrain.report.finish import report_distillation
+from tdtrain.report.finish import report_training
 from tdtrain.report.results import Results
-from tdtrain.report.tracking import Tracker
+from tdtrain.stages import Opened, Stages, opened
 from tdtrain.teachers.cache import confident, keep_of
 from tdtrain.teachers.label_pass import begin, label, plan_labels
 from tdtrain.train.launch import fit, plan_job, side_by_side
-from tdtrain.train.progress import Display
-from tdtrain.train.state import Record
 
-TRACK_EVERY_STEPS = 10
 FITTED_LINES = 400
 """Lines that the middle of a stitched student is fitted to: some nine thousand frames for 161 unknowns each."""
 
@@ -46,44 +37,18 @@ Labelling = Callable[[Callable[[], object]], object]
 """Has the teacher label what it has not labelled yet; calls what it is given when the first shard is done."""
 
 
-class Job:
-    """A distillation under way: its run, its folders, and who watches."""
+class Job(Stages):
+    """A distillation under way."""
 
-    def __init__(self, run: DistillRun, display: Display, tracker: Tracker, gpus_in_cluster: float = 0) -> None:
+    def __init__(self, run: DistillRun, opened: Opened) -> None:
+        super().__init__(run, opened)
         self.run = run
-        self.compute = run.compute.with_gpus(gpus_in_cluster)
-        self.display = display
-        self.tracker = tracker
-        self.output = run.output_dir.absolute()
-        self.on_ray = run.compute.num_workers > 0
-        least = 1 if self.compute.gpus else 2  # one GPU serves one reader
-        self.actors = max(least, run.compute.num_workers) if self.on_ray else 0
         self.teachers = run.cache.teacher_actors or self.actors if self.on_ray else 0
         self.teacher_gpus = self.compute.gpus if run.cache.teacher_gpus is None else run.cache.teacher_gpus
         # A student that is made for the corpus's alphabet has to wait for all that the teacher reads.
         self.needs_texts = run.student_model in BUILT or run.ctc_head or run.teaching.trim_vocabulary
         self.streamed = self.on_ray and not self.needs_texts
         self.bridge = bridge_of(run.teaching.vocabulary_bridge, run.teacher_model, run.student_model)
-        self.corpus = ""
-        self.left_out: dict[str, dict[str, int]] = {}
-        self._timings = self.output / "timings.json"
-        self.timings_s: dict[str, float] = json.loads(self._timings.read_text()) if self._timings.exists() else {}
-
-    @contextmanager
-    def stage(self, name: str, words: str) -> Iterator[None]:
-        """Says what is done, and remembers how long it took, over all the times that the job was started."""
-        self.display.say(f"[bold]{name}[/bold]: {words}")
-        started = time.perf_counter()
-        yield
-        self.timings_s[name] = round(self.timings_s.get(name, 0.0) + time.perf_counter() - started, 1)
-        self._timings.write_text(json.dumps(self.timings_s))
-
-    def watch(self, name: str, record: Record, total: int) -> None:
-        """Shows and tracks a training step."""
-        self.display(name, record, total)
-        if record.step % TRACK_EVERY_STEPS == 0 or record.validation_cer is not None:
-            figures = {key: value for key, value in vars(record).items() if key != "step"}
-            self.tracker.log_metrics({f"{name}/{key}": value for key, value in figures.items()}, record.step)
 
 
 def distill(run: DistillRun) -> Results | None:
@@ -92,20 +57,10 @@ def distill(run: DistillRun) -> Results | None:
     Returns: None where no page of the test split is annotated, so that nothing could be measured.
     Raises: ValueError on what cannot work, before anything is trained.
     """
-    check_place(run.output_dir)
-    check_free(run)
     check_models(run)
-    gpus_in_cluster = 0.0
-    if run.compute.num_workers > 0:
-        from tdtrain.ray_start import connect
-
-        gpus_in_cluster = connect().get("GPU", 0.0)
-    name, begun = run.output_dir.name, (run.output_dir / "run.json").exists()
-    with Tracker(run.output_dir, run.tracking_uri, run_name=name, resume=begun) as tracker, Display() as display:
-        tracker.log_run(run.model_dump(mode="json"))
-        job = Job(run, display, tracker, gpus_in_cluster)
-        with job.stage("corpus", "pages into lines"):
-            manifest = pack_corpus(job)
+    with opened(run) as place:
+        job, display = Job(run, place), place.display
+        manifest = job.pack_corpus(need_labels=run.control)
         teacher = adapt_teacher(job, manifest)
         kind: Kind = "autoregressive" if is_trocr(teacher) else "ctc"
         keep = keep_of(run.cache, kind, run.teaching.temperature, agreement=run.teaching.min_agreement > 0)
@@ -136,25 +91,7 @@ def distill(run: DistillRun) -> Results | None:
             limit, counting = run.corpus.max_evaluation_lines, display.counting("evaluate", "shards, by reader")
             evaluation = evaluate(models, manifest, limit, job.actors, counting, gpus=job.compute.gpus)
         done = run.model_copy(update={"compute": job.compute})
-        return report_distillation(done, evaluation, manifest, job.timings_s, job.left_out, tracker, display.say)
-
-
-def pack_corpus(job: Job) -> Manifest:
-    """The packed corpus of a run, packed if it is not yet, and checked."""
-    run, source = job.run, job.run.corpus.dataset_path
-    if source is not None and open_folder(source).exists("manifest.json"):
-        packed = source
-    else:
-        packed = str(job.output / "lines")
-        pages, annotated = run.corpus.sample_pages, run.corpus.annotated_pages
-        prepare(packed, source, pages, annotated, run.corpus.sample_seed, use_ray=job.on_ray)
-    manifest = load_manifest(packed)
-    check_learnable(manifest, need_labels=run.control)
-    if run.control:
-        check_measurable(manifest)
-    claim(run, manifest.fingerprint)
-    job.corpus = manifest.fingerprint
-    return manifest
+        return report_training(done, evaluation, manifest, job.timings_s, job.left_out, job.tracker, display.say)
 
 
 def adapt_teacher(job: Job, manifest: Manifest) -> str:
@@ -172,7 +109,7 @@ def adapt_teacher(job: Job, manifest: Manifest) -> str:
         model=run.teacher_model,
         lines=manifest.root,
         corpus=manifest.fingerprint,
-        storage=storage(job),
+        storage=job.storage,
         augment=run.corpus.augment,
         max_evaluation_lines=run.corpus.max_evaluation_lines,
         optimisation=run.optimisation.model_copy(update=changes),
@@ -189,13 +126,6 @@ def _alone_on_the_machine(job: Job) -> Compute:
     if compute.num_workers != 1 or compute.gpus or not job.run.control:
         return compute
     return compute.model_copy(update={"cpus_per_worker": 2 * compute.cpus_per_worker})
-
-
-def storage(job: Job) -> str:
-    """Where checkpoints go: a folder by content, so that runs that share a storage_path never resume each other."""
-    learnt = job.run.model_dump_json(exclude=ELSEWHERE | {"storage_path"})
-    content = content_id(learnt, job.corpus, str(job.output))[:12]
-    return f"{job.run.storage_path or job.output / 'checkpoints'}/{content}"
 
 
 def start_of_student(job: Job, manifest: Manifest, labels: str) -> str:
@@ -235,7 +165,7 @@ def train(job: Job, manifest: Manifest, labels: str, teacher: str, before: str, 
         labels=labels,
         streamed=job.streamed,
         teacher=teacher if (soft or teaching.hidden_weight) and teaching.teacher_signal == "live" else None,
-        storage=storage(job),
+        storage=job.storage,
         temperature=teaching.temperature,
         alpha=teaching.alpha if soft else 0.0,
         bridge=loss_of(job.bridge),

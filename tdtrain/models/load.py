@@ -13,6 +13,8 @@ from tdtrain.models.ppocr_import import BUILT_IN
 from tdtrain.models.reader import Reader
 from tdtrain.models.trocr import load_trocr
 
+ADAPTERS = "adapter_config.json"
+
 logging.disable_progress_bar()
 
 
@@ -20,17 +22,31 @@ def load_reader(name_or_folder: str, dtype: torch.dtype = torch.float32) -> Read
     """Loads a reader of either family.
 
     Args:
-        name_or_folder: a built-in name (ppocrv6-small, ppocrv6-tiny), a folder, or a name on the hub.
+        name_or_folder: a built-in name (ppocrv6-small, ppocrv6-tiny), a folder, or a name on the hub. A folder of
+            adapters is merged into the model they are for.
         dtype: of the weights.
 
     Raises: ValueError where there is no such model, or it is of no family we know.
     """
+    if (base := adapted_from(name_or_folder)) is not None:
+        from tdtrain.models.lora import merge  # peft takes seconds to import
+
+        reader = merge(load_reader(base, dtype), Path(name_or_folder))
+        reader.name = name_or_folder
+        return reader
     return (load_trocr if is_trocr(name_or_folder) else load_ppocr)(name_or_folder, dtype)
 
 
 def is_trocr(name_or_folder: str) -> bool:
     """Whether a name or folder is of the TrOCR family; the others are PP-OCR's."""
+    name_or_folder = adapted_from(name_or_folder) or name_or_folder
     config = Path(name_or_folder) / "config.json"
     if name_or_folder not in BUILT_IN and config.exists():
         return json.loads(config.read_text()).get("model_type") == "vision-encoder-decoder"
     return "trocr" in name_or_folder.lower()
+
+
+def adapted_from(name_or_folder: str) -> str | None:
+    """The name or folder of the model that a folder's adapters are for; None where it holds none."""
+    config = Path(name_or_folder) / ADAPTERS
+    return json.loads(config.read_text())["base_model_name_or_path"] if config.is_file() else None

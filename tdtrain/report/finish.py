@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import JsonValue
 
-from tdtrain.config import DistillRun
+from tdtrain.config import ReaderRun
 from tdtrain.data.card import load_card
 from tdtrain.data.manifest import Manifest
 from tdtrain.evaluate.test_split import Evaluation
@@ -21,19 +21,26 @@ from tdtrain.report.tracking import Tracker
 from tdtrain.report.words import verdict
 from tdtrain.train.checkpoint import progress
 
-CURVES = (("student", "student"), ("control", "student_undistilled"), ("teacher", "teacher"))
+CURVES = (("student", "student"), ("student", "adapter"), ("control", "student_undistilled"), ("teacher", "teacher"))
 
 
-def report_distillation(
-    run: DistillRun,
+def report_training(
+    run: ReaderRun,
     evaluation: Evaluation,
     manifest: Manifest,
     timings_s: Mapping[str, float],
     left_out: Mapping[str, Mapping[str, int]],
     tracker: Tracker,
     say: Callable[[str], None],
+    folder: str = "student",
+    notes: Sequence[str] = (),
 ) -> Results:
-    """Writes everything a run leaves for people and for other tools, and says where it is."""
+    """Writes everything a run leaves for people and for other tools, and says where it is.
+
+    Args:
+        folder: of the model that was trained, in the output folder.
+        notes: sentences about this run, for the report.
+    """
     output = run.output_dir
     _write_curves(output)
     results = build_results(
@@ -44,11 +51,12 @@ def report_distillation(
         left_out=left_out,
         curves="curves.jsonl",
         command=command(),
+        notes=notes,
     )
     write_all(output, results, evaluation, manifest, tracker)
-    write_model_card(output / "student", results, "student")
+    write_model_card(output / folder, results, "student")
     if run.register_model:
-        tracker.register_model(output / "student", run.register_model)
+        tracker.register_model(output / folder, run.register_model)
     for line in verdict(results):
         say(line)
     say(f"report: {output / 'report.html'}")

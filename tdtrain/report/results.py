@@ -75,6 +75,7 @@ class Results(BaseModel):
         left_out: training lines that were not learnt from, by model (student, control) and reason.
         curves: path of curves.jsonl, relative to results.json.
         command: what to type to run it again.
+        notes: sentences about this run.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -91,6 +92,7 @@ class Results(BaseModel):
     left_out: dict[str, dict[str, int]] = {}
     curves: str | None = None
     command: str | None = None
+    notes: list[str] = []
 
     def comparison(self, a: str, b: str) -> Comparison | None:
         """The paired test of a against b, where it was made that way round."""
@@ -118,6 +120,7 @@ def build_results(
     left_out: Mapping[str, Mapping[str, int]] | None = None,
     curves: str | None = None,
     command: str | None = None,
+    notes: Sequence[str] = (),
 ) -> Results:
     """Puts the figures together and derives `gap_closed`, the p-value, versions and time.
 
@@ -139,6 +142,7 @@ def build_results(
         left_out={name: dict(reasons) for name, reasons in (left_out or {}).items()},
         curves=curves,
         command=command,
+        notes=list(notes),
     )
     against_control = results.comparison("student", "student_undistilled")
     return results.model_copy(

@@ -33,9 +33,9 @@ def verdict(results: Results) -> list[str]:
     5. It did not help though it reads better: fewer than 20 test pages, measure on more; else another way of teaching.
     6. Without a control: above 5 % CER, train on annotated pages of this corpus; else use the better reader.
     """
-    if "student" in results.readers and "student_undistilled" in results.readers:
-        return _distilled(results)
-    return _evaluated(results)
+    taught = "student" in results.readers and "student_undistilled" in results.readers
+    *said, next_step = _distilled(results) if taught else _evaluated(results)
+    return [*said, *results.notes, next_step]
 
 
 def percent(rate: float) -> str:

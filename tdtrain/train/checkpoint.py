@@ -1,7 +1,7 @@
 """What is written so that a run can stop at any moment: a model folder for everybody, an engine state for resuming.
 
 checkpoint/
-  model/        loads with plain transformers; the resolved run as run.json
+  model/        loads with plain transformers, or with plain peft; the resolved run as run.json
   engine/       optimizer state, one part a worker under ZeRO
   progress.json step, curves, best CER
 """
@@ -14,20 +14,23 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from torch import Tensor
+
 from tdtrain.config import TrainRun
-from tdtrain.models.reader import Reader
 from tdtrain.train.engine import Engine
 from tdtrain.train.learner import of_student
 from tdtrain.train.state import State
 
+Save = Callable[[Path, dict[str, Tensor]], None]
 
-def write(folder: Path, run: TrainRun, state: State, reader: Reader, engine: Engine, rank: int) -> None:
-    """Writes this worker's part of a checkpoint. Every worker must call."""
-    weights = of_student(engine.weights())
+
+def write(folder: Path, run: TrainRun, state: State, save: Save, engine: Engine, rank: int) -> None:
+    """Writes this worker's part of a checkpoint; `save` the model, or its adapters. Every worker must call."""
+    weights = of_student(engine.weights(trained_only=run.lora is not None))
     (folder / "engine").mkdir(parents=True, exist_ok=True)
     engine.save(folder / "engine")
     if rank == 0:
-        reader.save(folder / "model", state=weights)
+        save(folder / "model", weights)
         (folder / "model" / "run.json").write_text(run.model_dump_json(indent=2))
         (folder / "progress.json").write_text(json.dumps(state.as_dict()))
 

@@ -40,8 +40,9 @@ class Engine(Protocol):
         """Clips, updates, clears. Returns the global gradient norm before clipping."""
         ...
 
-    def weights(self) -> dict[str, Tensor]:
-        """The whole state dict, on the CPU, gathered from all workers (every worker must call)."""
+    def weights(self, trained_only: bool = False) -> dict[str, Tensor]:
+        """The state dict, whole or of what is trained alone, on the CPU, gathered from all workers (every worker must
+        call)."""
         ...
 
     def save(self, folder: Path) -> None:
@@ -53,20 +54,32 @@ class Engine(Protocol):
         ...
 
 
-def build_engine(module: nn.Module, optimisation: Optimisation, compute: Compute, micro_batches: int) -> Engine:
+def build_engine(
+    module: nn.Module, optimisation: Optimisation, compute: Compute, micro_batches: int, lora_plus_ratio: float = 1.0
+) -> Engine:
     """The engine a run asks for. `module` is on its device already."""
-    groups = parameter_groups(module, optimisation.weight_decay)
+    groups = parameter_groups(module, optimisation.weight_decay, lora_plus_ratio)
     if compute.zero_stage == 0:
         return TorchEngine(module, groups, optimisation)
     return DeepSpeedEngine(module, groups, optimisation, compute, micro_batches)
 
 
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """AdamW's groups: weight decay on matrices and convolutions, none on biases and norms."""
-    trained = [p for p in module.parameters() if p.requires_grad]
+def parameter_groups(module: nn.Module, weight_decay: float, lora_plus_ratio: float = 1.0) -> list[dict[str, Any]]:
+    """AdamW's groups: weight decay on matrices and convolutions, none on biases and norms.
+
+    Args:
+        lora_plus_ratio: the learning rate of adapters' B over that of all else (LoRA+, arXiv 2402.12354).
+
+    Returns: `params`, `weight_decay` and `lr_ratio` of each, none of them empty.
+    """
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            ratio = lora_plus_ratio if ".lora_B." in name else 1.0
+            groups.setdefault((parameter.ndim <= 1, ratio), []).append(parameter)
     return [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": own, "weight_decay": 0.0 if flat else weight_decay, "lr_ratio": ratio}
+        for (flat, ratio), own in sorted(groups.items(), key=lambda item: item[0])
     ]
 
 
@@ -104,7 +117,7 @@ class TorchEngine:
 
     def step(self, learning_rate: float) -> float:
         for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group["lr_ratio"]
         parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(parameters, self._max_grad_norm)
         if norm.isfinite():  # else the weights stay as they are, and the loop stops
@@ -112,18 +125,19 @@ class TorchEngine:
         self._optimizer.zero_grad(set_to_none=True)
         return float(norm)
 
-    def weights(self) -> dict[str, Tensor]:
-        return {name: tensor.detach().cpu() for name, tensor in self._bare.state_dict().items()}
+    def weights(self, trained_only: bool = False) -> dict[str, Tensor]:
+        return {name: tensor.detach().cpu() for name, tensor in _state(self._bare, trained_only).items()}
 
     def save(self, folder: Path) -> None:
         if not dist.is_initialized() or dist.get_rank() == 0:
-            torch.save(
-                {"module": self._bare.state_dict(), "optimizer": self._optimizer.state_dict()}, folder / "torch.pt"
-            )
+            frozen = _frozen(self._bare)  # lies in the folder that the run starts from
+            changing = {name: value for name, value in self._bare.state_dict().items() if name not in frozen}
+            torch.save({"module": changing, "optimizer": self._optimizer.state_dict()}, folder / "torch.pt")
 
     def load(self, folder: Path) -> None:
         state = torch.load(folder / "torch.pt", map_location="cpu", weights_only=True)
-        self._bare.load_state_dict(state["module"])
+        missing, unexpected = self._bare.load_state_dict(state["module"], strict=False)
+        assert set(missing) <= _frozen(self._bare) and not unexpected, f"{missing[:3]} {unexpected[:3]}"
         self._optimizer.load_state_dict(state["optimizer"])
 
 
@@ -160,24 +174,37 @@ class DeepSpeedEngine:
 
     def step(self, learning_rate: float) -> float:
         for group in self._engine.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group["lr_ratio"]
         self._engine.step()
         return float(self._engine.get_global_grad_norm() or 0.0)
 
-    def weights(self) -> dict[str, Tensor]:
+    def weights(self, trained_only: bool = False) -> dict[str, Tensor]:
         import deepspeed
 
         bare = self._engine.module
         if self._stage < 3:
-            return {name: tensor.detach().float().cpu() for name, tensor in bare.state_dict().items()}
-        with deepspeed.zero.GatheredParameters(list(bare.parameters())):
-            return {name: tensor.detach().clone().float().cpu() for name, tensor in bare.state_dict().items()}
+            return {name: tensor.detach().float().cpu() for name, tensor in _state(bare, trained_only).items()}
+        wanted = [p for p in bare.parameters() if p.requires_grad or not trained_only]
+        with deepspeed.zero.GatheredParameters(wanted):
+            return {name: tensor.detach().clone().float().cpu() for name, tensor in _state(bare, trained_only).items()}
 
     def save(self, folder: Path) -> None:
-        self._engine.save_checkpoint(str(folder), tag="zero")
+        self._engine.save_checkpoint(str(folder), tag="zero", exclude_frozen_parameters=True)
 
     def load(self, folder: Path) -> None:
-        self._engine.load_checkpoint(str(folder), tag="zero")
+        self._engine.load_checkpoint(str(folder), tag="zero", load_module_strict=False)
+
+
+def _frozen(module: nn.Module) -> set[str]:
+    """The names of the parameters that are not trained."""
+    return {name for name, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
+
+
+def _state(module: nn.Module, trained_only: bool) -> dict[str, Tensor]:
+    if not trained_only:
+        return module.state_dict()
+    trained = {name for name, p in module.named_parameters(remove_duplicate=False) if p.requires_grad}
+    return {name: value for name, value in module.state_dict().items() if name in trained}
 
 
 def shard_frozen(module: nn.Module) -> nn.Module:

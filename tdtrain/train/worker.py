@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -34,6 +34,10 @@ from tdtrain.train.loop import Batch, Schedule, Teacher, train
 from tdtrain.train.on_policy import OwnReadings
 from tdtrain.train.state import Record, State
 
+if TYPE_CHECKING:
+    from tdtrain.models.lora import Adapters
+
+Whole = Callable[[], contextlib.AbstractContextManager[Reader]]
 Watch = Callable[[str, Record, int], None]
 """Told of every step: the run's name, the step's record, the total number of steps."""
 
@@ -89,7 +93,7 @@ def work(job: Job, context: Context) -> State:
     torch.manual_seed(run.optimisation.seed)
     if context.device.type == "cpu":
         torch.set_num_threads(max(1, round(run.compute.cpus_per_worker)))
-    reader = load_reader(run.model)
+    reader, adapters = _student(run)
     reader.module.to(context.device).train()
     accumulation = micro_batches(run.optimisation, run.compute)
     taught = load_reader(run.teacher) if run.teacher else None
@@ -98,7 +102,8 @@ def work(job: Job, context: Context) -> State:
     bridge = None if theirs is None else across(run.bridge, theirs, reader.codec)
     objective = Objective(reader.kind, run.temperature, run.alpha, Divergence(**run.mix.model_dump()), bridge)
     learner = Learner(reader, objective, run.hidden_weight, width)
-    engine = build_engine(learner, run.optimisation, run.compute, accumulation)
+    ratio = run.lora.lora_plus_ratio if run.lora else 1.0
+    engine = build_engine(learner, run.optimisation, run.compute, accumulation, ratio)
     with context.resume() as folder:
         state = State() if folder is None else checkpoint.read(folder, engine)
     shard = shard_frozen if run.compute.shard_teacher else None
@@ -109,7 +114,8 @@ def work(job: Job, context: Context) -> State:
         teacher = LiveTeacher(taught, reader, device, precision, shard, asked)
     elif job.recipe.memory is not None and run.labels:
         teacher = StoredTeacher(run.labels, theirs or reader.codec, run.temperature, device)
-    whole = partial(_whole, reader, engine, context)
+    whole = partial(_whole, run, reader, engine, context)
+    save = reader.save if adapters is None else adapters.save
     own = OwnReadings(run.on_policy, run.optimisation.seed, context.rank, whole) if run.on_policy else None
     return train(
         state,
@@ -127,12 +133,12 @@ def work(job: Job, context: Context) -> State:
         to_device(context.batches(state.step), context.device, state.step, own),
         teacher,
         evaluate=lambda: (
-            _error(job.validation, reader, engine, context, precision),
-            _error(job.training, reader, engine, context, precision),
+            _error(job.validation, whole, context, precision),
+            _error(job.training, whole, context, precision),
         ),
         track=context.track,
         checkpoint=lambda now: context.commit(
-            now, lambda path: checkpoint.write(path, run, now, reader, engine, context.rank)
+            now, lambda path: checkpoint.write(path, run, now, save, engine, context.rank)
         ),
     )
 
@@ -150,15 +156,13 @@ def to_device(
         yield (moved if own is None else own(moved, int(batch["step"]))), ids
 
 
-def _error(
-    lines: tuple[tuple[bytes, str], ...], reader: Reader, engine: Engine, context: Context, precision: Precision
-) -> float | None:
+def _error(lines: tuple[tuple[bytes, str], ...], whole: Whole, context: Context, precision: Precision) -> float | None:
     """The CER of the weights as they are, read in the precision they train in: each worker reads its part."""
     if not lines:
         return None
-    with _whole(reader, engine, context) as whole, autocast(precision, context.device.type):
+    with whole() as reader, autocast(precision, context.device.type):
         own = lines[context.rank :: context.world_size]
-        readings = read_images(whole, [decode(raw) for raw, _ in own])
+        readings = read_images(reader, [decode(raw) for raw, _ in own])
     texts = [text for _, text in own]
     sizes = float(sum(map(len, texts)))
     values = torch.tensor([cer(texts, [reading.text for reading in readings]) * sizes if own else 0.0, sizes])
@@ -168,14 +172,24 @@ def _error(
     return float(values[0] / values[1])
 
 
+def _student(run: TrainRun) -> tuple[Reader, Adapters | None]:
+    """The student as it starts, and its adapters where they alone are trained."""
+    reader = load_reader(run.model)
+    if run.lora is None:
+        return reader, None
+    from tdtrain.models.lora import adapt  # peft takes seconds to import
+
+    return reader, adapt(reader, run.lora)
+
+
 @contextlib.contextmanager
-def _whole(reader: Reader, engine: Engine, context: Context) -> Iterator[Reader]:
+def _whole(run: TrainRun, reader: Reader, engine: Engine, context: Context) -> Iterator[Reader]:
     """The student with all its weights in this worker: under ZeRO-3 a copy, for its own are scattered."""
     if not any(hasattr(p, "ds_id") for p in reader.module.parameters()):
         yield reader
         return
-    weights = of_student(engine.weights())
-    copy = load_reader(reader.name)
-    copy.module.load_state_dict(weights)
+    weights = of_student(engine.weights(trained_only=run.lora is not None))
+    copy, _ = _student(run)
+    copy.module.load_state_dict(weights, strict=run.lora is None)
     copy.module.to(context.device)
     yield copy

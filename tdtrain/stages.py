@@ -1,0 +1,109 @@
+"""What all jobs that train readers share: stages that are timed, a corpus that is packed, and who watches.
+
+Each stage leaves its result in a folder and is not repeated when that is there.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from tdtrain.admission import ELSEWHERE, check_free, check_place, claim
+from tdtrain.config import ReaderRun
+from tdtrain.data.manifest import Manifest, check_learnable, check_measurable, load_manifest
+from tdtrain.data.prepare import prepare
+from tdtrain.data.rows import content_id
+from tdtrain.data.storage import open_folder
+from tdtrain.report.tracking import Tracker
+from tdtrain.train.progress import Display
+from tdtrain.train.state import Record
+
+TRACK_EVERY_STEPS = 10
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A job that was let in: who shows it, who tracks it, and what there is to run it on."""
+
+    display: Display
+    tracker: Tracker
+    gpus_in_cluster: float
+
+
+@contextmanager
+def opened(run: ReaderRun) -> Iterator[Opened]:
+    """Connects to Ray where it is used, shows and tracks the job. Raises ValueError on a place that cannot be used."""
+    check_place(run.output_dir)
+    check_free(run)
+    gpus_in_cluster = 0.0
+    if run.compute.num_workers > 0:
+        from tdtrain.ray_start import connect
+
+        gpus_in_cluster = connect().get("GPU", 0.0)
+    name, begun = run.output_dir.name, (run.output_dir / "run.json").exists()
+    with Tracker(run.output_dir, run.tracking_uri, run_name=name, resume=begun) as tracker, Display() as display:
+        tracker.log_run(run.model_dump(mode="json"))
+        yield Opened(display, tracker, gpus_in_cluster)
+
+
+class Stages:
+    """A job under way: its run, its folders, and who watches."""
+
+    def __init__(self, run: ReaderRun, job: Opened) -> None:
+        self.compute = run.compute.with_gpus(job.gpus_in_cluster)
+        self.display = job.display
+        self.tracker = job.tracker
+        self.output = run.output_dir.absolute()
+        self.on_ray = run.compute.num_workers > 0
+        least = 1 if self.compute.gpus else 2  # one GPU serves one reader
+        self.actors = max(least, run.compute.num_workers) if self.on_ray else 0
+        self.left_out: dict[str, dict[str, int]] = {}
+        self._run = run
+        self._corpus = ""
+        self._timings = self.output / "timings.json"
+        self.timings_s: dict[str, float] = json.loads(self._timings.read_text()) if self._timings.exists() else {}
+
+    @contextmanager
+    def stage(self, name: str, words: str) -> Iterator[None]:
+        """Says what is done, and remembers how long it took, over all the times that the job was started."""
+        self.display.say(f"[bold]{name}[/bold]: {words}")
+        started = time.perf_counter()
+        yield
+        self.timings_s[name] = round(self.timings_s.get(name, 0.0) + time.perf_counter() - started, 1)
+        self._timings.write_text(json.dumps(self.timings_s))
+
+    def watch(self, name: str, record: Record, total: int) -> None:
+        """Shows and tracks a training step."""
+        self.display(name, record, total)
+        if record.step % TRACK_EVERY_STEPS == 0 or record.validation_cer is not None:
+            figures = {key: value for key, value in vars(record).items() if key != "step"}
+            self.tracker.log_metrics({f"{name}/{key}": value for key, value in figures.items()}, record.step)
+
+    def pack_corpus(self, need_labels: bool) -> Manifest:
+        """The packed corpus of the run, packed if it is not yet, and checked; with `need_labels` for what annotations
+        have to serve."""
+        run, source = self._run, self._run.corpus.dataset_path
+        with self.stage("corpus", "pages into lines"):
+            if source is not None and open_folder(source).exists("manifest.json"):
+                packed = source
+            else:
+                packed = str(self.output / "lines")
+                pages, annotated = run.corpus.sample_pages, run.corpus.annotated_pages
+                prepare(packed, source, pages, annotated, run.corpus.sample_seed, use_ray=self.on_ray)
+            manifest = load_manifest(packed)
+            check_learnable(manifest, need_labels=need_labels)
+            if need_labels:
+                check_measurable(manifest)
+            claim(run, manifest.fingerprint)
+        self._corpus = manifest.fingerprint
+        return manifest
+
+    @property
+    def storage(self) -> str:
+        """Where checkpoints go: a folder by content, so that runs that share a storage_path never resume each other."""
+        learnt = self._run.model_dump_json(exclude=ELSEWHERE | {"storage_path"})
+        content = content_id(learnt, self._corpus, str(self.output))[:12]
+        return f"{self._run.storage_path or self.output / 'checkpoints'}/{content}"
