@@ -13,7 +13,7 @@ import pytest
 
 from tdtrain.config import TrainRun
 from tdtrain.models.students import build_student
-from tdtrain.options import Compute, Optimisation
+from tdtrain.options import Compute, Lora, Optimisation
 from tdtrain.ray_start import connect
 from tdtrain.teachers.label_pass import label, plan_labels
 from tdtrain.train import loop
@@ -166,3 +166,15 @@ def test_labels_by_ray_equal_labels_made_here(corpus: str, tmp_path: Path) -> No
     assert jobs[0].fingerprint == jobs[1].fingerprint
     for file in sorted(first.glob("*.parquet")):
         assert file.read_bytes() == (second / file.name).read_bytes()
+
+
+def test_adapters_under_zero_3_equal_those_in_this_process(corpus: str, tmp_path: Path) -> None:
+    """The frozen base is sharded as well; checkpoints hold adapters alone, and resume."""
+    model = str(small_trocr_folder(tmp_path / "base", "small", dropout=0.0))
+    lora = Lora(rank=4, target_modules=("all",), lora_plus_ratio=4)
+    plain = run_of(corpus, model, tmp_path / "plain", 0, lora=lora)
+    zero = run_of(corpus, model, tmp_path / "zero", 2, zero_stage=3, lora=lora)
+    close(curve(zero, tmp_path / "zero" / "out"), curve(plain, tmp_path / "plain" / "out"))
+    assert (tmp_path / "zero" / "out" / "adapter_model.safetensors").exists()
+    parts = list((tmp_path / "zero").rglob("*model_states.pt"))
+    assert parts and max(part.stat().st_size for part in parts) < 200_000
