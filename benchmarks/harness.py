@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from tdtrain.precision import use_bf16
+
 Row = dict[str, Any]
 PEAK_FLOPS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12, "L4": 121e12, "L40S": 362e12}
 PACKAGES = ("torch", "transformers", "ray", "deepspeed", "numpy", "pyarrow")
@@ -144,7 +146,7 @@ def machine() -> Row:
         "cpus": os.cpu_count(),
         "memory_gb": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
         "gpu": gpu,
-        "bf16_instructions": bool(torch.cpu.get_capabilities().get("amx_bf16")),
+        "bf16_instructions": use_bf16("auto", "cuda" if gpu else "cpu"),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in PACKAGES},
         "measured": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

@@ -3,6 +3,7 @@
 Half of the positions are padding, as in real batches: the whole computation and Liger compute them and throw the result
 away. Student 256 wide, teacher 1024, as TrOCR-small and -large have it. Liger, where it is installed
 (`pip install --no-deps liger-kernel`), runs as its authors have it for plain torch: uncompiled, in chunks of 1024.
+bf16 is measured where the machine has instructions for it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from tdtrain.losses.chunked import distillation_loss
 from tdtrain.losses.divergence import Divergence
 from tdtrain.losses.signal import Candidates, HeadOf
 from tdtrain.models.reader import IGNORED
+from tdtrain.precision import use_bf16
 
 STUDENT_WIDTH, TEACHER_WIDTH = 256, 1024
 ALPHA = 0.5
@@ -82,7 +84,8 @@ def measure(settings: Settings) -> Measured:
     cells = [(2_000, 256)] if settings.quick else [(v, n) for v in (50_265, 128_256) for n in (1_024, 8_192)]
     variants = [v for v in VARIANTS if not v.startswith("liger") or find_spec("liger_kernel")]
     rows: list[Row] = []
-    for dtype in ("float32",) if settings.quick else ("float32", "bfloat16"):
+    halves = use_bf16("auto", "cuda" if torch.cuda.is_available() else "cpu")  # elsewhere bf16 is only emulated
+    for dtype in ("float32", "bfloat16") if halves and not settings.quick else ("float32",):
         for vocabulary, positions in cells:
             case = (vocabulary, positions, dtype)
             memory = {name: extra_memory_mb(make, name, *case) for name in variants}

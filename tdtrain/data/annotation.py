@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from tdtrain.data.crop import side_lengths
-from tdtrain.data.timetable import Timetable
+from tdtrain.data.timetable import Document
 
 Point = tuple[FiniteFloat, FiniteFloat]
 
@@ -84,9 +84,9 @@ def parse_boxes(raw: bytes, width: int, height: int) -> tuple[Boxes, tuple[str, 
     return boxes.model_copy(update={"lines": tuple(good)}), tuple(bad)
 
 
-def parse_document(raw: bytes) -> Timetable:
+def parse_document(raw: bytes) -> Document:
     """annotations/NAME.json. Raises: BadAnnotationError, pydantic.ValidationError."""
-    document = Timetable.model_validate_json(_decode(raw))
+    document = Document.model_validate_json(_decode(raw))
     if not document.timeblocks:
         raise BadAnnotationError("timeblocks is empty; delete the file where a page is not annotated")
     return document

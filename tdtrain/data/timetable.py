@@ -25,14 +25,25 @@ class TimeBlock(BaseModel):
 
 
 class Timetable(BaseModel):
-    """The document format's annotation of one page. What the page does not say is None."""
+    """What a page says: what a document model writes, and is measured by. What the page does not say is None."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
 
-    image_path: Printed
-    """The page's image, relative to the corpus folder."""
     teacher: str | None = None
     className: str | None = None  # noqa: N815
     term: str | None = None
     year: str | None = None
     timeblocks: tuple[TimeBlock, ...]
+
+    def canonical(self) -> str:
+        """The one JSON text of these values: keys in the schema's order, no spaces, what is None left out."""
+        return self.model_dump_json(exclude_none=True, exclude={"image_path"})
+
+
+class _Located(BaseModel):
+    image_path: Printed
+    """The page's image, relative to the corpus folder."""
+
+
+class Document(Timetable, _Located):  # pydantic takes the fields of the last base first
+    """The document format's annotation of one page: `annotations/NAME.json`."""

@@ -17,7 +17,7 @@ from tdtrain.data.sample.render import draw
 from tdtrain.data.sample.schedule import KINDS
 from tdtrain.data.sample.style import make_style
 from tdtrain.data.sample.vocabulary import languages
-from tdtrain.data.timetable import Timetable
+from tdtrain.data.timetable import Document
 
 Point = tuple[float, float]
 
@@ -48,7 +48,7 @@ class Truth(BaseModel):
 
     name: str
     boxes: Boxes
-    document: Timetable
+    document: Document
 
 
 def make_page(

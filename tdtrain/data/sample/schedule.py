@@ -8,7 +8,7 @@ from random import Random
 from typing import Literal
 
 from tdtrain.data.sample.sheet import Field
-from tdtrain.data.timetable import TimeBlock, Timetable
+from tdtrain.data.timetable import Document, TimeBlock
 
 Kind = Literal["school", "shifts", "departures"]
 KINDS: tuple[Kind, ...] = ("school", "shifts", "departures")
@@ -90,14 +90,14 @@ class Schedule:
         ]
         return dataclasses.replace(self, entries=tuple(sorted(single, key=lambda e: (e.day, e.period))))
 
-    def document(self, image_path: str) -> Timetable:
+    def document(self, image_path: str) -> Document:
         """The document format's annotation of the page that shows this schedule."""
         blocks = [
             TimeBlock(day=self.days[e.day], name=e.name, startTime=_iso(start), endTime=_iso(end))
             for e in self.entries
             for start, end in [self.span(e)]
         ]
-        return Timetable(
+        return Document(
             image_path=image_path,
             teacher=self.teacher,
             className=self.class_name,

@@ -30,7 +30,7 @@ from tdtrain.data.sample.schedule import Schedule
 from tdtrain.data.sample.sheet import Sheet
 from tdtrain.data.sample.style import make_style
 from tdtrain.data.sample.vocabulary import alphabet, languages, upper
-from tdtrain.data.timetable import Timetable
+from tdtrain.data.timetable import Document
 
 NUM_PAGES, NUM_ANNOTATED = 6, 2
 
@@ -185,7 +185,7 @@ def test_the_document_is_what_the_page_says(layout: str) -> None:
         sheet, schedule = make_sheet(number, language, layout)
         text = " ".join(line.text for line in sheet.texts())
         document = schedule.document("images/x.jpg")
-        assert Timetable.model_validate_json(document.model_dump_json()) == document
+        assert Document.model_validate_json(document.model_dump_json()) == document
         assert document.timeblocks
         for fact in (document.teacher, document.className, document.term, document.year):
             assert fact is None or fact in text
@@ -287,7 +287,7 @@ def test_the_corpus_on_disk_is_the_format(sample: Path) -> None:
             assert text == "".join(f"{line.text}\n" for line in boxes.lines)
             corners = np.array([line.quad for line in boxes.lines])
             assert corners.min() >= 0 and (corners.max(axis=(0, 1)) <= image.shape[1::-1]).all()
-            document = Timetable.model_validate_json((sample / "annotations" / f"{path.stem}.json").read_bytes())
+            document = Document.model_validate_json((sample / "annotations" / f"{path.stem}.json").read_bytes())
             assert (sample / document.image_path).samefile(path)
 
 
