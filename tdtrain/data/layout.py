@@ -100,6 +100,8 @@ def serialise(lines: Sequence[PlacedLine], way: Serialisation) -> str:
 
 def upright(lines: Sequence[PlacedLine]) -> list[Box]:
     """The lines' extents after the page was turned by the angle that most of its text stands at."""
+    if not lines:
+        return []
     quads = np.asarray([line.quad for line in lines], np.float64).reshape(-1, 4, 2)
     across = quads[:, 1] - quads[:, 0]
     length = np.hypot(*across.T)
@@ -131,13 +133,16 @@ def text_rows(boxes: Sequence[Box]) -> list[list[Box]]:
 
 def find_grid(boxes: Sequence[Box]) -> Grid:
     """The table of a page, from where its lines stand alone: columns are where lines stand below each other, rows are
-    those of the first column that is nearly full."""
+    those of the first column that is nearly full. What is above the first row that is half full belongs to none."""
     columns = _columns(boxes)
     if len(columns) < 2:
         return Grid(1, (), tuple(boxes))
+    rows = text_rows(boxes)
+    enough = min(max(map(len, rows)), max(3, len(columns) / 2))
+    top = min(box.y0 for box in next(row for row in rows if len(row) >= enough))
     placed: dict[int, list[Box]] = {}
-    others: list[Box] = []
-    for box in boxes:
+    others = [box for box in boxes if box.y < top]
+    for box in (box for box in boxes if box.y >= top):
         shared = [min(box.x1, high) - max(box.x0, low) for low, high in columns]  # negative: how far away
         crossed = sum(part > 0.5 * (high - low) for part, (low, high) in zip(shared, columns, strict=True))
         if crossed > 1:

@@ -77,7 +77,7 @@ def count(truth: Timetable, answer: str) -> PageCounts:
         blocks_right=blocks_right,
         blocks_said=blocks_said.total(),
         blocks_true=blocks_true.total(),
-        anls=0.0 if said is None else float(anls_score(_values(truth), _values(said))),
+        anls=0.0 if said is None else float(anls_score(_values(truth), _values(said))),  # type: ignore[arg-type]
         tree_edits=edits,
         tree_size=size,
         exact=(fields_right, blocks_right) == whole,
