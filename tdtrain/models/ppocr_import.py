@@ -12,9 +12,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import math
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +30,7 @@ from transformers import (
     PreTrainedConfig,
 )
 
+from tdtrain.models.converted import cache_folder, converted
 from tdtrain.models.ctc_codec import CTCCodec
 from tdtrain.models.ppocr_folder import write_folder
 
@@ -67,11 +65,6 @@ class _Step:
     values: tuple[np.ndarray, ...]
 
 
-def cache_folder() -> Path:
-    """Where converted weights are kept: `$TDTRAIN_CACHE`, or `~/.cache/tdtrain`."""
-    return Path(os.environ.get("TDTRAIN_CACHE") or Path.home() / ".cache" / "tdtrain")
-
-
 def source_files(name: BuiltIn) -> tuple[Path, Path | None]:
     """The ONNX file of a built-in recogniser and its charset file, found without importing the package.
 
@@ -95,7 +88,7 @@ def source_files(name: BuiltIn) -> tuple[Path, Path | None]:
 def import_ppocr(name: BuiltIn, cache: Path | None = None) -> Path:
     """Converts a built-in recogniser once, and returns the folder that plain transformers loads.
 
-    The folder's name ends in a hash of the ONNX file. It appears whole or not at all: two processes may race.
+    The folder's name ends in a hash of the ONNX file.
 
     Args:
         name: which recogniser.
@@ -106,20 +99,7 @@ def import_ppocr(name: BuiltIn, cache: Path | None = None) -> Path:
     weights, charset = source_files(name)
     raw = weights.read_bytes()
     folder = (cache or cache_folder()) / f"{name}-{hashlib.sha256(_CONVERSION + raw).hexdigest()[:12]}"
-    if folder.is_dir():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        _convert(name, onnx.load_model_from_string(raw), charset, unfinished)
-        unfinished.chmod(0o755)  # mkdtemp's folders are private; a shared cache is not
-        os.rename(unfinished, folder)
-    except OSError:
-        if not folder.is_dir():  # otherwise another process was first, and its folder is the same
-            raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return folder
+    return converted(folder, lambda path: _convert(name, onnx.load_model_from_string(raw), charset, path))
 
 
 def _convert(name: BuiltIn, graph: onnx.ModelProto, charset: Path | None, folder: Path) -> None:

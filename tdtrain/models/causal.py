@@ -1,0 +1,148 @@
+"""Causal language models that write what a page says: prompts, examples, and passes over packed documents.
+
+Documents are laid one after the other without padding, and see themselves alone.
+
+Shapes: T tokens of several documents, D width, H heads, E width of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from tdtrain.models.smollm2 import NAME, import_smollm2
+
+INSTRUCTION = "Write this timetable as JSON.\n\n"
+PACKED = "tdtrain_packed"
+
+
+@dataclass(frozen=True)
+class Example:
+    """A page and its answer as tokens; the first `num_prompt` are the question."""
+
+    tokens: tuple[int, ...]
+    num_prompt: int
+
+
+class Prompter:
+    """From a page's text and its answer to tokens, by a model's own chat template."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Raises ValueError where the tokenizer has no chat template, or one that does not end an answer."""
+        if not tokenizer.chat_template:
+            raise ValueError(
+                f"model_name={tokenizer.name_or_path} has no chat template; use an instruction-tuned model, such as "
+                "Llama-3-8B-Instruct"
+            )
+        self.tokenizer = tokenizer
+        whole = self._render("page", "answer")
+        before = self._render("page")
+        assert whole.startswith(f"{before}answer"), "the template writes another prompt when there is an answer"
+        self._end = whole.removeprefix(f"{before}answer").strip()
+        if not self._end:
+            raise ValueError(
+                f"model_name={tokenizer.name_or_path}: its chat template does not say where an answer ends"
+            )
+
+    def prompt(self, page: str) -> list[int]:
+        """What the model is asked about a page, up to where it answers."""
+        return self._ids(self._render(page))
+
+    def example(self, page: str, answer: str) -> Example:
+        """A page with its answer, which ends with the token that ends one."""
+        prompt = self.prompt(page)
+        return Example((*prompt, *self._ids(answer + self._end)), len(prompt))
+
+    @property
+    def end_ids(self) -> list[int]:
+        """The tokens that end an answer."""
+        return self._ids(self._end)
+
+    def _render(self, page: str, answer: str | None = None) -> str:
+        messages = [{"role": "user", "content": INSTRUCTION + page}]
+        if answer is not None:
+            messages.append({"role": "assistant", "content": answer})
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer is None)
+        assert isinstance(text, str)
+        return text
+
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]  # type: ignore[return-value]
+
+
+class CausalModule(nn.Module):
+    """The network under training. `model` is what plain transformers loads and saves."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    @property
+    def head(self) -> nn.Linear:
+        """From hidden states to logits; its weight may be the embedding's."""
+        return self.model.get_output_embeddings()
+
+    def hidden_states(self, tokens: Tensor, lengths: Sequence[int]) -> Tensor:
+        """T,D: what the head makes the next token of, at each position.
+
+        Args:
+            tokens: int64 T, documents one after the other.
+            lengths: tokens of each document, T together.
+        """
+        positions = torch.cat([torch.arange(length, device=tokens.device) for length in lengths])
+        output = self.model.base_model(
+            input_ids=tokens[None], position_ids=positions[None], packed_lengths=list(lengths), use_cache=False
+        )
+        return output.last_hidden_state[0]
+
+
+def load_causal(name_or_folder: str, dtype: torch.dtype = torch.float32) -> tuple[CausalModule, Prompter]:
+    """A causal language model by built-in name (smollm2-135m), folder, or name on the hub, in evaluation.
+
+    Raises: ValueError where there is no such model, it has no chat template, or no safetensors.
+    """
+    source = str(import_smollm2()) if name_or_folder == NAME else name_or_folder
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        model = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, attn_implementation=PACKED
+        )
+    except OSError as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"model_name={name_or_folder!r} is no folder with a causal language model, and the Hugging Face hub gave "
+            f"none ({reason}); use {NAME}, whose weights come with a package, or a folder with config.json, "
+            "model.safetensors and tokenizer.json"
+        ) from error
+    return CausalModule(model).eval(), Prompter(tokenizer)
+
+
+def _attend_packed(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    packed_lengths: Sequence[int] | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention within each document: the blocks of a block-diagonal mask, without the zeros around them."""
+    assert attention_mask is None and packed_lengths is not None, "packed documents have no mask"
+    parts = zip(*(states.split(packed_lengths, dim=2) for states in (query, key, value)), strict=True)
+    grouped = query.shape[1] != key.shape[1]
+    seen = [
+        scaled_dot_product_attention(*part, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=grouped)
+        for part in parts
+    ]
+    return torch.cat(seen, dim=2).transpose(1, 2), None
+
+
+AttentionInterface.register(PACKED, _attend_packed)

@@ -1,0 +1,92 @@
+"""Prompts end where answers begin; packed documents see themselves alone, and are what they are apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PreTrainedConfig
+
+from tdtrain.models.causal import INSTRUCTION, PACKED, CausalModule, Prompter, load_causal
+
+SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+         "num_key_value_heads": 2, "vocab_size": 96, "max_position_embeddings": 64}  # fmt: skip
+
+
+def tiny(config: type[PreTrainedConfig], attention: str) -> CausalModule:
+    torch.manual_seed(1)
+    return CausalModule(AutoModelForCausalLM.from_config(config(**SIZES), attn_implementation=attention)).eval()
+
+
+@pytest.fixture(scope="module")
+def smol() -> tuple[CausalModule, Prompter]:
+    return load_causal("smollm2-135m", torch.float32)
+
+
+@pytest.mark.parametrize("config", [LlamaConfig, MistralConfig])
+def test_packed_documents_are_what_they_are_apart(config: type[PreTrainedConfig]) -> None:
+    lengths = [7, 1, 12]
+    tokens = torch.randint(0, 96, (sum(lengths),))
+    plain = tiny(config, "eager")
+    apart = [plain.model.base_model(input_ids=part[None]).last_hidden_state[0] for part in tokens.split(lengths)]
+    together = tiny(config, PACKED).hidden_states(tokens, lengths)
+    torch.testing.assert_close(together, torch.cat(apart), rtol=1e-5, atol=1e-5)
+
+
+def test_a_document_does_not_see_its_neighbours_and_sends_them_no_gradient() -> None:
+    module = tiny(LlamaConfig, PACKED)
+    tokens = torch.randint(0, 96, (15,))
+    other = tokens.clone()
+    other[:6] = torch.randint(0, 96, (6,))
+    first, second = (module.hidden_states(ids, [6, 9]) for ids in (tokens, other))
+    assert torch.equal(first[6:], second[6:]) and not torch.equal(first[:6], second[:6])
+    tokens[:6] = 95
+    tokens[6:] %= 95
+    module.hidden_states(tokens, [6, 9])[6:].square().sum().backward()
+    assert not module.model.get_input_embeddings().weight.grad[95].any()
+
+
+def test_gradient_checkpointing_changes_no_gradient() -> None:
+    grads = []
+    for checkpointed in (False, True):
+        module = tiny(LlamaConfig, PACKED).train()
+        if checkpointed:
+            module.model.gradient_checkpointing_enable()
+        module.hidden_states(torch.arange(20) % 96, [8, 12]).square().sum().backward()
+        grads.append([p.grad for p in module.parameters() if p.grad is not None])
+    for plain, again in zip(*grads, strict=True):
+        torch.testing.assert_close(plain, again)
+
+
+def test_the_answer_follows_the_prompt_and_is_ended(smol: tuple[CausalModule, Prompter]) -> None:
+    _, prompter = smol
+    example = prompter.example("8:00 Math", '{"timeblocks":[]}')
+    decode = prompter.tokenizer.decode
+    assert example.tokens[: example.num_prompt] == tuple(prompter.prompt("8:00 Math"))
+    assert decode(example.tokens[example.num_prompt :]) == '{"timeblocks":[]}<|im_end|>'
+    assert decode(example.tokens[: example.num_prompt]).endswith(
+        f"{INSTRUCTION}8:00 Math<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert prompter.end_ids == [prompter.tokenizer.eos_token_id]
+
+
+def test_the_packaged_model_writes_english(smol: tuple[CausalModule, Prompter]) -> None:
+    """The converted weights are real ones: what comes after a common phrase is likely."""
+    module, prompter = smol
+    tokens = torch.tensor(prompter.tokenizer("The capital of France is Paris")["input_ids"])
+    with torch.no_grad():
+        probability = module.head(module.hidden_states(tokens, [len(tokens)])).softmax(-1)
+    assert prompter.tokenizer.decode(probability[-2].argmax()) == " Paris"
+
+
+def test_no_model_and_no_template_are_said_so(tmp_path: Path, smol: tuple[CausalModule, Prompter]) -> None:
+    with pytest.raises(ValueError, match="is no folder with a causal language model"):
+        load_causal(str(tmp_path / "nothing"))
+    smol[0].model.save_pretrained(tmp_path / "bare")
+    tokenizer = smol[1].tokenizer
+    template, tokenizer.chat_template = tokenizer.chat_template, None
+    tokenizer.save_pretrained(tmp_path / "bare")
+    tokenizer.chat_template = template
+    with pytest.raises(ValueError, match="has no chat template"):
+        load_causal(str(tmp_path / "bare"))
