@@ -139,8 +139,8 @@ def _attend_packed(
     parts = zip(*(states.split(packed_lengths, dim=2) for states in (query, key, value)), strict=True)
     grouped = query.shape[1] != key.shape[1]
     seen = [
-        scaled_dot_product_attention(*part, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=grouped)
-        for part in parts
+        scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=grouped)
+        for q, k, v in parts
     ]
     return torch.cat(seen, dim=2).transpose(1, 2), None
 
