@@ -33,7 +33,7 @@ def adapt(run: LoraOcrRun) -> Results | None:
     Returns: None where no page of the test split is annotated, so that nothing could be measured.
     Raises: ValueError on what cannot work, before anything is trained.
     """
-    words = put_adapters_on(load_reader(run.model_name), run.lora).words()
+    words = put_adapters_on(load_reader(run.model_name).module, run.model_name, run.lora).words()
     soft = _teaches_by_distribution(run)
     with opened(run) as place:
         job = Stages(run, place)

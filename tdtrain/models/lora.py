@@ -1,6 +1,6 @@
-"""LoRA (Hu et al. 2021, arXiv 2106.09685): adapters inside a reader, in a folder, merged. The only importer of peft.
+"""LoRA (Hu et al. 2021, arXiv 2106.09685): adapters inside a model, in a folder, merged. The only importer of peft.
 
-W + (alpha / rank) B A, with B = 0 at the start, so that an adapted reader begins as the one it came from.
+W + (alpha / rank) B A, with B = 0 at the start, so that an adapted model begins as the one it came from.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
+from tdtrain.models.causal import CausalModule
 from tdtrain.models.ppocr import PPOCRModule
 from tdtrain.models.reader import Reader
 from tdtrain.models.trocr import TrOCRModule
@@ -26,7 +27,7 @@ _PEFT = "base_model.model."
 
 @dataclass(frozen=True)
 class Part:
-    """The transformers model inside a reader's module, which plain peft knows how to adapt.
+    """The transformers model inside one of our modules, which plain peft knows how to adapt.
 
     Attributes:
         attribute: its name in the module.
@@ -42,7 +43,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Adapters:
-    """What was put into a reader.
+    """What was put into a module.
 
     Attributes:
         layers: the full names of the layers that got an adapter, by the name that was asked for.
@@ -69,24 +70,28 @@ class Adapters:
         """Writes a folder that plain peft loads.
 
         Args:
-            state: the adapters' weights, by their names in the reader's module; others may be among them.
+            state: the adapters' weights, by their names in the module; others may be among them.
         """
         inner = f"{self.attribute}."
         own = {f"{_PEFT}{name.removeprefix(inner)}": value for name, value in state.items() if name.startswith(inner)}
         self.wrapped.save_pretrained(str(folder), state_dict=own, save_embedding_layers=False)
 
 
-def adapt(reader: Reader, lora: Lora) -> Adapters:
-    """Puts fresh adapters into a reader; all else in it is frozen. A is drawn from torch's generator.
+def adapt(module: nn.Module, name: str, lora: Lora) -> Adapters:
+    """Puts fresh adapters into a module; all else in it is frozen. A is drawn from torch's generator.
+
+    Args:
+        module: of a reader, or of a causal language model.
+        name: what the model was loaded by, for those who load the adapters.
 
     Raises: ValueError where a name matches no layer, listing those that there are.
     """
-    part = part_of(reader.module)
-    layers = resolve(part, lora.target_modules, reader.name)
-    reader.module.requires_grad_(False)
-    wanted = {name for found in layers.values() for name in found}
-    left_out = {name for name in wanted if lora.dora and _has_zero_row(part.model.get_submodule(name))}
-    layers = {asked: tuple(name for name in found if name not in left_out) for asked, found in layers.items()}
+    part = part_of(module)
+    layers = resolve(part, lora.target_modules, name)
+    module.requires_grad_(False)
+    wanted = {layer for found in layers.values() for layer in found}
+    left_out = {layer for layer in wanted if lora.dora and _has_zero_row(part.model.get_submodule(layer))}
+    layers = {asked: tuple(layer for layer in found if layer not in left_out) for asked, found in layers.items()}
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft divides it, whatever it is
@@ -97,9 +102,9 @@ def adapt(reader: Reader, lora: Lora) -> Adapters:
         bias=lora.bias,
     )
     wrapped = get_peft_model(part.model, config)  # type: ignore[arg-type]  # puts the adapters into the model itself
-    wrapped.peft_config["default"].base_model_name_or_path = reader.name
+    wrapped.peft_config["default"].base_model_name_or_path = name
     assert isinstance(wrapped, PeftModel)
-    own = list(reader.module.parameters())
+    own = list(module.parameters())
     trained = sum(p.numel() for p in own if p.requires_grad)
     num_parameters = sum(p.numel() for p in own)
     return Adapters(wrapped, part.attribute, layers, tuple(sorted(left_out)), trained, num_parameters)
@@ -113,7 +118,10 @@ def merge(reader: Reader, folder: Path) -> Reader:
 
 
 def part_of(module: nn.Module) -> Part:
-    """Where adapters go in a reader's module."""
+    """Where adapters go in a module."""
+    if isinstance(module, CausalModule):
+        head = next(name for name, layer in module.model.named_modules() if layer is module.head)
+        return Part("model", module.model, head, head_is_read=True)
     if isinstance(module, TrOCRModule):
         return Part("model", module.model, "decoder.output_projection", head_is_read=True)
     assert isinstance(module, PPOCRModule)

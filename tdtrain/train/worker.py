@@ -179,7 +179,7 @@ def _student(run: TrainRun) -> tuple[Reader, Adapters | None]:
         return reader, None
     from tdtrain.models.lora import adapt  # peft takes seconds to import
 
-    return reader, adapt(reader, run.lora)
+    return reader, adapt(reader.module, reader.name, run.lora)
 
 
 @contextlib.contextmanager

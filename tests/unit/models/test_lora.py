@@ -9,8 +9,9 @@ import pytest
 import torch
 from peft import PeftModel
 from torch import Tensor
-from transformers import AutoModelForTextRecognition, VisionEncoderDecoderModel
+from transformers import AutoModelForCausalLM, AutoModelForTextRecognition, LlamaConfig, VisionEncoderDecoderModel
 
+from tdtrain.models.causal import CausalModule
 from tdtrain.models.load import is_trocr, load_reader
 from tdtrain.models.lora import Adapters, adapt, part_of, resolve
 from tdtrain.models.reader import Reader
@@ -41,7 +42,7 @@ def probabilities(reader: Reader) -> Tensor:
 
 def shaken(reader: Reader, lora: Lora, by: float = 0.02) -> Adapters:
     """Adapters that were, as it were, trained: B is no longer zero."""
-    adapters = adapt(reader, lora)
+    adapters = adapt(reader.module, reader.name, lora)
     with torch.no_grad():
         for p in reader.module.parameters():
             if p.requires_grad:
@@ -81,7 +82,7 @@ def test_a_name_that_means_nothing_is_refused_with_those_that_do(
 ) -> None:
     listed = r"q_proj \(3\)" if family == "trocr" else r"channel_conv1 \(13\)"
     with pytest.raises(ValueError, match=rf"target_modules={asked} is no linear layer.*{listed}"):
-        adapt(load_reader(bases[family]), Lora(target_modules=("fc1", asked)))
+        adapt(load_reader(bases[family]).module, family, Lora(target_modules=("fc1", asked)))
 
 
 @pytest.mark.parametrize("family", ["trocr", "ppocr"])
@@ -89,7 +90,7 @@ def test_a_name_that_means_nothing_is_refused_with_those_that_do(
 def test_an_adapted_reader_begins_as_its_base(family: str, lora: Lora, bases: dict[str, str]) -> None:
     reader = load_reader(bases[family])
     before = probabilities(reader)
-    adapt(reader, lora.model_copy(update={"target_modules": ("all",)}))
+    adapt(reader.module, reader.name, lora.model_copy(update={"target_modules": ("all",)}))
     torch.testing.assert_close(probabilities(reader), before, rtol=0, atol=0 if not lora.dora else 1e-5)
 
 
@@ -98,7 +99,7 @@ def test_only_the_adapters_are_trained(family: str, bases: dict[str, str]) -> No
     reader = load_reader(bases[family])
     shapes = dict((name, layer.weight.shape) for name, layer in part_of(reader.module).model.named_modules()
                   if hasattr(layer, "weight") and layer.weight is not None)  # fmt: skip
-    adapters = adapt(reader, Lora(rank=5, target_modules=("query", "fc1")))
+    adapters = adapt(reader.module, reader.name, Lora(rank=5, target_modules=("query", "fc1")))
     chosen = [name for layers in adapters.layers.values() for name in layers]
     assert adapters.num_trained == sum(5 * (shapes[name][0] + shapes[name][1]) for name in chosen)
     trained = [name for name, p in reader.module.named_parameters() if p.requires_grad]
@@ -146,8 +147,28 @@ def test_merged_and_in_plain_peft_it_reads_as_it_does_adapted(
 
 def test_lora_plus_gives_b_a_learning_rate_of_its_own(bases: dict[str, str]) -> None:
     reader = load_reader(bases["trocr"])
-    adapters = adapt(reader, Lora(rank=2))
+    adapters = adapt(reader.module, reader.name, Lora(rank=2))
     slow, fast = parameter_groups(reader.module, 0.1, lora_plus_ratio=16)
     assert (slow["lr_ratio"], fast["lr_ratio"]) == (1, 16)
     assert sum(p.numel() for p in [*slow["params"], *fast["params"]]) == adapters.num_trained
     assert all(not p.any() for p in fast["params"]) and all(p.any() for p in slow["params"])
+
+
+def llama_3_8b() -> CausalModule:
+    """The published architecture without any weight."""
+    config = LlamaConfig(
+        hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8,
+        vocab_size=128256, max_position_embeddings=8192, rope_theta=500000.0, tie_word_embeddings=False,
+    )  # fmt: skip
+    with torch.device("meta"):
+        return CausalModule(AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16))
+
+
+def test_llama_3_8b_has_27_million_adapter_weights_at_rank_32() -> None:
+    module = llama_3_8b()
+    lora = Lora(rank=32, alpha=64, target_modules=("q_proj", "k_proj", "v_proj", "o_proj"))
+    adapters = adapt(module, "llama-3-8b", lora)
+    assert adapters.num_trained == 27_262_976
+    assert adapters.num_parameters - adapters.num_trained == 8_030_261_248
+    with pytest.raises(ValueError, match=r"target_modules=lm_head is no .*; it has q_proj \(32\)"):
+        adapt(llama_3_8b(), "llama-3-8b", Lora(target_modules=("lm_head",)))
