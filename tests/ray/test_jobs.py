@@ -200,6 +200,28 @@ def test_label_makes_a_cache_that_distil_finds(tmp_path: Path) -> None:
     assert "Another cache lies there" in other
 
 
+def test_lora_adapts_a_reader_with_a_teacher_and_leaves_what_plain_peft_loads(tmp_path: Path) -> None:
+    corpus, out = line_corpus(tmp_path / "corpus", annotated=80, num=120), tmp_path / "out"
+    command = [
+        "rayjobs/lora_ocr.py", "--model_name", "ppocrv6-tiny", "--dataset_path", corpus, "--output_dir", out, "--rank",
+        "4", "--epochs", "1", "--batch_size", "16", "--teacher_model", "ppocrv6-small", "--min_confidence", "0.5",
+    ]  # fmt: skip
+    refused = run(*command, "--target_modules", "query", ok=False)
+    assert "it has channel_conv1 (9)" in refused and "Traceback" not in refused and not out.exists()
+    said = " ".join(run(*command, "--target_modules", "all").split())
+    assert "adapters in all: 25 layers" in said
+    results = json.loads((out / "results.json").read_text())
+    assert set(results["readers"]) == {"student", "baseline", "teacher"} and "25 layers" in results["notes"][0]
+    code = (
+        "import sys\nfrom peft import PeftModel\nfrom transformers import AutoModelForTextRecognition as Auto\n"
+        f"merged = Auto.from_pretrained({str(out / 'merged')!r})\n"
+        f"adapted = PeftModel.from_pretrained(merged, {str(out / 'adapter')!r})\n"
+        "assert not any(name.startswith('tdtrain') for name in sys.modules)\n"
+        "print('adapters', sum('lora_A' in name for name, _ in adapted.named_parameters()), '.')\n"
+    )
+    assert "adapters 25 ." in run("-I", "-c", code)
+
+
 def test_dry_run_shows_the_run_and_starts_nothing() -> None:
     shown = json.loads(run("rayjobs/distill.py", "--dry_run", "--alpha", "0.3", "--batch-size", "8"))
     assert shown["teaching"]["alpha"] == 0.3 and shown["optimisation"]["batch_size"] == 8
