@@ -1,4 +1,5 @@
-"""A corpus on disk -> packed lines: Parquet shards, quarantine.parquet, card.json and, last of all, manifest.json."""
+"""A corpus on disk -> packed lines: Parquet shards, documents.parquet, quarantine.parquet, card.json and, last of all,
+manifest.json."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from rich.progress import track
 from tdtrain.data.card import CARD, Card, SplitCount, Spread, warnings_of
 from tdtrain.data.corpus import Listing, PageRef, Quarantined, scan
 from tdtrain.data.detect import finder_fingerprint
+from tdtrain.data.documents import DOCUMENTS, write_documents
 from tdtrain.data.manifest import MANIFEST, Manifest, check_learnable, load_manifest, read_lines
 from tdtrain.data.pack_options import PackOptions
 from tdtrain.data.rows import SPLITS, Split, content_id, splits_of
@@ -33,7 +35,7 @@ from tdtrain.data.tasks import (
 
 __all__ = ["Manifest", "PackOptions", "check_learnable", "load_manifest", "pack", "read_lines"]
 
-VERSION = "2"
+VERSION = "3"
 """Raise it whenever the same corpus and options would give other rows."""
 QUARANTINE = "quarantine.parquet"
 PAGES_PER_SHARD = {"pages": 16, "lines": 1024}
@@ -90,6 +92,7 @@ def pack(
         sole_text=texts.pop() if len(texts) == 1 else None,
     )
     _write_quarantine(out, quarantined)
+    write_documents(corpus, [path for path in listing.documents if found[path].usable], out)
     card = _card(manifest, pages, jobs, results, found, listing, quarantined)
     out.write(CARD, card.model_dump_json(indent=1).encode())
     out.write(MANIFEST, manifest.model_dump_json(indent=1).encode())
@@ -122,7 +125,7 @@ def _clear(out: Folder) -> None:
             f"output_dir={out.root}/lines holds files that packing did not write ({foreign[0]}); "
             "give an empty folder or remove them"
         )
-    for name in (MANIFEST, CARD, QUARANTINE, *(f"lines/{name}" for name in out.files("lines"))):
+    for name in (MANIFEST, CARD, QUARANTINE, DOCUMENTS, *(f"lines/{name}" for name in out.files("lines"))):
         out.delete(name)
 
 

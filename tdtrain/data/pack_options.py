@@ -18,6 +18,8 @@ class PackOptions(BaseModel):
     """Which PP-OCR detector finds the lines of pages without boxes: tiny is fast, small is larger."""
     detector_side: int = Field(default=1280, ge=320, le=4096)
     """Pages are scaled down to this longest side for detection, pixels."""
+    use_boxes: bool = True
+    """Take lines from boxes/NAME.json where it is there. False: detect them on every page."""
     corpus_kind: Literal["auto", "pages", "lines"] = "auto"
     """Whether an image is a page or one line. auto: lines where the images are low, wide and have one-line texts."""
     max_quarantine_share: float = Field(default=0.1, ge=0, le=1)

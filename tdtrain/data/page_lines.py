@@ -29,14 +29,15 @@ def page_lines(page: Page, ref: PageRef, split: Split, options: PackOptions) -> 
     assert page.pixels is not None
     pixels = page.pixels
     tags = dict(page.boxes.tags) if page.boxes else {}
-    if page.boxes:
-        quads = [box.corners for box in page.boxes.lines]
-        texts = [box.text for box in page.boxes.lines]
-        fields = [box.field for box in page.boxes.lines]
+    boxed = page.boxes if options.use_boxes else None
+    if boxed:
+        quads = [box.corners for box in boxed.lines]
+        texts = [box.text for box in boxed.lines]
+        fields = [box.field for box in boxed.lines]
     else:
         quads = list(line_finder(options.detector, options.detector_side).find(pixels))
         texts, fields = [None] * len(quads), [None] * len(quads)
-    margin = options.margin if page.boxes else 0.0  # detected boxes come with theirs
+    margin = options.margin if boxed else 0.0  # detected boxes come with theirs
     crops = [
         turn_upright(crop_line(pixels, quad, margin), text, options.detector, options.detector_side)
         for quad, text in zip(quads, texts, strict=True)

@@ -1,0 +1,52 @@
+"""Structured annotations through packing: every page keeps its own, with or without boxes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tdtrain.data.documents import read_documents, read_pages
+from tdtrain.data.layout import serialise
+from tdtrain.data.manifest import read_lines
+from tdtrain.data.pack import pack
+from tdtrain.data.pack_options import PackOptions
+from tdtrain.data.rows import SPLITS
+from tdtrain.data.sample.corpus import write_sample
+from tdtrain.data.timetable import Document
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("documents") / "sample"
+    write_sample(root, 10, None, seed=3, workers=0)
+    (root / "annotations" / "00002.json").unlink()
+    return root
+
+
+@pytest.mark.parametrize("use_boxes", [True, False])
+def test_pages_keep_their_documents(sample: Path, use_boxes: bool, tmp_path: Path) -> None:
+    shares = {"validation_share": 0.3, "test_share": 0.3}
+    manifest = pack(sample, tmp_path / "packed", PackOptions(use_boxes=use_boxes, **shares), use_ray=False)
+    documents = read_documents(manifest)
+    assert len(documents) == 9
+    for source, document in documents.items():
+        stem = Path(source).stem
+        said = Document.model_validate_json((sample / "annotations" / f"{stem}.json").read_bytes())
+        assert said.canonical() == document.canonical() and said.image_path == source
+    pages = read_pages(manifest)
+    assert len(pages) == 10 and sum(page.truth is None for page in pages) == 1
+    boxes = {
+        page.source: json.loads((sample / "boxes" / f"{Path(page.source).stem}.json").read_text()) for page in pages
+    }
+    for page in pages:
+        true = {line["text"] for line in boxes[page.source]["lines"]}
+        found = set(serialise(page.lines, "reading_order").split("\n"))
+        assert len(true & found) >= (len(true) if use_boxes else 0.5 * len(true))
+
+
+def test_readings_take_the_place_of_annotations(sample: Path, tmp_path: Path) -> None:
+    manifest = pack(sample, tmp_path / "packed", use_ray=False)
+    texts = {line.id: f"read {line.id}" for split in SPLITS for line in read_lines(manifest, split)}
+    assert {line.text for page in read_pages(manifest, texts) for line in page.lines} == set(texts.values())
