@@ -102,7 +102,7 @@ def adapt(module: nn.Module, name: str, lora: Lora) -> Adapters:
         bias=lora.bias,
     )
     wrapped = get_peft_model(part.model, config)  # type: ignore[arg-type]  # puts the adapters into the model itself
-    wrapped.peft_config["default"].base_model_name_or_path = name
+    wrapped.peft_config["default"].base_model_name_or_path = str(Path(name).resolve()) if Path(name).is_dir() else name
     assert isinstance(wrapped, PeftModel)
     own = list(module.parameters())
     trained = sum(p.numel() for p in own if p.requires_grad)
