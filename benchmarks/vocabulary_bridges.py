@@ -67,6 +67,7 @@ WAYS = {
     "project": Way(bridge="project"),
     "next_character": Way(bridge="next_character"),
     "rehead": REHEAD,
+    "rehead, all tokens": REHEAD.model_copy(update={"keep": Keep(k=EVERYTHING)}),
     "rehead, text only": Way(rehead=True),
     "rehead+trim": REHEAD.model_copy(update={"trim": True}),
     "rehead, live": REHEAD.model_copy(update={"live": True}),
