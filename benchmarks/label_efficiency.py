@@ -186,7 +186,7 @@ def _run(surface: Surface, cell: Cell, lines: Path, labels: str | None, test: Pa
         cer_digits=student.cer_digits,
         accuracy=student.accuracy,
         cer_before=before.cer,
-        validation_cer=state.best_cer,
+        validation_cer=state.best_score,
         steps=state.step,
     )
 

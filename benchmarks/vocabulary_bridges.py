@@ -225,7 +225,7 @@ def _run(ablation: Ablation, cell: Cell, root: Path, teacher: Path, lines: Path,
     return Measured(
         way=cell.way,
         seed=cell.seed,
-        validation_cer=state.best_cer,
+        validation_cer=state.best_score,
         num_parameters=sum(p.numel() for p in student.module.model.parameters()),  # type: ignore[union-attr, operator]
         train_images_per_s=sum(record.images_per_s for record in state.history) / len(state.history),
         lines=tuple((e.characters, e.character_edits, e.digits, e.digit_edits) for e in counted),

@@ -62,6 +62,10 @@ class Recipe:
     ctc_codec: Codec | None = None
     ctc_columns: int = 0
 
+    def load(self, window: Window, first_step: int, last_step: int) -> Iterator[dict[str, np.ndarray]]:
+        """See `load_window`."""
+        return load_window(window, self, first_step, last_step)
+
 
 def open_table(path: str, columns: list[str] | None = None) -> pa.Table:
     """A Parquet file from a local path or any URI that pyarrow knows (s3://, gs://)."""

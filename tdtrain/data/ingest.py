@@ -14,8 +14,8 @@ from collections.abc import Iterator
 import ray.data
 from ray.train import DataConfig
 
-from tdtrain.data.batches import Recipe, load_window, to_bytes
-from tdtrain.data.plan import Plan
+from tdtrain.data.batches import to_bytes
+from tdtrain.data.plan import Loader, Plan
 
 PAUSE_S = 0.02
 STEPS_PER_ROW = 8
@@ -43,7 +43,7 @@ class Pause:
 
 
 def dataset(
-    plan: Plan, recipe: Recipe, first_step: int, last_step: int, workers: int, cpus: float = 0.5
+    plan: Plan, recipe: Loader, first_step: int, last_step: int, workers: int, cpus: float = 0.5
 ) -> ray.data.Dataset:
     """Micro batches from `first_step` up to `last_step`, in order: a column `batches`, see `to_bytes`.
 
@@ -54,7 +54,7 @@ def dataset(
     windows = plan.windows(first_step, last_step)
 
     def load(row: dict) -> Iterator[dict]:
-        micro = load_window(windows[row["id"]], recipe, first_step, last_step)
+        micro = recipe.load(windows[row["id"]], first_step, last_step)
         while chunk := list(itertools.islice(micro, STEPS_PER_ROW * recipe.parts)):
             yield from ({"batches": to_bytes(chunk[worker::workers])} for worker in range(workers))
 

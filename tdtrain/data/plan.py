@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -33,6 +34,17 @@ class Window:
     num_lines: int
     first_step: int
     num_steps: int
+
+
+class Loader(Protocol):
+    """From a window to micro batches: picklable, and holds no weights. `parts` of them make a step."""
+
+    @property
+    def parts(self) -> int: ...
+
+    def load(self, window: Window, first_step: int, last_step: int) -> Iterator[dict[str, np.ndarray]]:
+        """The micro batches of a window, in order, from `first_step` up to `last_step`; each with `ids` and `step`."""
+        ...
 
 
 @dataclass(frozen=True)

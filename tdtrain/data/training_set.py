@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from tdtrain.data.batches import READ, SELECTED, UNREAD, Recipe, load_window, open_labels, open_table, select
+from tdtrain.data.batches import READ, SELECTED, UNREAD, Recipe, open_labels, open_table, select
 from tdtrain.data.manifest import load_manifest
-from tdtrain.data.plan import Plan, Shard
+from tdtrain.data.plan import Loader, Plan, Shard
 from tdtrain.data.storage import absolute
 
 
@@ -51,7 +51,7 @@ def left_out_words(left_out: Mapping[str, int]) -> str:
     return "".join(f"; {count:,} left out: {reason}" for reason, count in sorted(left_out.items()))
 
 
-def stream(plan: Plan, recipe: Recipe, first_step: int, last_step: int) -> Iterator[dict]:
+def stream(plan: Plan, recipe: Loader, first_step: int, last_step: int) -> Iterator[dict]:
     """All micro batches from `first_step` up to `last_step`, in this process."""
     for window in plan.windows(first_step, last_step):
-        yield from load_window(window, recipe, first_step, last_step)
+        yield from recipe.load(window, first_step, last_step)

@@ -3,7 +3,7 @@
 checkpoint/
   model/        loads with plain transformers, or with plain peft; the resolved run as run.json
   engine/       optimizer state, one part a worker under ZeRO
-  progress.json step, curves, best CER
+  progress.json step, curves, best score
 """
 
 from __future__ import annotations
@@ -79,12 +79,12 @@ class LocalStore:
 
 
 def best(folders: list[Path]) -> Path:
-    """The checkpoint with the lowest validation CER, the latest of equals; without any CER the last one."""
+    """The checkpoint with the best score, the latest of equals; without any score the last one."""
 
     def key(folder: Path) -> tuple[float, int]:
         state = progress(folder)
-        cer = state.history[-1].validation_cer if state.history else None
-        return (float("inf") if cer is None else cer, -state.step)
+        score = state.history[-1].score if state.history else None
+        return (float("inf") if score is None else score, -state.step)
 
     return min(folders, key=key)
 

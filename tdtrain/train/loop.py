@@ -9,7 +9,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
@@ -54,7 +54,7 @@ def train(
     objective: Objective,
     batches: Iterator[tuple[Batch, list[str]]],
     teacher: Teacher | None,
-    evaluate: Callable[[], tuple[float | None, float | None]],
+    evaluate: Callable[[], dict[str, float | None]],
     track: Callable[[Record], None],
     checkpoint: Callable[[State], None],
 ) -> State:
@@ -64,7 +64,7 @@ def train(
         state: where to start from; step 0, or what a checkpoint held.
         batches: micro batches with the ids of their lines, `schedule.micro_batches` a step, from `state.step` on.
         teacher: live or stored; None where there is none.
-        evaluate: validation CER and training CER of the weights as they are, None where there is nothing to read.
+        evaluate: what the weights as they are achieve, by the record's own names; None where there is nothing to read.
         track: told of every step.
         checkpoint: told to save, at every evaluation.
 
@@ -89,8 +89,8 @@ def train(
             images_per_s=float(losses[4]) / (time.perf_counter() - started),
         )
         if state.step in schedule.evaluate_at:
-            record.validation_cer, record.train_cer = evaluate()
-            _judge(state, record.validation_cer)
+            record = replace(record, **evaluate())  # type: ignore[arg-type]
+            _judge(state, record.score)
         state.history.append(record)
         track(record)
         if state.step in schedule.evaluate_at:
@@ -111,15 +111,15 @@ def take_step(
     step: int,
 ) -> tuple[Tensor, float]:
     """One optimizer step. Returns the global total, soft, hard and hidden loss, the number of lines; and the norm."""
-    counts = _global_counts([count(objective, batch, teacher is not None) for batch, _ in micro], micro[0][0])
+    counts = _global_counts([count(objective, batch, teacher is not None, len(ids)) for batch, ids in micro])
     sums = torch.zeros(5, dtype=torch.float64)
-    for index, (batch, _) in enumerate(micro):
+    for index, (batch, ids) in enumerate(micro):
         with engine.accumulate(last=index == len(micro) - 1):
             said = teacher(batch) if teacher is not None else None
             total, *losses = engine.module(batch, said, counts)
             engine.backward(total)
         parts = torch.stack([part.detach() for part in (total, *losses)]).double().cpu()
-        sums += torch.cat([parts, torch.tensor([float(len(batch["widths"]))], dtype=torch.float64)])
+        sums += torch.cat([parts, torch.tensor([float(len(ids))], dtype=torch.float64)])
     _add_up(sums)
     if not torch.isfinite(sums).all():
         raise Diverged(_divergence("loss", float(sums[0]), step, micro))
@@ -129,9 +129,9 @@ def take_step(
     return sums, grad_norm
 
 
-def count(objective: Objective, batch: Batch, taught: bool) -> Counts:
+def count(objective: Objective, batch: Batch, taught: bool, num_lines: int) -> Counts:
     """The positions of one micro batch that the losses are averaged over; see `Counts`."""
-    labels, size = batch["labels"], float(len(batch["labels"]))
+    labels, size = batch["labels"], float(num_lines)
     hard = float((hard_labels(labels, batch.get("told")) != IGNORED).sum())
     if not objective.alpha or not taught:
         return Counts(0.0, hard, size)
@@ -146,7 +146,7 @@ def count(objective: Objective, batch: Batch, taught: bool) -> Counts:
     return Counts(float((real_frames(frames, int(frames.max())) & lines).sum()), hard, size)
 
 
-def _global_counts(parts: list[Counts], batch: Batch) -> Counts:
+def _global_counts(parts: list[Counts]) -> Counts:
     own = sum(parts, Counts(0.0, 0.0))
     values = torch.tensor([own.soft, own.hard, own.lines], dtype=torch.float64)
     _add_up(values)
@@ -162,11 +162,11 @@ def _add_up(values: Tensor) -> None:
         values.copy_(moved.cpu())
 
 
-def _judge(state: State, cer: float | None) -> None:
-    if cer is None:
+def _judge(state: State, score: float | None) -> None:
+    if score is None:
         return
-    better = state.best_cer is None or cer < state.best_cer
-    state.best_cer = cer if better else state.best_cer
+    better = state.best_score is None or score < state.best_score
+    state.best_score = score if better else state.best_score
     state.evaluations_without_gain = 0 if better else state.evaluations_without_gain + 1
 
 

@@ -19,9 +19,8 @@ import ray
 import ray.train
 import ray.train.torch
 
-from tdtrain.data.batches import Recipe
 from tdtrain.data.ingest import data_config, dataset
-from tdtrain.data.plan import Plan
+from tdtrain.data.plan import Loader, Plan
 from tdtrain.data.storage import absolute, open_folder
 from tdtrain.train.board import Board, watching
 
@@ -41,7 +40,7 @@ def fit_on_ray(job: Job, output: Path, watch: Watch) -> None:
     storage = absolute(run.storage)
     record = f"{storage}/{run.name}"
     board = Board.remote()  # type: ignore[attr-defined]
-    score = "validation_cer" if job.validation else None
+    score = "score" if job.validation else None
     trainer = ray.train.torch.TorchTrainer(
         _train_worker,
         train_loop_config={"job": ray.put(job), "board": board},
@@ -71,7 +70,7 @@ def fit_on_ray(job: Job, output: Path, watch: Watch) -> None:
             if (failure := ray.get(board.failure.remote())) is not None:
                 raise failure from None
     assert result.best_checkpoints
-    chosen, _ = min(result.best_checkpoints, key=lambda kept: (kept[1]["validation_cer"], -kept[1]["step"]))
+    chosen, _ = min(result.best_checkpoints, key=lambda kept: (kept[1]["score"], -kept[1]["step"]))
     assert result.checkpoint is not None
     with chosen.as_directory() as best_folder, result.checkpoint.as_directory() as last_folder:
         publish(Path(best_folder), Path(last_folder), output)
@@ -96,7 +95,7 @@ def _train_worker(config: dict[str, Any]) -> None:
     train_worker(config)
 
 
-def what_is_left(plan: Plan, recipe: Recipe, total_steps: int, workers: int, record: str) -> ray.data.Dataset:
+def what_is_left(plan: Plan, recipe: Loader, total_steps: int, workers: int, record: str) -> ray.data.Dataset:
     """The micro batches after the last committed checkpoint of the run whose checkpoints lie in `record`."""
     return dataset(plan, recipe, committed_step(record), total_steps, workers)
 

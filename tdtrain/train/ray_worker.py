@@ -38,11 +38,11 @@ class RayContext:
 
     def commit(self, state: State, fill: Callable[[Path], None]) -> None:
         last = state.history[-1]
-        cer = 0.0 if last.validation_cer is None else last.validation_cer
+        score = 0.0 if last.score is None else last.score
         with tempfile.TemporaryDirectory() as folder:
             fill(Path(folder))
             ray.train.report(
-                {"step": state.step, "validation_cer": cer, "loss": last.loss},
+                {"step": state.step, "score": score, "loss": last.loss},
                 checkpoint=ray.train.Checkpoint.from_directory(folder),
             )
 

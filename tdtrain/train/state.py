@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 
 @dataclass
 class Record:
-    """One point of the curves. Losses in nats a position; `validation_cer` only where it was measured."""
+    """One point of the curves. Losses in nats a position; what is None was not measured at this step."""
 
     step: int
     epoch: float
@@ -20,6 +20,12 @@ class Record:
     loss_hidden: float = 0.0
     validation_cer: float | None = None
     train_cer: float | None = None
+    validation_loss: float | None = None
+
+    @property
+    def score(self) -> float | None:
+        """What checkpoints are compared by, less is better: readers' CER, else the loss."""
+        return self.validation_loss if self.validation_cer is None else self.validation_cer
 
 
 @dataclass
@@ -27,7 +33,7 @@ class State:
     """How far a training run is: with the weights, all that is needed to go on as if nothing had happened."""
 
     step: int = 0
-    best_cer: float | None = None
+    best_score: float | None = None
     evaluations_without_gain: int = 0
     history: list[Record] = field(default_factory=list)
 

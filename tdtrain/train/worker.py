@@ -132,10 +132,10 @@ def work(job: Job, context: Context) -> State:
         objective,
         to_device(context.batches(state.step), context.device, state.step, own),
         teacher,
-        evaluate=lambda: (
-            _error(job.validation, whole, context, precision),
-            _error(job.training, whole, context, precision),
-        ),
+        evaluate=lambda: {
+            "validation_cer": _error(job.validation, whole, context, precision),
+            "train_cer": _error(job.training, whole, context, precision),
+        },
         track=context.track,
         checkpoint=lambda now: context.commit(
             now, lambda path: checkpoint.write(path, run, now, save, engine, context.rank)

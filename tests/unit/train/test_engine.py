@@ -68,6 +68,6 @@ def test_a_gradient_that_is_no_number_moves_nothing() -> None:
 def test_spent_patience_stays_spent_after_a_resume() -> None:
     nothing: Any = None
     schedule_ = loop.Schedule(10, 5.0, frozenset({5, 10}), lambda step: 0.1, 1, patience=2)
-    state = State(step=5, best_cer=0.1, evaluations_without_gain=2)
+    state = State(step=5, best_score=0.1, evaluations_without_gain=2)
     ended = loop.train(state, schedule_, nothing, nothing, iter(()), None, nothing, nothing, nothing)
     assert ended.step == 5

@@ -173,7 +173,7 @@ def test_a_loss_that_is_no_number_stops_and_names_the_lines(
     monkeypatch.setattr(
         loop,
         "_global_counts",
-        lambda parts, batch: loop.Counts(float("nan"), float("nan")) if next(calls) == 2 else broken(parts, batch),
+        lambda parts: loop.Counts(float("nan"), float("nan")) if next(calls) == 2 else broken(parts),
     )
     with pytest.raises(loop.Diverged, match=r"loss is nan at step 2.*Lines of this batch: [0-9a-f]{32}"):
         fit(run, tmp_path / "out", lambda *_: None)
@@ -233,7 +233,7 @@ def test_patience_ends_a_run_that_no_longer_gains() -> None:
     state = loop.State()
     for cer in (0.5, 0.4, 0.4, 0.45):
         loop._judge(state, cer)
-    assert (state.best_cer, state.evaluations_without_gain) == (0.4, 2)
+    assert (state.best_score, state.evaluations_without_gain) == (0.4, 2)
 
 
 def test_plan_says_why_lines_are_left_out(corpus: str, student: str, labels: str) -> None:
