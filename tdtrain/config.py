@@ -172,6 +172,31 @@ class TrainRun(WithPlaces):
     compute: Compute = Compute()
 
 
+class LanguageRun(WithPlaces):
+    """One language model's training on documents: what a worker is handed."""
+
+    name: str
+    """The name of its folder."""
+    model: str
+    """Built-in name, Hugging Face name or folder of the model to start from."""
+    sequences: str
+    """Folder of documents as tokens: train/ and validation/, see `tdtrain.data.sequences`."""
+    corpus: str | None = None
+    """Fingerprint of the packed corpus, for those who ask later what the model learnt from."""
+    storage: str
+    """Where the checkpoints go."""
+    lora: Lora | None = None
+    """Train adapters alone; None: all weights."""
+    max_tokens: Positive = 4096
+    """Tokens of a worker's forward pass, at most: a step is cut into as many as that takes."""
+    gradient_checkpointing: bool = False
+    """Compute each layer twice in place of keeping what it computed."""
+    max_steps: Positive | None = None
+    """Stop after so many steps; None: after `optimisation.epochs`."""
+    optimisation: Optimisation = Optimisation()
+    compute: Compute = Compute()
+
+
 class LabelRun(WithPlaces):
     """Have a teacher label a packed corpus."""
 

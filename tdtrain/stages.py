@@ -62,7 +62,7 @@ class Stages:
         self.actors = max(least, run.compute.num_workers) if self.on_ray else 0
         self.left_out: dict[str, dict[str, int]] = {}
         self._run = run
-        self._corpus = ""
+        self.corpus = ""
         self._timings = self.output / "timings.json"
         self.timings_s: dict[str, float] = json.loads(self._timings.read_text()) if self._timings.exists() else {}
 
@@ -98,12 +98,12 @@ class Stages:
             if need_labels:
                 check_measurable(manifest)
             claim(run, manifest.fingerprint)
-        self._corpus = manifest.fingerprint
+        self.corpus = manifest.fingerprint
         return manifest
 
     @property
     def storage(self) -> str:
         """Where checkpoints go: a folder by content, so that runs that share a storage_path never resume each other."""
         learnt = self._run.model_dump_json(exclude=ELSEWHERE | {"storage_path"})
-        content = content_id(learnt, self._corpus, str(self.output))[:12]
+        content = content_id(learnt, self.corpus, str(self.output))[:12]
         return f"{self._run.storage_path or self.output / 'checkpoints'}/{content}"

@@ -7,6 +7,7 @@ the seed alone, as in `tdtrain.data.plan`; how they are dealt to micro batches f
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -104,6 +105,20 @@ def write_sequences(folder: str, sequences: Sequence[Document]) -> tuple[Shard, 
                        filesystem=place.filesystem)  # fmt: skip
         shards.append(Shard(f"{folder}/{path}", None, len(some)))
     return tuple(shards)
+
+
+def shards_of(folder: str) -> tuple[tuple[Shard, ...], list[list[int]]]:
+    """The shards that `write_sequences` left in a folder, and the lengths of their documents, tokens."""
+    paths = [f"{folder}/{name}" for name in sorted(open_folder(folder).files(""))]
+    lengths = [[len(row["tokens"]) for row in _read(path)] for path in paths]
+    return tuple(Shard(path, None, len(own)) for path, own in zip(paths, lengths, strict=True)), lengths
+
+
+def load_sequences(folder: str, limit: int) -> list[dict[str, np.ndarray]]:
+    """The first documents of a folder, a micro batch each."""
+    shards, _ = shards_of(folder)
+    rows = itertools.islice((row for shard in shards for row in _read(shard.lines)), limit)
+    return [_micro_batch([row], 0) for row in rows]
 
 
 def _read(path: str) -> list[dict]:

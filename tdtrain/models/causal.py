@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -100,6 +101,17 @@ class CausalModule(nn.Module):
             input_ids=tokens[None], position_ids=positions[None], packed_lengths=list(lengths), use_cache=False
         )
         return output.last_hidden_state[0]
+
+
+def save_causal(module: CausalModule, prompter: Prompter, folder: Path, weights: dict[str, Tensor]) -> None:
+    """Writes a folder that plain transformers loads.
+
+    Args:
+        weights: of the module, by its own names.
+    """
+    inner = {name.removeprefix("model."): value.detach().contiguous() for name, value in weights.items()}
+    module.model.save_pretrained(folder, state_dict=inner)
+    prompter.tokenizer.save_pretrained(folder)
 
 
 def load_causal(name_or_folder: str, dtype: torch.dtype = torch.float32) -> tuple[CausalModule, Prompter]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from tdtrain.config import TrainRun
+from tdtrain.config import LanguageRun, TrainRun
 from tdtrain.train.engine import Engine
 from tdtrain.train.learner import of_student
 from tdtrain.train.state import State
@@ -24,7 +24,7 @@ from tdtrain.train.state import State
 Save = Callable[[Path, dict[str, Tensor]], None]
 
 
-def write(folder: Path, run: TrainRun, state: State, save: Save, engine: Engine, rank: int) -> None:
+def write(folder: Path, run: TrainRun | LanguageRun, state: State, save: Save, engine: Engine, rank: int) -> None:
     """Writes this worker's part of a checkpoint; `save` the model, or its adapters. Every worker must call."""
     weights = of_student(engine.weights(trained_only=run.lora is not None))
     (folder / "engine").mkdir(parents=True, exist_ok=True)

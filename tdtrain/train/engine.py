@@ -238,7 +238,9 @@ def deepspeed_config(
     if compute.zero_stage == 3:
         zero["stage3_param_persistence_threshold"] = 10_000
     return {
-        "train_micro_batch_size_per_gpu": optimisation.batch_size // max(compute.num_workers, 1) // micro_batches,
+        "train_micro_batch_size_per_gpu": max(
+            1, optimisation.batch_size // max(compute.num_workers, 1) // micro_batches
+        ),
         "gradient_accumulation_steps": micro_batches,
         "gradient_clipping": optimisation.max_grad_norm,
         "bf16": {"enabled": use_bf16(optimisation.precision, device.type)},

@@ -11,18 +11,19 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from tdtrain.config import TrainRun
 from tdtrain.data.training_set import stream
+from tdtrain.options import Compute
 from tdtrain.train.checkpoint import LocalStore, best, publish
+from tdtrain.train.language import LanguageJob
 from tdtrain.train.state import Record, State
-from tdtrain.train.worker import Job, Watch, work
+from tdtrain.train.worker import Job, Watch
 
 
-def fit_here(job: Job, output: Path, watch: Watch) -> None:
+def fit_here(job: Job | LanguageJob, output: Path, watch: Watch) -> None:
     """Trains to the end, resuming from the last checkpoint, and publishes the best weights at `output`."""
     store = LocalStore(Path(job.run.storage) / job.run.name)
-    with _alone(job.run):
-        work(job, LocalContext(job, store, watch))
+    with _alone(job.run.compute):
+        job.work(LocalContext(job, store, watch))
     publish(best(store.all()), store.all()[-1], output)
 
 
@@ -32,7 +33,7 @@ class LocalContext:
     rank = 0
     world_size = 1
 
-    def __init__(self, job: Job, store: LocalStore, watch: Watch) -> None:
+    def __init__(self, job: Job | LanguageJob, store: LocalStore, watch: Watch) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._job, self._store, self._watch = job, store, watch
 
@@ -52,9 +53,9 @@ class LocalContext:
 
 
 @contextlib.contextmanager
-def _alone(run: TrainRun) -> Iterator[None]:
+def _alone(compute: Compute) -> Iterator[None]:
     """DeepSpeed wants a process group even for one."""
-    if not (run.compute.zero_stage or run.compute.shard_teacher) or dist.is_initialized():
+    if not (compute.zero_stage or compute.shard_teacher) or dist.is_initialized():
         yield
         return
     os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")

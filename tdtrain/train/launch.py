@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tdtrain.config import TrainRun
+from tdtrain.config import LanguageRun, TrainRun
 from tdtrain.data.batches import Recipe
 from tdtrain.data.manifest import annotated_lines, load_manifest
 from tdtrain.data.rows import Split
@@ -18,6 +18,7 @@ from tdtrain.options import micro_batches
 from tdtrain.teachers.cache import load_begun, memory_of
 from tdtrain.train.checkpoint import progress
 from tdtrain.train.in_process import fit_here
+from tdtrain.train.language import LanguageJob, plan_language
 from tdtrain.train.state import State
 from tdtrain.train.worker import Job, Watch
 
@@ -82,18 +83,18 @@ def plan_job(run: TrainRun) -> Job:
     )
 
 
-def fit(run: TrainRun, output: Path, watch: Watch, planned: Job | None = None) -> State:
+def fit(run: TrainRun | LanguageRun, output: Path, watch: Watch, planned: Job | LanguageJob | None = None) -> State:
     """Trains a model and leaves the best weights in `output`; the same run again resumes, or returns at once.
 
     Args:
-        planned: `plan_job(run)`, where it was planned already.
+        planned: `plan_job(run)` or `plan_language(run)`, where it was planned already.
 
     Raises: ValueError on what cannot work, Diverged where the loss is no longer a number.
     """
     done = output / "progress.json"
     if done.exists():
         return progress(output)
-    job = planned or plan_job(run)
+    job = planned or (plan_job(run) if isinstance(run, TrainRun) else plan_language(run))
     if run.compute.num_workers == 0:
         fit_here(job, output, watch)
     else:

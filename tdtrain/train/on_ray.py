@@ -25,10 +25,11 @@ from tdtrain.data.storage import absolute, open_folder
 from tdtrain.train.board import Board, watching
 
 if TYPE_CHECKING:
+    from tdtrain.train.language import LanguageJob
     from tdtrain.train.worker import Job, Watch
 
 
-def fit_on_ray(job: Job, output: Path, watch: Watch) -> None:
+def fit_on_ray(job: Job | LanguageJob, output: Path, watch: Watch) -> None:
     """Trains with a worker group and publishes the best weights at `output`.
 
     Raises: Diverged and ValueError, see `tdtrain.train.worker.work`; ray.train.TrainingFailedError when the workers

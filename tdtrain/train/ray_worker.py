@@ -16,7 +16,7 @@ import ray.train.torch
 from tdtrain.data.batches import from_bytes
 from tdtrain.train.loop import Diverged
 from tdtrain.train.state import Record, State
-from tdtrain.train.worker import Job, work
+from tdtrain.train.worker import Job
 
 
 class RayContext:
@@ -62,7 +62,7 @@ def train_worker(config: dict[str, Any]) -> None:
     if ray.get(board.failure.remote()) is not None:
         return  # started again, into the same wall
     try:
-        work(job, RayContext(job, board))
+        job.work(RayContext(job, board))
     except Diverged as error:  # by all workers alike, so that none waits for another
         ray.get(board.fail.remote(Diverged(str(error))))
     except ValueError as error:

@@ -83,6 +83,10 @@ class Job:
     training: tuple[tuple[bytes, str], ...]
     left_out: dict[str, int]
 
+    def work(self, context: Context) -> State:
+        """See `work`."""
+        return work(self, context)
+
 
 def work(job: Job, context: Context) -> State:
     """Trains one model to its end in this worker, resuming where there is something to resume from.

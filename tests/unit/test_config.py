@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from tdtrain.admission import check_free, check_models, check_place, claim
 from tdtrain.config import DistillRun
 from tdtrain.options import Compute, Optimisation, Teaching, check_batch, evaluation_steps, micro_batches
-from tdtrain.pipeline import Job, storage
+from tdtrain.stages import Opened, Stages
 
 
 def test_a_run_survives_json() -> None:
@@ -153,9 +153,10 @@ def test_checkpoints_of_different_runs_never_meet(tmp_path: Path) -> None:
     """Runs may share a storage_path: what they learn from, and with what, names the folder."""
 
     def place(corpus: str = "a", **changes: object) -> str:
-        job = Job(DistillRun(output_dir=tmp_path, **changes), None, None)  # type: ignore[arg-type]
+        nobody = Opened(display=None, tracker=None, gpus_in_cluster=0.0)  # type: ignore[arg-type]
+        job = Stages(DistillRun(output_dir=tmp_path, **changes), nobody)
         job.corpus = corpus
-        return storage(job)
+        return job.storage
 
     own = place(storage_path="s3://bucket/runs")
     assert own.startswith("s3://bucket/runs/")

@@ -1,0 +1,125 @@
+"""Language models on packed documents: the loss is that of plain transformers, however a step is cut; runs resume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from tdtrain.config import LanguageRun
+from tdtrain.data.sequences import Document, write_sequences
+from tdtrain.models.causal import Prompter, load_causal
+from tdtrain.models.smollm2 import import_smollm2
+from tdtrain.options import Compute, Lora, Optimisation
+from tdtrain.train import loop
+from tdtrain.train.language import plan_language
+from tdtrain.train.launch import fit
+from tests.models_small import timetable_texts
+
+LORA = Lora(rank=4, target_modules=("q_proj", "v_proj", "mlp"))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A Llama of very few weights with a real tokenizer."""
+    from transformers import AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("models") / "llama"
+    tokenizer = AutoTokenizer.from_pretrained(import_smollm2())
+    config = LlamaConfig(
+        hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=len(tokenizer), tie_word_embeddings=True,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def examples(prompter: Prompter, texts: list[str]) -> list[Document]:
+    made = [prompter.example(text, f'{{"name":"{text.split()[-2]}"}}') for text in texts]
+    return [Document(str(i), one.tokens, one.num_prompt) for i, one in enumerate(made)]
+
+
+@pytest.fixture(scope="module")
+def sequences(model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("sequences")
+    _, prompter = load_causal(model)
+    write_sequences(f"{folder}/train", examples(prompter, timetable_texts(24)))
+    write_sequences(f"{folder}/validation", examples(prompter, timetable_texts(6, seed=1)))
+    return str(folder)
+
+
+def run_of(model: str, sequences: str, storage: Path, **changes: object) -> LanguageRun:
+    settings = {"epochs": 3.0, "batch_size": 8, "learning_rate": 5e-3, "evaluations": 3, "precision": "fp32"}
+    return LanguageRun(
+        name="student", model=model, sequences=sequences, storage=str(storage),
+        compute=Compute(num_workers=0), optimisation=Optimisation(**settings), **changes,
+    )  # fmt: skip
+
+
+def records_of(run: LanguageRun, output: Path) -> list[loop.Record]:
+    seen: list[loop.Record] = []
+    fit(run, output, lambda name, record, total: seen.append(record))
+    return seen
+
+
+def test_the_first_loss_is_that_of_plain_transformers(model: str, sequences: str, tmp_path: Path) -> None:
+    run = run_of(model, sequences, tmp_path, lora=LORA, max_steps=1)
+    job = plan_language(run)
+    plain = AutoModelForCausalLM.from_pretrained(model)
+    total = tokens = 0.0
+    _, prompter = load_causal(model)
+    documents = {one.id: one for one in examples(prompter, timetable_texts(24))}
+    (window,) = job.plan.windows(0, 1)
+    for batch in job.recipe.load(window, 0, 1):
+        for row in batch["ids"].tolist():
+            ids = torch.tensor(documents[row].tokens)
+            with torch.no_grad():
+                logits = plain(input_ids=ids[None]).logits[0, documents[row].num_prompt - 1 : -1].double()
+            answer = ids[documents[row].num_prompt :]
+            total, tokens = total + float(cross_entropy(logits, answer, reduction="sum")), tokens + len(answer)
+    (record,) = records_of(run, tmp_path / "out")
+    assert record.loss == pytest.approx(total / tokens, rel=1e-5)
+
+
+def test_how_a_step_is_cut_changes_nothing(model: str, sequences: str, tmp_path: Path) -> None:
+    curves = {}
+    for max_tokens in (4096, 200):
+        run = run_of(model, sequences, tmp_path / str(max_tokens), lora=LORA, max_tokens=max_tokens)
+        assert (plan_language(run).accumulation > 1) == (max_tokens == 200)
+        curves[max_tokens] = records_of(run, tmp_path / str(max_tokens) / "out")
+    for whole, cut in zip(*curves.values(), strict=True):
+        assert cut.loss == pytest.approx(whole.loss, rel=1e-4)
+        assert (cut.validation_loss is None) == (whole.validation_loss is None)
+    assert curves[200][-1].validation_loss == pytest.approx(curves[4096][-1].validation_loss, rel=1e-3)
+    assert curves[200][-1].validation_loss < curves[200][0].loss - 0.1
+
+
+@pytest.mark.parametrize("lora", [LORA.model_copy(update={"lora_dropout": 0.1}), None])
+def test_a_resumed_run_is_the_whole_one(lora: Lora | None, model: str, sequences: str, tmp_path: Path) -> None:
+    whole = run_of(model, sequences, tmp_path / "a", lora=lora, gradient_checkpointing=True)
+    records_of(whole, tmp_path / "a" / "out")
+    again = run_of(model, sequences, tmp_path / "b", lora=lora, gradient_checkpointing=True)
+
+    def stop(name: str, record: loop.Record, total: int) -> None:
+        if record.step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(again, tmp_path / "b" / "out", stop)
+    fit(again, tmp_path / "b" / "out", lambda *_: None)
+    name = "model.safetensors" if lora is None else "adapter_model.safetensors"
+    first, second = (load_file(tmp_path / run / "out" / name) for run in "ab")
+    assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+    if lora is None:  # plain transformers, tokenizer included
+        load_causal(str(tmp_path / "a" / "out"))
+
+
+def test_a_document_that_does_not_fit_is_refused(model: str, sequences: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"max_tokens=20 is less than the \d+ tokens of the longest document"):
+        plan_language(run_of(model, sequences, tmp_path, max_tokens=20))
