@@ -45,10 +45,19 @@ class Measured:
     words: str = ""
 
 
-def in_turns(variants: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each call: A B A B ..., one turn of warm-up before, so that what drifts drifts for all alike."""
+def in_turns(
+    variants: Mapping[str, Callable[[], object]], repeats: int, at_most_s: float = float("inf")
+) -> dict[str, list[float]]:
+    """Seconds of each call: A B A B ..., one turn of warm-up before, so that what drifts drifts for all alike.
+
+    Args:
+        at_most_s: no turn begins later than this, but for the first two.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in variants}
+    began = time.perf_counter()
     for turn in range(repeats + 1):
+        if turn > 1 and time.perf_counter() - began > at_most_s:
+            break
         for name, call in variants.items():
             wait()
             started = time.perf_counter()

@@ -24,6 +24,8 @@ from tdtrain.precision import use_bf16
 
 STUDENT_WIDTH, TEACHER_WIDTH = 256, 1024
 ALPHA = 0.5
+AT_MOST_S = 450
+"""A cell that takes minutes a turn is repeated less often; the table says how often."""
 VARIANTS = ("full", "chunked", "chunked, top 32", "full, jsd", "chunked, jsd", "liger, jsd")
 
 
@@ -90,7 +92,7 @@ def measure(settings: Settings) -> Measured:
             case = (vocabulary, positions, dtype)
             memory = {name: extra_memory_mb(make, name, *case) for name in variants}
             fits = {name: make(name, *case) for name, needed in memory.items() if needed is not None}
-            seconds = in_turns(fits, settings.repeats)
+            seconds = in_turns(fits, settings.repeats, AT_MOST_S)
             for name in variants:
                 row: Row = {"vocabulary": vocabulary, "positions": positions, "dtype": dtype, "loss": name}
                 timed = summary(seconds[name]) if name in seconds else {"median_s": None}
