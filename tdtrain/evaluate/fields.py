@@ -77,7 +77,7 @@ def count(truth: Timetable, answer: str) -> PageCounts:
         blocks_right=blocks_right,
         blocks_said=blocks_said.total(),
         blocks_true=blocks_true.total(),
-        anls=0.0 if said is None else float(anls_score(_values(truth), _values(said))),  # type: ignore[arg-type]
+        anls=0.0 if said is None else float(anls_score(json.loads(truth.canonical()), json.loads(said.canonical()))),  # type: ignore[arg-type]
         tree_edits=edits,
         tree_size=size,
         exact=(fields_right, blocks_right) == whole,
@@ -98,8 +98,3 @@ def _pairs(block: TimeBlock) -> Iterator[tuple[str, str]]:
 
 def _blocks(timetable: Timetable) -> Counter[tuple[str, ...]]:
     return Counter(tuple(value for _, value in _pairs(block)) for block in timetable.timeblocks)
-
-
-def _values(timetable: Timetable) -> dict[str, object]:
-    """What it says, without what it does not."""
-    return timetable.model_dump(mode="json", include=set(Timetable.model_fields), exclude_none=True)

@@ -23,13 +23,12 @@ from tdtrain.losses.objective import Counts, Objective
 from tdtrain.losses.signal import TeacherSignal
 from tdtrain.models.causal import CausalModule, load_causal, save_causal
 from tdtrain.models.reader import IGNORED
-from tdtrain.options import evaluation_steps
 from tdtrain.precision import Precision, autocast, use_bf16
 from tdtrain.train import checkpoint
-from tdtrain.train.engine import Engine, build_engine, schedule
-from tdtrain.train.loop import Batch, Schedule, train
+from tdtrain.train.engine import Engine, build_engine
+from tdtrain.train.loop import Batch, train
 from tdtrain.train.state import State
-from tdtrain.train.worker import Context
+from tdtrain.train.worker import Context, schedule_of
 
 VALIDATION_DOCUMENTS = 200
 
@@ -133,15 +132,7 @@ def work(job: LanguageJob, context: Context) -> State:
 
     return train(
         state,
-        Schedule(
-            total_steps=job.total_steps,
-            steps_per_epoch=job.plan.steps(1),
-            evaluate_at=evaluation_steps(run.optimisation, job.total_steps),
-            learning_rate=lambda step: schedule(step, job.total_steps, run.optimisation),
-            micro_batches=job.accumulation,
-            seed=(run.optimisation.seed * 1000 + context.rank) * 10_000_019,
-            patience=run.optimisation.patience,
-        ),
+        schedule_of(run.optimisation, job.plan, job.total_steps, job.accumulation, context.rank),
         engine,
         Objective("autoregressive", 1.0, 0.0),
         _to_device(context.batches(state.step), context.device, state.step),

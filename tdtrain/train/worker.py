@@ -23,7 +23,7 @@ from tdtrain.losses.objective import Objective
 from tdtrain.models.load import load_reader
 from tdtrain.models.reader import Reader, read_images
 from tdtrain.models.trocr import TrOCRReader
-from tdtrain.options import evaluation_steps, micro_batches
+from tdtrain.options import Optimisation, evaluation_steps, micro_batches
 from tdtrain.precision import Precision, autocast
 from tdtrain.teachers.live import Asked, LiveTeacher
 from tdtrain.teachers.stored import StoredTeacher
@@ -123,15 +123,7 @@ def work(job: Job, context: Context) -> State:
     own = OwnReadings(run.on_policy, run.optimisation.seed, context.rank, whole) if run.on_policy else None
     return train(
         state,
-        Schedule(
-            total_steps=job.total_steps,
-            steps_per_epoch=job.plan.steps(1),
-            evaluate_at=evaluation_steps(run.optimisation, job.total_steps),
-            learning_rate=lambda step: schedule(step, job.total_steps, run.optimisation),
-            micro_batches=accumulation,
-            seed=(run.optimisation.seed * 1000 + context.rank) * 10_000_019,
-            patience=run.optimisation.patience,
-        ),
+        schedule_of(run.optimisation, job.plan, job.total_steps, accumulation, context.rank),
         engine,
         objective,
         to_device(context.batches(state.step), context.device, state.step, own),
@@ -144,6 +136,19 @@ def work(job: Job, context: Context) -> State:
         checkpoint=lambda now: context.commit(
             now, lambda path: checkpoint.write(path, run, now, save, engine, context.rank)
         ),
+    )
+
+
+def schedule_of(optimisation: Optimisation, plan: Plan, total_steps: int, accumulation: int, rank: int) -> Schedule:
+    """When what happens in one worker of a run."""
+    return Schedule(
+        total_steps=total_steps,
+        steps_per_epoch=plan.steps(1),
+        evaluate_at=evaluation_steps(optimisation, total_steps),
+        learning_rate=lambda step: schedule(step, total_steps, optimisation),
+        micro_batches=accumulation,
+        seed=(optimisation.seed * 1000 + rank) * 10_000_019,
+        patience=optimisation.patience,
     )
 
 
