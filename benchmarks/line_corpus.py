@@ -7,6 +7,7 @@ lines are drawn at the size that the small models take, and nothing is squeezed.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -23,11 +24,11 @@ LANGUAGES = ("de", "en", "fr", "cs")
 LONGEST = 20
 
 
-def line_texts(num: int, seed: int) -> list[str]:
+def line_texts(num: int, seed: int, among: Sequence[str] = LANGUAGES) -> list[str]:
     """Lines as timetables have them: times, subjects with rooms, names, days, classes; at most LONGEST characters."""
     rng, texts = random.Random(seed), []
     while len(texts) < num:
-        text = _text(rng, languages()[rng.choice(LANGUAGES)])
+        text = _text(rng, languages()[rng.choice(among)])
         if len(text) <= LONGEST:
             texts.append(text)
     return texts
@@ -75,8 +76,31 @@ def draw(text: str, rng: np.random.Generator, fonts: list[Path]) -> np.ndarray:
     return np.repeat(np.clip(pixels, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
 
 
-def write_corpus(folder: Path, num: int, annotated: int, seed: int) -> Path:
+def photographed(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The line as a camera sees it: askew, in uneven light, out of focus, compressed."""
+    corners = np.array([[0, 0], [WIDTH, 0], [WIDTH, HEIGHT], [0, HEIGHT]], np.float32)
+    moved = corners + rng.uniform(-3.5, 3.5, (4, 2)).astype(np.float32)
+    edge = tuple(int(value) for value in np.median(image.reshape(-1, 3), axis=0))
+    view = cv2.getPerspectiveTransform(corners, moved)
+    seen = cv2.warpPerspective(image, view, (WIDTH, HEIGHT), borderMode=cv2.BORDER_CONSTANT, borderValue=edge)
+    light = np.linspace(rng.uniform(0.55, 1.0), rng.uniform(0.55, 1.0), WIDTH)[None, :, None]
+    seen = cv2.GaussianBlur(seen * light, (0, 0), float(rng.uniform(0.5, 1.3)))
+    quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 60))]
+    return cv2.imdecode(cv2.imencode(".jpg", seen.clip(0, 255).astype(np.uint8), quality)[1], cv2.IMREAD_COLOR)
+
+
+def write_corpus(
+    folder: Path,
+    num: int,
+    annotated: int,
+    seed: int,
+    languages: Sequence[str] = LANGUAGES,
+    camera: bool = False,
+) -> Path:
     """Packs `num` drawn lines, the first `annotated` and every tenth of the rest's test lines with their text.
+
+    Args:
+        camera: the lines are `photographed`.
 
     Returns: the folder of the packed corpus; the same arguments find it again.
     """
@@ -85,11 +109,14 @@ def write_corpus(folder: Path, num: int, annotated: int, seed: int) -> Path:
         return packed
     (folder / "corpus/images").mkdir(parents=True, exist_ok=True)
     (folder / "corpus/annotations").mkdir(exist_ok=True)
-    texts, rng = line_texts(num, seed), np.random.default_rng(seed)
+    texts, rng = line_texts(num, seed, languages), np.random.default_rng(seed)
     needed = {ord(character) for text in texts for character in text}
     fonts = [path for path in packaged_faces() if needed <= characters_of(path)]
     for i, text in enumerate(texts):
-        Image.fromarray(draw(text, rng, fonts)).save(folder / f"corpus/images/{i:06}.png", compress_level=1)
+        image = draw(text, rng, fonts)
+        Image.fromarray(photographed(image, rng) if camera else image).save(
+            folder / f"corpus/images/{i:06}.png", compress_level=1
+        )
         if i < annotated:
             (folder / f"corpus/annotations/{i:06}.txt").write_text(text, encoding="utf-8")
     pack(folder / "corpus", packed, PackOptions(corpus_kind="lines", validation_share=0.05, test_share=0.1))

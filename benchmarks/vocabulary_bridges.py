@@ -68,6 +68,7 @@ WAYS = {
     "next_character": Way(bridge="next_character"),
     "rehead": REHEAD,
     "rehead, all tokens": REHEAD.model_copy(update={"keep": Keep(k=EVERYTHING)}),
+    "rehead, 4 views": REHEAD.model_copy(update={"keep": Keep(k=32, views=4)}),
     "rehead, text only": Way(rehead=True),
     "rehead+trim": REHEAD.model_copy(update={"trim": True}),
     "rehead, live": REHEAD.model_copy(update={"live": True}),

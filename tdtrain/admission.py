@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from tdtrain.config import DistillRun, ReaderRun
+from tdtrain.config import DistillRun, TrainingRun
 from tdtrain.models.bridges import bridge_of
 from tdtrain.models.load import is_trocr, load_reader
 from tdtrain.models.students import BUILT
@@ -28,7 +28,7 @@ def check_place(output_dir: Path) -> None:
         )
 
 
-def check_free(run: ReaderRun) -> None:
+def check_free(run: TrainingRun) -> None:
     """Raises ValueError where the output folder holds another run."""
     held = run.output_dir / "run.json"
     if not held.exists():
@@ -44,7 +44,7 @@ def check_free(run: ReaderRun) -> None:
         )
 
 
-def claim(run: ReaderRun, corpus: str) -> None:
+def claim(run: TrainingRun, corpus: str) -> None:
     """Takes the output folder for this run and corpus, once both are known to be of use.
 
     Args:

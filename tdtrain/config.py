@@ -11,6 +11,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from tdtrain.data.detect import Detector
+from tdtrain.data.serialise import Serialisation
 from tdtrain.options import (
     Compute,
     Corpus,
@@ -19,6 +21,7 @@ from tdtrain.options import (
     Mix,
     Optimisation,
     OptionalTeacher,
+    Pages,
     Positive,
     Share,
     TeacherCache,
@@ -28,8 +31,8 @@ from tdtrain.options import (
 )
 
 
-class ReaderRun(WithPlaces):
-    """What all jobs have that train readers."""
+class TrainingRun(WithPlaces):
+    """What all jobs have that train a model."""
 
     output_dir: Path
     """Everything the job writes; the same command again resumes from it."""
@@ -41,7 +44,7 @@ class ReaderRun(WithPlaces):
     """Register what was trained in MLflow under this name."""
     dry_run: bool = False
     """Print the resolved run and exit."""
-    corpus: Corpus = Corpus()
+    corpus: Pages = Pages()
     optimisation: Optimisation = Optimisation()
     compute: Compute = Compute()
 
@@ -59,6 +62,12 @@ class ReaderRun(WithPlaces):
                 "give a local folder or num_workers=1"
             )
         return self
+
+
+class ReaderRun(TrainingRun):
+    """What all jobs have that train readers."""
+
+    corpus: Corpus = Corpus()
 
 
 class Pair(WithPlaces):
@@ -131,6 +140,44 @@ class LoraOcrRun(ReaderRun, Adapted):
     teacher: OptionalTeacher = OptionalTeacher()
     optimisation: Optimisation = Optimisation(epochs=5, batch_size=8, learning_rate=3e-4)
     compute: Compute = Compute()
+
+
+class LoraDocumentRun(TrainingRun):
+    """Adapt a language model with low-rank adapters, which --alpha scales, to write what a page says as JSON."""
+
+    model_name: str = "smollm2-135m"
+    """Instruction-tuned causal language model: built-in name, Hugging Face name or folder. Built in: smollm2-135m."""
+    reader: str = "ppocrv6-small"
+    """Reads the pages' lines. Built-in name, Hugging Face name or folder. Built in: ppocrv6-small, ppocrv6-tiny."""
+    output_dir: Path = Path("output/lora_document")
+    """Everything the job writes; the same command again resumes from it."""
+    serialisation: Serialisation = "headings"
+    """How a page's lines become one text; see `tdtrain.data.serialise`."""
+    max_document_tokens: Positive | None = None
+    """Longer documents, page and answer together, are left out of training, and counted. Left out: max_tokens."""
+    max_tokens: Positive = 4096
+    """Tokens of a worker's forward pass, at most: a step is cut into as many as that takes."""
+    max_answer_tokens: Positive = 2048
+    """An answer that has not ended by then is cut, and counts as no JSON."""
+    gradient_checkpointing: bool = False
+    """Compute each layer twice in place of keeping what it computed."""
+    corpus: Pages = Pages(annotated_pages=300)
+    lora: Lora = Lora(rank=32, alpha=64, target_modules=("q_proj", "k_proj", "v_proj", "o_proj"), lora_dropout=0.1)
+    optimisation: Optimisation = Optimisation(epochs=3, batch_size=8, learning_rate=1e-3)
+    compute: Compute = Compute()
+
+    @model_validator(mode="after")
+    def _tokens(self) -> Self:
+        if (longest := self.max_document_tokens) and longest > self.max_tokens:
+            raise ValueError(
+                f"max_document_tokens={longest} is more than max_tokens={self.max_tokens}, which a document alone must "
+                "not exceed; raise max_tokens"
+            )
+        if (size := self.optimisation.micro_batch_size) is not None:
+            raise ValueError(
+                f"micro_batch_size={size} counts lines, and documents are dealt out by their tokens; use max_tokens"
+            )
+        return self
 
 
 class TrainRun(WithPlaces):
@@ -211,6 +258,36 @@ class LabelRun(WithPlaces):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 where the GPU or CPU has instructions for it, else fp32."""
     kept: Kept = Kept()
+    dry_run: bool = False
+    """Print the resolved run and exit."""
+
+
+class PredictRun(WithPlaces):
+    """Have a model read or write every image of a folder."""
+
+    model: str
+    """Reader: text comes out. Or the language model that rayjobs/lora_document.py left in merged/: JSON comes out.
+    Built-in name, Hugging Face name or folder."""
+    dataset_path: str
+    """Folder of images, or of images/ (or s3://); those below it as well."""
+    output_dir: str = "output/predictions"
+    """Folder (or s3://) for NAME.txt or NAME.json of each image; what is there is not done again."""
+    reader: str | None = None
+    """Reads the lines for a language model. Left out: the reader that it learnt with."""
+    serialisation: Serialisation | None = None
+    """How lines become one text for a language model. Left out: as it learnt them."""
+    detector: Detector = "tiny"
+    """Which PP-OCR detector finds the lines of a page."""
+    lines: bool = False
+    """Each image is one line already."""
+    max_answer_tokens: Positive = 2048
+    """A document that has not ended by then fails."""
+    num_workers: int = Field(default=2, ge=0)
+    """Models that work side by side on Ray. 0: in this process."""
+    cpus_per_worker: float = Field(default=1, gt=0)
+    """CPUs each of them reserves; it also runs as many threads."""
+    gpus_per_worker: float = Field(default=0, ge=0)
+    """GPUs each of them reserves."""
     dry_run: bool = False
     """Print the resolved run and exit."""
 

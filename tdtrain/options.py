@@ -37,17 +37,22 @@ class WithPlaces(Frozen):
     model_config = ConfigDict(hide_input_in_errors=True)
 
 
-class Corpus(WithPlaces):
-    """Where the pages are, and how training sees them."""
+class Pages(WithPlaces):
+    """Where the pages are."""
 
     dataset_path: str | None = None
     """Folder of images/ and annotations/, or one that rayjobs/prepare.py packed. Left out: the sample corpus."""
     sample_pages: Positive = 300
     """Pages of the sample corpus, when no dataset_path is given."""
     annotated_pages: int = Field(default=20, ge=0)
-    """How many pages of the sample corpus come with an annotation to learn from."""
+    """How many pages of the sample corpus come with an annotation to learn from, those of the test split aside."""
     sample_seed: int = Field(default=0, ge=0)
     """Of the sample corpus: another one draws other pages."""
+
+
+class Corpus(Pages):
+    """Where the pages are, and how training sees their lines."""
+
     augment: bool = True
     """Damage the student's pictures a little, differently in each epoch. Never in evaluation."""
     max_evaluation_lines: Positive = 2000
@@ -58,9 +63,9 @@ class Optimisation(Frozen):
     """How a model is trained."""
 
     epochs: float = Field(default=2.0, gt=0)
-    """Passes over the training lines of the student. The control gets the same number of steps."""
+    """Passes over the training lines or documents. A control gets the same number of steps."""
     batch_size: Positive = 16
-    """Lines per optimizer step, over all workers (the global batch)."""
+    """Lines or documents per optimizer step, over all workers (the global batch)."""
     micro_batch_size: Positive | None = None
     """Lines per worker and forward pass, at most; smaller ones accumulate. Left out: batch_size / workers."""
     learning_rate: float = Field(default=3e-4, gt=0)
@@ -74,7 +79,7 @@ class Optimisation(Frozen):
     evaluations: Positive | None = None
     """Times the validation split is read during training; each leaves a checkpoint. Left out: twice an epoch."""
     patience: Positive | None = None
-    """Stop after so many evaluations without a better validation CER. Left out: never."""
+    """Stop after so many evaluations without a better validation CER, or loss. Left out: never."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 where the GPU or CPU has instructions for it, else fp32. Losses are fp32 always; so are the weights
     that are trained, of which ZeRO 1-3 under bf16 exports the rounded ones."""

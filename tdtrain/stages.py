@@ -1,4 +1,4 @@
-"""What all jobs that train readers share: stages that are timed, a corpus that is packed, and who watches.
+"""What all jobs that train a model share: stages that are timed, a corpus that is packed, and who watches.
 
 Each stage leaves its result in a folder and is not repeated when that is there.
 """
@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tdtrain.admission import ELSEWHERE, check_free, check_place, claim
-from tdtrain.config import ReaderRun
+from tdtrain.config import TrainingRun
 from tdtrain.data.manifest import Manifest, check_learnable, check_measurable, load_manifest
+from tdtrain.data.pack_options import PackOptions
 from tdtrain.data.prepare import prepare
 from tdtrain.data.rows import content_id
 from tdtrain.data.storage import open_folder
@@ -34,7 +35,7 @@ class Opened:
 
 
 @contextmanager
-def opened(run: ReaderRun) -> Iterator[Opened]:
+def opened(run: TrainingRun) -> Iterator[Opened]:
     """Connects to Ray where it is used, shows and tracks the job. Raises ValueError on a place that cannot be used."""
     check_place(run.output_dir)
     check_free(run)
@@ -52,7 +53,7 @@ def opened(run: ReaderRun) -> Iterator[Opened]:
 class Stages:
     """A job under way: its run, its folders, and who watches."""
 
-    def __init__(self, run: ReaderRun, job: Opened) -> None:
+    def __init__(self, run: TrainingRun, job: Opened) -> None:
         self.compute = run.compute.with_gpus(job.gpus_in_cluster)
         self.display = job.display
         self.tracker = job.tracker
@@ -78,11 +79,11 @@ class Stages:
     def watch(self, name: str, record: Record, total: int) -> None:
         """Shows and tracks a training step."""
         self.display(name, record, total)
-        if record.step % TRACK_EVERY_STEPS == 0 or record.validation_cer is not None:
+        if record.step % TRACK_EVERY_STEPS == 0 or record.score is not None:
             figures = {key: value for key, value in vars(record).items() if key != "step"}
             self.tracker.log_metrics({f"{name}/{key}": value for key, value in figures.items()}, record.step)
 
-    def pack_corpus(self, need_labels: bool) -> Manifest:
+    def pack_corpus(self, need_labels: bool, options: PackOptions | None = None) -> Manifest:
         """The packed corpus of the run, packed if it is not yet, and checked; with `need_labels` for what annotations
         have to serve."""
         run, source = self._run, self._run.corpus.dataset_path
@@ -92,7 +93,7 @@ class Stages:
             else:
                 packed = str(self.output / "lines")
                 pages, annotated = run.corpus.sample_pages, run.corpus.annotated_pages
-                prepare(packed, source, pages, annotated, run.corpus.sample_seed, use_ray=self.on_ray)
+                prepare(packed, source, pages, annotated, run.corpus.sample_seed, options, use_ray=self.on_ray)
             manifest = load_manifest(packed)
             check_learnable(manifest, need_labels=need_labels)
             if need_labels:

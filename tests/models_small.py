@@ -56,6 +56,24 @@ def small_trocr_folder(
     return build_trocr(folder, like, texts, ctc_alphabet=alphabet, seed=seed, **{**smallest, **sizes})
 
 
+def small_llama_folder(folder: Path) -> Path:
+    """A Llama of few weights with SmolLM2's tokenizer and chat template, no training."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+
+    from tdtrain.models.smollm2 import import_smollm2
+
+    tokenizer = AutoTokenizer.from_pretrained(import_smollm2())
+    config = LlamaConfig(
+        hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=len(tokenizer), tie_word_embeddings=True,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def small_trocr(folder: Path, like: Like = "base", ctc: bool = False, seed: int = 0, **sizes: Any) -> TrOCRReader:
     """`small_trocr_folder`, loaded."""
     return load_trocr(str(small_trocr_folder(folder, like, ctc=ctc, seed=seed, **sizes)))

@@ -92,45 +92,50 @@ def scan(folder: Folder) -> Listing:
     Raises:
         ValueError: there is no images/ folder with a usable file in it.
     """
-    files = {part: folder.files(part) for part in ("images", "annotations", "boxes")}
-    if not files["images"]:
+    if not folder.files("images"):
         raise ValueError(f"dataset_path={folder.root} holds no images/ folder with images in it; {LAYOUT}")
-    bad: list[Quarantined] = []
-    kept: dict[str, dict[str, str]] = {}
-    kinds: dict[str, tuple[Kind, set[str]]] = {
-        "images": ("image", set(FORMATS)),
-        "annotations": ("annotation", {".txt", ".json"}),
-        "boxes": ("boxes", {".json"}),
-    }
-    for part, (kind, endings) in kinds.items():
-        kept[part] = {}
-        for name in files[part]:
-            path, stem, ending = f"{part}/{name}", _stem(name), PurePosixPath(name).suffix.lower()
-            key = stem + ".json" if kind == "annotation" and ending == ".json" else stem
-            if PurePosixPath(name).name.startswith(".") or PurePosixPath(name).name.lower() == "thumbs.db":
-                bad.append(Quarantined(path=path, kind="ignored", reason="a hidden file"))
-            elif folder.is_local and not Path(folder.path(path)).is_file():
-                bad.append(Quarantined(path=path, kind=kind, reason="a link to nothing, or to a folder"))
-            elif ending not in endings:
-                reason = f"unsupported type {ending or 'without an ending'}; use {', '.join(sorted(endings))}"
-                bad.append(Quarantined(path=path, kind=kind, reason=reason))
-            elif target := leaves(folder, path):
-                bad.append(Quarantined(path=path, kind=kind, reason=f"leads outside the corpus, to {target}"))
-            elif key in kept[part]:
-                reason = f"has the same name as {kept[part][key]}; rename one"
-                bad.append(Quarantined(path=path, kind=kind, reason=reason))
-            else:
-                kept[part][key] = path
-    images = kept["images"]
-    documents = tuple(path for key, path in kept["annotations"].items() if path.lower().endswith(".json"))
-    texts = {key: path for key, path in kept["annotations"].items() if path not in documents}
-    for kind, paths in (("annotation", texts), ("boxes", kept["boxes"])):
+    images, bad = scan_images(folder, "images")
+    annotations, bad_annotations = _scan_part(folder, "annotations", "annotation", {".txt", ".json"})
+    boxes, bad_boxes = _scan_part(folder, "boxes", "boxes", {".json"})
+    bad += bad_annotations + bad_boxes
+    documents = tuple(path for path in annotations.values() if path.lower().endswith(".json"))
+    texts = {key: path for key, path in annotations.items() if path not in documents}
+    paired: tuple[tuple[Kind, dict[str, str]], ...] = (("annotation", texts), ("boxes", boxes))
+    for kind, paths in paired:
         reason = "no image of this name in images/"
         bad += [Quarantined(path=path, kind=kind, reason=reason) for key, path in paths.items() if key not in images]
     if not images:
         raise ValueError(f"dataset_path={folder.root} has no usable file in images/ ({bad[0].reason}); {LAYOUT}")
-    pages = [PageRef(image=path, annotation=texts.get(k), boxes=kept["boxes"].get(k)) for k, path in images.items()]
+    pages = [PageRef(image=path, annotation=texts.get(k), boxes=boxes.get(k)) for k, path in images.items()]
     return Listing(tuple(pages), documents, tuple(bad))
+
+
+def scan_images(folder: Folder, part: str) -> tuple[dict[str, str], list[Quarantined]]:
+    """The images below a subfolder ("" is the folder itself): path by its name without the ending, and what is set
+    aside."""
+    return _scan_part(folder, part, "image", set(FORMATS))
+
+
+def _scan_part(folder: Folder, part: str, kind: Kind, endings: set[str]) -> tuple[dict[str, str], list[Quarantined]]:
+    kept: dict[str, str] = {}
+    bad: list[Quarantined] = []
+    for name in folder.files(part):
+        path, ending = f"{part}/{name}".lstrip("/"), PurePosixPath(name).suffix.lower()
+        key = _stem(name) + (".json" if kind == "annotation" and ending == ".json" else "")
+        if PurePosixPath(name).name.startswith(".") or PurePosixPath(name).name.lower() == "thumbs.db":
+            bad.append(Quarantined(path=path, kind="ignored", reason="a hidden file"))
+        elif folder.is_local and not Path(folder.path(path)).is_file():
+            bad.append(Quarantined(path=path, kind=kind, reason="a link to nothing, or to a folder"))
+        elif ending not in endings:
+            reason = f"unsupported type {ending or 'without an ending'}; use {', '.join(sorted(endings))}"
+            bad.append(Quarantined(path=path, kind=kind, reason=reason))
+        elif target := leaves(folder, path):
+            bad.append(Quarantined(path=path, kind=kind, reason=f"leads outside the corpus, to {target}"))
+        elif key in kept:
+            bad.append(Quarantined(path=path, kind=kind, reason=f"has the same name as {kept[key]}; rename one"))
+        else:
+            kept[key] = path
+    return kept, bad
 
 
 def leaves(folder: Folder, path: str) -> str | None:

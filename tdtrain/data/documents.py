@@ -47,13 +47,14 @@ class PageText:
     def __init__(self, source: str, page_id: str, split: Split, truth: Timetable | None) -> None:
         self.source, self.page_id, self.split, self.truth = source, page_id, split, truth
         self.lines: list[PlacedLine] = []
+        self.layout: str | None = None
 
 
 def read_pages(manifest: Manifest, texts: dict[str, str] | None = None) -> list[PageText]:
     """The pages of a packed corpus, by split and in packed order.
 
     Args:
-        texts: what a reader made of the lines, by their id; None: what their annotation says.
+        texts: what the lines say, by their id; None: what their annotation says. Lines without a text are left out.
     """
     documents = read_documents(manifest)
     pages: dict[str, PageText] = {}
@@ -62,7 +63,8 @@ def read_pages(manifest: Manifest, texts: dict[str, str] | None = None) -> list[
             page = pages.get(line.page_id)
             if page is None:
                 page = pages[line.page_id] = PageText(line.source, line.page_id, split, documents.get(line.source))
-            text = line.text if texts is None else texts[line.id]
+            text = line.text if texts is None else texts.get(line.id)
+            page.layout = line.tags.get("layout")
             if text and line.quad:
                 page.lines.append(PlacedLine(text, line.quad))
     return list(pages.values())

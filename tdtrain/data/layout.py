@@ -1,4 +1,4 @@
-"""A page's lines as one text that keeps where they stand: three ways, for a model that does not see the picture.
+"""Where a page's lines stand: upright, in rows, in the cells of a table.
 
 Lines come as they were read, with their corners. A page that was photographed askew is turned upright first.
 """
@@ -6,15 +6,11 @@ Lines come as they were read, with their corners. A page that was photographed a
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-
-Serialisation = Literal["reading_order", "markdown", "coordinates"]
-
 
 ANCHORS = 0.7
 """A column has a cell in each row where it has this share of the cells of the fullest one."""
@@ -82,20 +78,6 @@ class Grid:
     num_columns: int
     rows: tuple[dict[int, Cell], ...]
     others: tuple[Box, ...]
-
-
-def serialise(lines: Sequence[PlacedLine], way: Serialisation) -> str:
-    """The page as text.
-
-    reading_order: a line each, row by row from the left. markdown: rows of cells between bars, what is no cell on a
-    line of its own. coordinates: a line each, after the place of its middle in hundredths of the page, across and down.
-    """
-    ways: dict[Serialisation, Callable[[Sequence[Box]], str]] = {
-        "reading_order": _reading_order,
-        "markdown": _markdown,
-        "coordinates": _coordinates,
-    }
-    return ways[way](upright(lines)) if lines else ""
 
 
 def upright(lines: Sequence[PlacedLine]) -> list[Box]:
@@ -206,29 +188,6 @@ def _rows(cells: Sequence[Cell]) -> tuple[dict[int, Cell], ...]:
         boxes = cell.boxes if there is None else (*there.boxes, *cell.boxes)
         row[cell.column] = Cell(cell.column, tuple(sorted(boxes, key=lambda box: box.y)))
     return tuple(rows)
-
-
-def _reading_order(boxes: Sequence[Box]) -> str:
-    return "\n".join(box.text for row in text_rows(boxes) for box in row)
-
-
-def _coordinates(boxes: Sequence[Box]) -> str:
-    left, top = min(box.x0 for box in boxes), min(box.y0 for box in boxes)
-    width, height = max(box.x1 for box in boxes) - left, max(box.y1 for box in boxes) - top
-    return "\n".join(
-        f"{round(99 * (box.x - left) / width)},{round(99 * (box.y - top) / height)} {box.text}"
-        for row in text_rows(boxes)
-        for box in row
-    )
-
-
-def _markdown(boxes: Sequence[Box]) -> str:
-    grid = find_grid(boxes)
-    said = [(box.y, box.text) for box in grid.others]
-    for row in grid.rows:
-        texts = (row[column].text if column in row else "" for column in range(grid.num_columns))
-        said.append((min(cell.y for cell in row.values()) if row else 0.0, "|".join(texts)))
-    return "\n".join(text for _, text in sorted(said, key=lambda part: part[0]))
 
 
 def _rotate(points: NDArray[np.float64], angle: float) -> NDArray[np.float64]:

@@ -30,8 +30,8 @@ PER_SHARD = 1024
 
 
 @dataclass(frozen=True)
-class Document:
-    """One document. Its first `num_prompt` tokens are the question, the others the answer."""
+class Example:
+    """A page and its answer as tokens; the first `num_prompt` are the question."""
 
     id: str
     tokens: tuple[int, ...]
@@ -93,8 +93,8 @@ def most_tokens(plan: Plan, lengths: Sequence[Sequence[int]], parts: int, epochs
     return largest
 
 
-def write_sequences(folder: str, sequences: Sequence[Document]) -> tuple[Shard, ...]:
-    """Writes documents as shards below a folder; the same documents give the same files."""
+def write_sequences(folder: str, sequences: Sequence[Example]) -> tuple[Shard, ...]:
+    """Writes examples as shards below a folder; the same examples give the same files."""
     place = open_folder(folder)
     place.filesystem.create_dir(place.root, recursive=True)
     shards = []

@@ -51,7 +51,7 @@ class Folder:
 
     def files(self, folder: str) -> tuple[str, ...]:
         """Every file below a subfolder, by its name inside it, sorted; links count as files and are not followed."""
-        base = self.path(folder)
+        base = self.path(folder) if folder else self.root
         if self.is_local:
             # pyarrow leaves out links to nothing, and walks links to folders until the path grows too long.
             entries = ((top, name) for top, folders, files in os.walk(base) for name in [*files, *_links(top, folders)])

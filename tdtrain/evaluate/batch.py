@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypedDict
 
 import pyarrow as pa
 import torch
 
 from tdtrain.data.batches import decode, open_table
 from tdtrain.models.reader import Reader, Reading, read_images
-
-
-class ShardReadings(TypedDict):
-    """The wanted lines of one shard, as one reader has them."""
-
-    reader: str
-    ids: list[str]
-    texts: list[str]
-    confidences: list[float]
+from tdtrain.ray_map import Task, map_tasks
 
 
 def read_corpus(
@@ -48,21 +39,12 @@ def read_corpus(
 
     Raises: ValueError naming the first id that no shard holds.
     """
-    import ray.data
-
     # Actors open the shards themselves: Ray Data's own read tasks ask for a CPU each, and where the actors hold all
     # of them (two actors on two cores) actors and read tasks wait for each other for ever.
     tasks = [{"reader": name, "shard": shard} for name in loads for shard in shards]
-    rows: ray.data.Dataset = ray.data.from_items(tasks, override_num_blocks=len(tasks))
-    read = rows.map(
-        _ReadingActor,  # type: ignore[arg-type]
-        fn_constructor_args=(dict(loads), frozenset(ids), batch_size, cpus_per_actor),
-        compute=ray.data.ActorPoolStrategy(size=min(num_actors, len(tasks))),
-        num_cpus=cpus_per_actor,
-        num_gpus=gpus_per_actor,
-    )
+    arguments = (dict(loads), frozenset(ids), batch_size, cpus_per_actor)
     by_id: dict[str, dict[str, Reading]] = {name: {} for name in loads}
-    for done, row in enumerate(read.iter_rows()):
+    for done, row in enumerate(map_tasks(_ReadingActor, arguments, tasks, num_actors, cpus_per_actor, gpus_per_actor)):
         progress(done, len(tasks))
         readings = map(Reading, row["texts"], row["confidences"])
         by_id[row["reader"]].update(zip(row["ids"], readings, strict=True))
@@ -87,7 +69,7 @@ class _ReadingActor:
         self._wanted = wanted
         self._batch_size = batch_size
 
-    def __call__(self, row: dict[str, str]) -> ShardReadings:
+    def __call__(self, row: Task) -> Task:
         lines = open_table(row["shard"], ["id", "image"])
         lines = lines.filter(pa.array([line_id in self._wanted for line_id in lines["id"].to_pylist()], pa.bool_()))
         images = [decode(image) for image in lines["image"].to_pylist()]

@@ -60,7 +60,7 @@ def evaluate(
         from tdtrain.evaluate.batch import read_corpus
 
         shards = [f"{manifest.root}/{shard.path}" for split in splits for shard in manifest.shards_of(split)]
-        loads = {role: partial(_load_on, "cuda" if gpus else "cpu", model) for role, model in models.items()}
+        loads = {role: partial(load_on, "cuda" if gpus else "cpu", model) for role, model in models.items()}
         readings = read_corpus(
             loads, shards, [line.id for line in lines], num_actors=actors, gpus_per_actor=gpus, progress=progress
         )
@@ -82,7 +82,8 @@ def evaluate(
     return Evaluation(lines, readings, scores, [compare(lines, readings, a, b) for a, b in pairs])
 
 
-def _load_on(device: str, model: str) -> Reader:
+def load_on(device: str, model: str) -> Reader:
+    """A reader that only reads, on a device."""
     reader = load_reader(model)
     reader.module.to(device).eval()
     return reader.frozen()

@@ -1,6 +1,6 @@
 """The edit distance between two timetables as trees, as Donut measures documents (Kim et al. 2022, arXiv 2111.15664).
 
-A timetable's tree has the fields of its header and its blocks, in their order, below its root; each field is a node
+A timetable's tree has the fields of its header and its blocks, by day and time, below its root; each field is a node
 with one leaf, its text. Taking out or putting in a leaf costs its length, any other node 1; changing a leaf costs its
 edits, a node's name 1.
 """
@@ -58,7 +58,8 @@ def _tree(timetable: Timetable) -> Node:
     def fields(model: Any) -> list[Node]:
         return [field(key, value) for key, value in model if isinstance(value, str) and key != "image_path"]
 
-    blocks = [Node("block", fields(block)) for block in timetable.timeblocks]
+    in_order = sorted(timetable.timeblocks, key=lambda block: (block.day, block.startTime, block.name))
+    blocks = [Node("block", fields(block)) for block in in_order]
     return Node("timetable", [*fields(timetable), Node("timeblocks", blocks)])
 
 

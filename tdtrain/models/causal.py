@@ -8,27 +8,28 @@ Shapes: T tokens of several documents, D width, H heads, E width of a head.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AttentionInterface,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
 
+from tdtrain.data.sequences import Example
+from tdtrain.models.load import adapted_from
+from tdtrain.models.ppocr_import import BUILT_IN
 from tdtrain.models.smollm2 import NAME, import_smollm2
 
 INSTRUCTION = "Write this timetable as JSON.\n\n"
 PACKED = "tdtrain_packed"
-
-
-@dataclass(frozen=True)
-class Example:
-    """A page and its answer as tokens; the first `num_prompt` are the question."""
-
-    tokens: tuple[int, ...]
-    num_prompt: int
 
 
 class Prompter:
@@ -55,10 +56,10 @@ class Prompter:
         """What the model is asked about a page, up to where it answers."""
         return self._ids(self._render(page))
 
-    def example(self, page: str, answer: str) -> Example:
+    def example(self, name: str, page: str, answer: str) -> Example:
         """A page with its answer, which ends with the token that ends one."""
         prompt = self.prompt(page)
-        return Example((*prompt, *self._ids(answer + self._end)), len(prompt))
+        return Example(name, (*prompt, *self._ids(answer + self._end)), len(prompt))
 
     @property
     def end_ids(self) -> list[int]:
@@ -115,11 +116,17 @@ def save_causal(module: CausalModule, prompter: Prompter, folder: Path, weights:
 
 
 def load_causal(name_or_folder: str, dtype: torch.dtype = torch.float32) -> tuple[CausalModule, Prompter]:
-    """A causal language model by built-in name (smollm2-135m), folder, or name on the hub, in evaluation.
+    """A causal language model by built-in name (smollm2-135m), folder, or name on the hub, in evaluation. A folder of
+    adapters is merged into the model they are for.
 
     Raises: ValueError where there is no such model, it has no chat template, or no safetensors.
     """
-    source = str(import_smollm2()) if name_or_folder == NAME else name_or_folder
+    if (base := adapted_from(name_or_folder)) is not None:
+        from tdtrain.models.lora import merge_causal  # peft takes seconds to import
+
+        module, prompter = load_causal(base, dtype)
+        return merge_causal(module, Path(name_or_folder)), prompter
+    source = source_of(name_or_folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = AutoModelForCausalLM.from_pretrained(
@@ -133,6 +140,22 @@ def load_causal(name_or_folder: str, dtype: torch.dtype = torch.float32) -> tupl
             "model.safetensors and tokenizer.json"
         ) from error
     return CausalModule(model).eval(), Prompter(tokenizer)
+
+
+def source_of(name_or_folder: str) -> str:
+    """What transformers loads: a folder, or a name on the hub."""
+    return str(import_smollm2()) if name_or_folder == NAME else name_or_folder
+
+
+def is_causal(name_or_folder: str) -> bool:
+    """Whether a built-in name, folder or name on the hub is a causal language model (or adapters for one)."""
+    name_or_folder = adapted_from(name_or_folder) or name_or_folder
+    if name_or_folder in (NAME, *BUILT_IN):
+        return name_or_folder == NAME
+    try:
+        return type(AutoConfig.from_pretrained(name_or_folder)) in MODEL_FOR_CAUSAL_LM_MAPPING
+    except (OSError, ValueError):
+        return False  # who loads it says what is wrong
 
 
 def _attend_packed(

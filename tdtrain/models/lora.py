@@ -117,6 +117,12 @@ def merge(reader: Reader, folder: Path) -> Reader:
     return reader
 
 
+def merge_causal(module: CausalModule, folder: Path) -> CausalModule:
+    """As `merge`, for a language model."""
+    PeftModel.from_pretrained(module.model, str(folder)).merge_and_unload()  # type: ignore[arg-type]
+    return module
+
+
 def part_of(module: nn.Module) -> Part:
     """Where adapters go in a module."""
     if isinstance(module, CausalModule):

@@ -42,7 +42,7 @@ def report_training(
         notes: sentences about this run, for the report.
     """
     output = run.output_dir
-    _write_curves(output)
+    write_curves(output)
     results = build_results(
         evaluation.scores,
         evaluation.comparisons,
@@ -93,7 +93,8 @@ def command() -> str:
     return shlex.join(["python", *sys.argv])
 
 
-def _write_curves(output: Path) -> None:
+def write_curves(output: Path) -> None:
+    """curves.jsonl, from what each training left in its folder."""
     path = output / "curves.jsonl"
     path.unlink(missing_ok=True)
     for name, folder in CURVES:

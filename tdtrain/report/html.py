@@ -58,14 +58,50 @@ def render_report(
     corpus: str = "",
 ) -> str:
     """The report as HTML. Every text in it is escaped; only the pictures drawn here are taken as they are."""
-    environment = Environment(
+    readers = results.readers
+    reference: str | None = next(
+        (role for role in ("teacher", "baseline") if role in readers and len(readers) > 1), None
+    )
+    said = verdict(results)
+    charts = (cer_bars(readers) if len(readers) > 1 else None, speed_accuracy(readers) if len(readers) > 1 else None)
+    return (
+        environment()
+        .get_template("readers.html.jinja")
+        .render(
+            results=results,
+            readers=readers,
+            student=readers.get("student"),
+            control=readers.get("student_undistilled"),
+            baseline=readers.get("baseline"),
+            names=role_names(readers),
+            why_words=WHY_WORDS,
+            reference=reference,
+            headline=said[0],
+            details=said[1:-1],
+            next_step=said[-1].removeprefix("Next: "),
+            charts=[Markup(chart) for chart in charts if chart],
+            training=[Markup(chart) for chart in (loss_curves(curves), cer_curves(curves)) if chart],
+            breakdowns=_breakdowns(results),
+            examples=examples,
+            card=card,
+            corpus=corpus,
+            run_json=json.dumps(results.run, indent=2, ensure_ascii=False),
+            any_reader=next(iter(readers.values())),
+            timing=next((scores.timing for scores in readers.values() if scores.timing), None),
+        )
+    )
+
+
+def environment() -> Environment:
+    """What draws reports from the templates beside this file."""
+    made = Environment(
         loader=PackageLoader("tdtrain.report", ""),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
+    made.filters |= {
         "percent": percent,
         "times": times,
         "p_words": p_words,
@@ -74,34 +110,7 @@ def render_report(
         "pieces": _pieces,
         "short": _short,
     }
-    readers = results.readers
-    reference: str | None = next(
-        (role for role in ("teacher", "baseline") if role in readers and len(readers) > 1), None
-    )
-    said = verdict(results)
-    charts = (cer_bars(readers) if len(readers) > 1 else None, speed_accuracy(readers) if len(readers) > 1 else None)
-    return environment.get_template("template.html.jinja").render(
-        results=results,
-        readers=readers,
-        student=readers.get("student"),
-        control=readers.get("student_undistilled"),
-        baseline=readers.get("baseline"),
-        names=role_names(readers),
-        why_words=WHY_WORDS,
-        reference=reference,
-        headline=said[0],
-        details=said[1:-1],
-        next_step=said[-1].removeprefix("Next: "),
-        charts=[Markup(chart) for chart in charts if chart],
-        training=[Markup(chart) for chart in (loss_curves(curves), cer_curves(curves)) if chart],
-        breakdowns=_breakdowns(results),
-        examples=examples,
-        card=card,
-        corpus=corpus,
-        run_json=json.dumps(results.run, indent=2, ensure_ascii=False),
-        any_reader=next(iter(readers.values())),
-        timing=next((scores.timing for scores in readers.values() if scores.timing), None),
-    )
+    return made
 
 
 def _breakdowns(results: Results) -> list[tuple[str, list[tuple[str, int, dict[str, GroupScores]]], float]]:

@@ -28,13 +28,16 @@ ROLE_COLOURS: dict[str, str] = {
     "student_before": "#080808",
     "teacher_before": "#090909",
     "baseline": "#0a0a0a",
+    "rules": "#0b0b0b",
+    "student_true_text": "#0c0c0c",
+    "rules_true_text": "#0d0d0d",
 }
 _VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--line", PAPER: "--paper"} | {
     colour: f"--{role.replace('_', '-')}" for role, colour in ROLE_COLOURS.items()
 }
 _RUN_ROLES = {"student": "student", "control": "student_undistilled", "teacher": "teacher"}
 _SIZE = 9.0
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,
     "font.size": _SIZE,
@@ -56,7 +59,7 @@ _STYLE: dict[Any, Any] = {
 
 def cer_bars(readers: Mapping[str, Scores]) -> str:
     """Character error rate of every reader, with its 95 % interval."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.5, 0.5 + 0.44 * len(readers)), layout="constrained")
         axes = figure.add_subplot()
         longest = max(_upper(scores) for scores in readers.values()) or 0.01
@@ -74,8 +77,8 @@ def cer_bars(readers: Mapping[str, Scores]) -> str:
         axes.set_xlim(0, 118 * longest)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_xlabel("character error rate, %  (line: 95 % interval)")
-        _grid(axes, "x")
-        return _svg(figure, "Character error rate by reader")
+        grid(axes, "x")
+        return svg(figure, "Character error rate by reader")
 
 
 def speed_accuracy(readers: Mapping[str, Scores]) -> str | None:
@@ -83,7 +86,7 @@ def speed_accuracy(readers: Mapping[str, Scores]) -> str | None:
     timed = {role: scores for role, scores in readers.items() if scores.ms_per_line_p50}
     if not timed:
         return None
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.5, 3.0), layout="constrained")
         axes = figure.add_subplot()
         speeds = [scores.ms_per_line_p50 or 0 for scores in timed.values()]
@@ -105,8 +108,8 @@ def speed_accuracy(readers: Mapping[str, Scores]) -> str | None:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("ms a line, one at a time, median (log)")
         axes.set_ylabel("character error rate, %")
-        _grid(axes, "both")
-        return _svg(figure, "Speed against error rate")
+        grid(axes, "both")
+        return svg(figure, "Speed against error rate")
 
 
 def loss_curves(points: Sequence[CurvePoint]) -> str | None:
@@ -131,7 +134,7 @@ def cer_curves(points: Sequence[CurvePoint]) -> str | None:
 def _curves(series: dict[str, tuple[list[tuple[int, float]], str]], label: str, title: str) -> str | None:
     if not series:
         return None
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.5, 2.8), layout="constrained")
         axes = figure.add_subplot()
         for name, (found, dash) in series.items():
@@ -158,8 +161,8 @@ def _curves(series: dict[str, tuple[list[tuple[int, float]], str]], label: str, 
         axes.set_xlabel("optimizer step")
         axes.set_ylabel(label)
         axes.legend(frameon=False, labelcolor=INK, handlelength=2.2, fontsize=_SIZE - 0.5)
-        _grid(axes, "y")
-        return _svg(figure, title)
+        grid(axes, "y")
+        return svg(figure, title)
 
 
 def _legend(name: str) -> str:
@@ -184,12 +187,13 @@ def _upper(scores: Scores) -> float:
     return max(scores.cer, scores.cer_ci.high if scores.cer_ci else 0)
 
 
-def _grid(axes: Axes, axis: str) -> None:
+def grid(axes: Axes, axis: str) -> None:
+    """Lines behind the data, at the major ticks of an axis (x, y or both)."""
     axes.grid(True, axis=axis, which="major")  # type: ignore[arg-type]
     axes.set_axisbelow(True)
 
 
-def _svg(figure: Figure, title: str) -> str:
+def svg(figure: Figure, title: str) -> str:
     """The figure as an `<svg>` element for inlining: no XML head, no fixed size, ids of its own, the page's colours."""
     buffer = io.StringIO()
     # The salt makes ids repeatable, and different between the pictures of one page.

@@ -56,6 +56,7 @@ class CurvePoint(BaseModel):
     loss_hard: float | None = None
     learning_rate: float | None = None
     validation_cer: float | None = None
+    validation_loss: float | None = None
     train_cer: float | None = None
     images_per_s: float | None = None
 

@@ -16,7 +16,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from tests.corpora import line_corpus, packed_lines
-from tests.models_small import small_trocr_folder, timetable_texts
+from tests.models_small import small_llama_folder, small_trocr_folder, timetable_texts
 
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parents[2]
@@ -220,6 +220,60 @@ def test_lora_adapts_a_reader_with_a_teacher_and_leaves_what_plain_peft_loads(tm
         "print('adapters', sum('lora_A' in name for name, _ in adapted.named_parameters()), '.')\n"
     )
     assert "adapters 25 ." in run("-I", "-c", code)
+
+
+def test_lora_teaches_a_language_model_documents_and_resumes(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [
+        "rayjobs/lora_document.py", "--model_name", small_llama_folder(tmp_path / "llama"), "--reader", "ppocrv6-tiny",
+        "--sample_pages", "9", "--annotated_pages", "9", "--output_dir", out, "--epochs", "1", "--batch_size", "2",
+        "--max_answer_tokens", "40", "--max_document_tokens", "3000",
+    ]  # fmt: skip
+    refused = run(*command, "--max_tokens", "2000", ok=False)
+    assert "max_document_tokens=3000 is more than" in refused
+    said = run(*command)
+    assert "adapters in q_proj: 2, k_proj: 2, v_proj: 2, o_proj: 2 layers" in " ".join(said.split())
+    results = json.loads((out / "results.json").read_text())
+    assert set(results["writers"]) == {"student", "baseline", "student_true_text", "rules", "rules_true_text"}
+    assert results["writers"]["rules"]["block_f1"] > 0
+    trained = (out / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns
+    run(*command)
+    assert (out / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns == trained
+    code = (
+        "import sys\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM as Auto\n"
+        f"merged = Auto.from_pretrained({str(out / 'merged')!r})\n"
+        f"adapted = PeftModel.from_pretrained(merged, {str(out / 'adapter')!r})\n"
+        "print('adapters', sum('lora_A' in name for name, _ in adapted.named_parameters()), '.')\n"
+    )
+    assert "adapters 8 ." in run("-I", "-c", code)
+
+
+def test_predict_reads_every_image_once_and_says_what_failed(tmp_path: Path) -> None:
+    corpus, out = line_corpus(tmp_path / "corpus", num=20), tmp_path / "out"
+    (corpus / "images" / "0003.png").write_bytes(b"no picture")
+    command = [
+        "rayjobs/predict.py",
+        "--model",
+        "ppocrv6-tiny",
+        "--dataset_path",
+        corpus,
+        "--output_dir",
+        out,
+        "--lines",
+    ]
+    assert "19 images done, 0 were there; 1 failed" in " ".join(run(*command).split())
+    failed = [json.loads(line) for line in (out / "failed.jsonl").read_text().splitlines()]
+    assert [entry["image"] for entry in failed] == ["images/0003.png"] and "cannot be decoded" in failed[0]["reason"]
+    right = [
+        (out / f"{path.stem}.txt").read_text().strip() == path.read_text().strip()
+        for path in sorted((corpus / "annotations").glob("*.txt"))
+        if path.stem != "0003"
+    ]
+    assert sum(right) > 5  # no one taught it these pictures
+    written = (out / "0000.txt").stat().st_mtime_ns
+    (out / "0001.txt").unlink()
+    assert "1 images done, 18 were there; 1 failed" in " ".join(run(*command).split())
+    assert (out / "0000.txt").stat().st_mtime_ns == written and (out / "0001.txt").exists()
 
 
 def test_dry_run_shows_the_run_and_starts_nothing() -> None:

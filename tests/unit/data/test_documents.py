@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from tdtrain.data.documents import read_documents, read_pages
-from tdtrain.data.layout import serialise
 from tdtrain.data.manifest import read_lines
 from tdtrain.data.pack import pack
 from tdtrain.data.pack_options import PackOptions
 from tdtrain.data.rows import SPLITS
 from tdtrain.data.sample.corpus import write_sample
+from tdtrain.data.serialise import serialise
 from tdtrain.data.timetable import Document
 
 

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tdtrain.data.layout import PlacedLine, Serialisation, find_grid, serialise, upright
+from tdtrain.data.layout import PlacedLine, find_grid, upright
 from tdtrain.data.sample.page import make_page
+from tdtrain.data.serialise import Serialisation, in_order_of_page, serialise
+from tdtrain.data.timetable import TimeBlock, Timetable
 
 
 def placed(text: str, x: float, y: float, width: float = 60, height: float = 12, angle: float = 0) -> PlacedLine:
@@ -42,6 +44,27 @@ def test_a_table_keeps_its_columns_however_the_page_lies(angle: float) -> None:
     assert order[:5] == ["Class 5a", "Time", "Mon", "Tue", "Wed"] and order[-1] == "Bring your books."
 
 
+def test_cells_stand_after_what_heads_them() -> None:
+    said = serialise(page(), "headings")
+    rows = ["Time=8-9|Mon=Art|Wed=Music", "Time=9-10|Mon=French / Room 12|Tue=Sport|Wed=Art"]
+    assert said.split("\n") == ["Class 5a", *rows, "Bring your books."]
+
+
+def test_blocks_come_in_the_order_of_the_page() -> None:
+    first = (("Mon", "Art", "8"), ("Wed", "Music", "8"))
+    shown = (*first, ("Mon", "French", "9"), ("Tue", "Sport", "9"), ("Wed", "Art", "9"))
+    told = [TimeBlock(day=day, name=name, startTime=start, endTime="-") for day, name, start in sorted(shown)]
+    said = in_order_of_page(Timetable(year="2026", timeblocks=tuple(told)), page(3))
+    assert said.year == "2026"
+    assert [(block.day, block.name, block.startTime) for block in said.timeblocks] == list(shown)
+
+
+def test_blocks_that_the_page_does_not_show_stay_where_they_were() -> None:
+    told = [TimeBlock(day="Mon", name=name, startTime="8", endTime="-") for name in ("Art", "Nowhere", "French")]
+    assert in_order_of_page(Timetable(timeblocks=tuple(told)), page()).timeblocks == tuple(told)
+    assert in_order_of_page(Timetable(timeblocks=tuple(told)), []).timeblocks == tuple(told)
+
+
 def test_coordinates_say_where_a_line_stands() -> None:
     said = dict(reversed(line.split(" ", 1)) for line in serialise(page(), "coordinates").split("\n"))
     assert said["Mon"].split(",")[1] == said["Wed"].split(",")[1]
@@ -59,7 +82,7 @@ def test_upright_boxes_of_a_turned_page_are_those_of_the_page() -> None:
 def test_no_line_is_lost_wherever_it_stands(way: Serialisation, places: list[tuple[float, float, float]]) -> None:
     lines = [placed(f"<{i}>", x, y, width) for i, (x, y, width) in enumerate(places)]
     said = serialise(lines, way)
-    assert all(said.count(line.text) == 1 for line in lines)
+    assert all(said.count(line.text) == 1 or (way == "headings" and line.text in said) for line in lines)
 
 
 @pytest.mark.parametrize("layout", ["by_day", "by_period", "blocks", "merged"])

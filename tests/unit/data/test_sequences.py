@@ -1,4 +1,4 @@
-"""Documents in micro batches: each once an epoch, evenly dealt, and no token taught that is not an answer's."""
+"""Examples in micro batches: each once an epoch, evenly dealt, and no token taught that is not an answer's."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tdtrain.data.plan import Plan
-from tdtrain.data.sequences import Document, SequenceRecipe, balanced, most_tokens, write_sequences
+from tdtrain.data.sequences import Example, SequenceRecipe, balanced, most_tokens, write_sequences
 from tdtrain.models.reader import IGNORED
 
 
-def documents(num: int, seed: int = 0) -> list[Document]:
+def documents(num: int, seed: int = 0) -> list[Example]:
     rng = np.random.default_rng(seed)
     found = []
     for number in range(num):
         prompt, answer = int(rng.integers(2, 40)), int(rng.integers(1, 40))
-        found.append(Document(f"{number}", tuple(rng.integers(0, 900, prompt + answer).tolist()), prompt))
+        found.append(Example(f"{number}", tuple(rng.integers(0, 900, prompt + answer).tolist()), prompt))
     return found
 
 

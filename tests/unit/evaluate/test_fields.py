@@ -96,7 +96,8 @@ def forest(table: Timetable) -> list:
         return [[key, False, [[text, True, []]]] for key, text in values.items() if isinstance(text, str)]
 
     values = table.model_dump()
-    blocks = [["block", False, fields(one)] for one in values.pop("timeblocks")]
+    by_time = sorted(values.pop("timeblocks"), key=lambda one: [one["day"], one["startTime"], one["name"]])
+    blocks = [["block", False, fields(one)] for one in by_time]
     return [["timetable", False, [*fields(values), ["timeblocks", False, blocks]]]]
 
 

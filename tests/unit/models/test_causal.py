@@ -61,7 +61,7 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
 
 def test_the_answer_follows_the_prompt_and_is_ended(smol: tuple[CausalModule, Prompter]) -> None:
     _, prompter = smol
-    example = prompter.example("8:00 Math", '{"timeblocks":[]}')
+    example = prompter.example("a", "8:00 Math", '{"timeblocks":[]}')
     decode = prompter.tokenizer.decode
     assert example.tokens[: example.num_prompt] == tuple(prompter.prompt("8:00 Math"))
     assert decode(example.tokens[example.num_prompt :]) == '{"timeblocks":[]}<|im_end|>'

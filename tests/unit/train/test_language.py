@@ -8,41 +8,27 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM
 
 from tdtrain.config import LanguageRun
-from tdtrain.data.sequences import Document, write_sequences
+from tdtrain.data.sequences import Example, write_sequences
 from tdtrain.models.causal import Prompter, load_causal
-from tdtrain.models.smollm2 import import_smollm2
 from tdtrain.options import Compute, Lora, Optimisation
 from tdtrain.train import loop
 from tdtrain.train.language import plan_language
 from tdtrain.train.launch import fit
-from tests.models_small import timetable_texts
+from tests.models_small import small_llama_folder, timetable_texts
 
 LORA = Lora(rank=4, target_modules=("q_proj", "v_proj", "mlp"))
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A Llama of very few weights with a real tokenizer."""
-    from transformers import AutoTokenizer
-
-    folder = tmp_path_factory.mktemp("models") / "llama"
-    tokenizer = AutoTokenizer.from_pretrained(import_smollm2())
-    config = LlamaConfig(
-        hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        vocab_size=len(tokenizer), tie_word_embeddings=True,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
+    return str(small_llama_folder(tmp_path_factory.mktemp("models") / "llama"))
 
 
-def examples(prompter: Prompter, texts: list[str]) -> list[Document]:
-    made = [prompter.example(text, f'{{"name":"{text.split()[-2]}"}}') for text in texts]
-    return [Document(str(i), one.tokens, one.num_prompt) for i, one in enumerate(made)]
+def examples(prompter: Prompter, texts: list[str]) -> list[Example]:
+    return [prompter.example(str(i), text, f'{{"name":"{text.split()[-2]}"}}') for i, text in enumerate(texts)]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,184 @@
+"""The job that adapts a language model to documents: pages -> lines -> readings -> examples -> adapters -> merged ->
+answers -> report."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tdtrain.config import LanguageRun, LoraDocumentRun
+from tdtrain.data.documents import PageText, read_pages
+from tdtrain.data.manifest import Manifest, read_lines
+from tdtrain.data.pack_options import PackOptions
+from tdtrain.data.rows import SPLITS, Line
+from tdtrain.data.sequences import Example, write_sequences
+from tdtrain.data.serialise import in_order_of_page, serialise
+from tdtrain.evaluate.documents import evaluate_documents
+from tdtrain.evaluate.score import read_lines_with
+from tdtrain.evaluate.test_split import load_on
+from tdtrain.models.causal import Prompter, load_causal, save_causal
+from tdtrain.models.load import load_reader
+from tdtrain.models.lora import adapt, merge_causal
+from tdtrain.models.reader import Reader
+from tdtrain.report.documents import DocumentResults, report_documents
+from tdtrain.stages import Stages, opened
+from tdtrain.train.language import plan_language
+from tdtrain.train.launch import fit
+
+ADAPTER, MERGED = "adapter", "merged"
+
+
+def adapt_to_documents(run: LoraDocumentRun) -> DocumentResults | None:
+    """Trains adapters, merges them, and compares the model with what it was and with rules. The same run again resumes
+    where it was.
+
+    Leaves `adapter/`, which plain peft loads, and `merged/`, which plain transformers loads.
+
+    Returns: None where no page of the test split has an annotation, so that nothing could be measured.
+    Raises: ValueError on what cannot work, before anything is trained.
+    """
+    module, prompter = load_causal(run.model_name)
+    words = adapt(module, run.model_name, run.lora).words()
+    del module
+    with opened(run) as place:
+        job = Stages(run, place)
+        job.display.say(words)
+        manifest = job.pack_corpus(need_labels=False, options=PackOptions(use_boxes=False))
+        texts = read_annotated_pages(job, manifest, run.reader)
+        pages = [page for page in read_pages(manifest, texts) if page.truth is not None]
+        longest = write_examples(run, job, pages, prompter)
+        with job.stage("train", f"the adapters of {run.model_name}"):
+            train(run, job, manifest)
+        by_split = {split: [page for page in pages if page.split == split] for split in SPLITS}
+        if not by_split["test"]:
+            job.display.say("Nothing was measured, for no page of the test split has an annotation.")
+            return None
+        with job.stage("evaluate", "the model, its base and rules write the test pages"):
+            annotated = {line.id: line.text or texts.get(line.id, "") for line in read_lines(manifest, "test")}
+            perfect = [page for page in read_pages(manifest, annotated) if page.truth and page.split == "test"]
+            evaluation = evaluate_documents(
+                {"student": str(job.output / MERGED), "baseline": run.model_name},
+                by_split["test"],
+                perfect,
+                run.serialisation,
+                min(run.max_answer_tokens, longest + longest // 4),
+                job.actors,
+                job.compute.gpus,
+                job.display.counting("evaluate", "batches of pages"),
+            )
+        done = run.model_copy(update={"compute": job.compute})
+        return report_documents(done, evaluation, manifest, job.timings_s, job.left_out, job.tracker, job.display.say)
+
+
+def read_annotated_pages(job: Stages, manifest: Manifest, reader: str) -> dict[str, str]:
+    """What a reader makes of every line of the pages that have a document, by the line's id."""
+    kept = job.output / "readings.parquet"
+    if not kept.exists():
+        with job.stage("read", f"{reader} reads the annotated pages"):
+            told = {page.page_id for page in read_pages(manifest) if page.truth is not None}
+            lines = (line for split in SPLITS for line in read_lines(manifest, split) if line.page_id in told)
+            ids, texts = _read(job, manifest, reader, lines)
+            if not ids:
+                raise ValueError(
+                    "no page of the corpus has annotations/NAME.json, so there is nothing to learn from; annotate some"
+                )
+            partial_file = kept.with_suffix(".partial")
+            pq.write_table(pa.table({"id": ids, "text": texts}), partial_file)
+            os.replace(partial_file, kept)
+    table = pq.read_table(kept)
+    return dict(zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True))
+
+
+def write_examples(run: LoraDocumentRun, job: Stages, pages: Sequence[PageText], prompter: Prompter) -> int:
+    """Writes the pages of the training and validation splits as tokens; counts those that are too long.
+
+    Returns: tokens of the longest answer that is learnt.
+    Raises: ValueError where no page is left to learn from.
+    """
+    most = run.max_document_tokens or run.max_tokens
+    longest = 0
+    for split in ("train", "validation"):
+        found = []
+        for page in (page for page in pages if page.split == split and page.truth):
+            answer = in_order_of_page(page.truth, page.lines).canonical()  # type: ignore[arg-type]
+            found.append(prompter.example(page.page_id, serialise(page.lines, run.serialisation), answer))
+        kept = [example for example in found if len(example.tokens) <= most]
+        job.left_out[split] = {f"longer than {most} tokens": len(found) - len(kept)}
+        job.display.say(f"  {split}: {_words(kept)}{_too_long(len(found) - len(kept), most)}")
+        if split == "train" and not kept:
+            raise ValueError(
+                f"none of {len(found)} annotated training pages has at most {most} tokens with its answer; raise "
+                "max_document_tokens and max_tokens, or annotate more pages"
+            )
+        shutil.rmtree(job.output / "sequences" / split, ignore_errors=True)
+        write_sequences(str(job.output / "sequences" / split), kept)
+        longest = max([longest, *(len(example.tokens) - example.num_prompt for example in kept)])
+    return longest
+
+
+def train(run: LoraDocumentRun, job: Stages, manifest: Manifest) -> None:
+    """Trains the adapters, and merges them into a folder of their own that appears at once."""
+    training = LanguageRun(
+        name="student",
+        model=run.model_name,
+        sequences=str(job.output / "sequences"),
+        corpus=manifest.fingerprint,
+        storage=job.storage,
+        lora=run.lora,
+        max_tokens=run.max_tokens,
+        gradient_checkpointing=run.gradient_checkpointing,
+        optimisation=run.optimisation,
+        compute=job.compute,
+    )
+    planned = plan_language(training)
+    job.display.say(f"  {planned.total_steps:,} steps of {run.optimisation.batch_size} documents")
+    fit(training, job.output / ADAPTER, job.watch, planned)
+    merged = job.output / MERGED
+    if merged.exists():
+        return
+    partial_folder = merged.with_suffix(".partial")
+    shutil.rmtree(partial_folder, ignore_errors=True)
+    module, prompter = load_causal(run.model_name)
+    module = merge_causal(module, job.output / ADAPTER)
+    save_causal(module, prompter, partial_folder, dict(module.state_dict()))
+    (partial_folder / "run.json").write_text(run.model_dump_json(indent=2))
+    os.replace(partial_folder, merged)
+
+
+def _read(job: Stages, manifest: Manifest, name: str, lines: Iterable[Line]) -> tuple[list[str], list[str]]:
+    """Ids and texts."""
+    if not job.actors:
+        held = list(lines)
+        readings = read_lines_with(load_reader(name).frozen(), held)
+        return [line.id for line in held], [reading.text for reading in readings]
+    from tdtrain.evaluate.batch import read_corpus
+
+    ids = [line.id for line in lines]
+    device = "cuda" if job.compute.gpus else "cpu"
+    loads: Mapping[str, partial[Reader]] = {name: partial(load_on, device, name)}
+    found = read_corpus(
+        loads,
+        [f"{manifest.root}/{shard.path}" for split in SPLITS for shard in manifest.shards_of(split)],
+        ids,
+        num_actors=job.actors,
+        gpus_per_actor=job.compute.gpus,
+        progress=job.display.counting("read", "shards"),
+    )
+    return ids, [reading.text for reading in found[name]]
+
+
+def _words(examples: Sequence[Example]) -> str:
+    if not examples:
+        return "no pages"
+    answers = sum(len(example.tokens) - example.num_prompt for example in examples)
+    tokens = sum(len(example.tokens) for example in examples)
+    return f"{len(examples):,} pages, {tokens:,} tokens, {answers:,} of them answers"
+
+
+def _too_long(number: int, most: int) -> str:
+    return f"; {number:,} left out, longer than {most:,} tokens" if number else ""

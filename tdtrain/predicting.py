@@ -1,0 +1,182 @@
+"""The job that uses a model: images in, text or documents out, one file an image. What is there is not done again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from tdtrain.config import PredictRun
+from tdtrain.data.batches import decode
+from tdtrain.data.corpus import PageRef, first_line, load_page, scan_images
+from tdtrain.data.layout import PlacedLine
+from tdtrain.data.pack_options import PackOptions
+from tdtrain.data.page_lines import page_lines, whole_image
+from tdtrain.data.serialise import Serialisation, serialise
+from tdtrain.data.storage import absolute, open_folder
+from tdtrain.data.timetable import Document
+from tdtrain.evaluate.fields import parse_answer
+from tdtrain.models.causal import is_causal, load_causal
+from tdtrain.models.load import load_reader
+from tdtrain.models.reader import Reader, read_images
+from tdtrain.models.write import write_answers
+from tdtrain.precision import use_bf16
+from tdtrain.ray_map import Task, map_tasks
+from tdtrain.train.progress import Display
+
+IMAGES_PER_TASK = 8
+FAILED = "failed.jsonl"
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """How many images have their file now, had it before, and have none; these are in failed.jsonl, with reasons."""
+
+    done: int
+    there: int
+    failed: int
+
+
+def predict(run: PredictRun) -> Predicted:
+    """Reads or writes every image that has no file yet.
+
+    Raises: ValueError where there is no image, or the model cannot be used.
+    """
+    source, out = open_folder(run.dataset_path), open_folder(run.output_dir)
+    part = "images" if source.files("images") else ""
+    images, bad = scan_images(source, part)
+    if not images:
+        why = f" ({bad[0].path}: {bad[0].reason})" if bad else ""
+        raise ValueError(f"dataset_path={run.dataset_path} holds no image that can be used{why}")
+    predictor = _Predictor(_resolved(run))
+    load_reader(predictor.run.reader or run.model)  # says what is wrong before any worker starts
+    there = set(out.files(""))
+    missing = {name: path for name, path in images.items() if f"{name}{predictor.ending}" not in there}
+    tasks = list(_tasks(missing))
+    failed = {entry.path: entry.reason for entry in bad if entry.kind != "ignored"}
+    if run.num_workers and tasks:
+        from tdtrain.ray_start import connect
+
+        connect()
+    with Display() as display:
+        counting = display.counting("predict", "images")
+        done = written = 0
+        arguments, cpus, gpus = (predictor.run,), run.cpus_per_worker, run.gpus_per_worker
+        for outcome in map_tasks(_Predictor, arguments, tasks, run.num_workers, cpus, gpus):
+            reasons = dict(zip(outcome["images"], outcome["reasons"], strict=True))
+            failed |= {image: reason for image, reason in reasons.items() if reason}
+            done += len(reasons)
+            written += sum(not reason for reason in reasons.values())
+            counting(done, len(missing))
+        out.delete(FAILED)
+        if failed:
+            rows = (json.dumps({"image": image, "reason": why}, ensure_ascii=False) for image, why in failed.items())
+            out.write(FAILED, "".join(f"{row}\n" for row in rows).encode())
+        result = Predicted(written, len(images) - len(missing), len(failed))
+        words = f"; {result.failed} failed, see {FAILED}" if failed else ""
+        display.say(f"{result.done} images done, {result.there} were there{words}: {run.output_dir}")
+    return result
+
+
+def _tasks(images: dict[str, str]) -> Iterator[Task]:
+    names = sorted(images)
+    for start in range(0, len(names), IMAGES_PER_TASK):
+        some = names[start : start + IMAGES_PER_TASK]
+        yield {"names": some, "images": [images[name] for name in some]}
+
+
+def _resolved(run: PredictRun) -> PredictRun:
+    """The run with all that was left out, and its folders in a spelling that other processes understand."""
+    changes = {"dataset_path": absolute(run.dataset_path), "output_dir": absolute(run.output_dir)}
+    if is_causal(run.model):
+        held = Path(run.model) / "run.json"
+        learnt = json.loads(held.read_text()) if held.exists() else {}
+        for field in ("reader", "serialisation"):
+            if (value := getattr(run, field) or learnt.get(field)) is None:
+                raise ValueError(
+                    f"model={run.model} does not say with which {field} it learnt to write documents; give --{field}, "
+                    "or the folder merged/ that rayjobs/lora_document.py left"
+                )
+            changes[field] = value
+    elif run.reader or run.serialisation:
+        raise ValueError(f"reader and serialisation are for language models, and model={run.model} reads itself")
+    return run.model_copy(update=changes)
+
+
+class _Predictor:
+    """Holds the models once it is called, in the process that calls it."""
+
+    def __init__(self, run: PredictRun) -> None:
+        self.run = run
+        self.ending = ".txt" if run.reader is None else ".json"
+        self._loaded = False
+
+    def __call__(self, task: Task) -> Task:
+        self._load()
+        out = open_folder(self.run.output_dir)
+        reasons = [""] * len(task["images"])
+        pages: dict[int, list[PlacedLine]] = {}
+        for place, image in enumerate(task["images"]):
+            try:
+                pages[place] = self._read(PageRef(image=image))
+            except ValueError as error:
+                reasons[place] = first_line(error)
+        for place, content in self._contents(pages, list(task["images"]), reasons).items():
+            out.write(f"{task['names'][place]}{self.ending}", content.encode())
+        return {"images": list(task["images"]), "reasons": reasons}
+
+    def _contents(
+        self, pages: dict[int, list[PlacedLine]], images: Sequence[str], reasons: list[str]
+    ) -> dict[int, str]:
+        """What each image's file holds; says why where there is none."""
+        if self.ending == ".txt":
+            return {place: "".join(f"{line.text}\n" for line in lines) for place, lines in pages.items()}
+        way: Serialisation = self.run.serialisation or "headings"
+        texts = [serialise(lines, way) for lines in pages.values()]
+        answers = write_answers(self._module, self._prompter, texts, self.run.max_answer_tokens) if texts else []
+        contents = {}
+        for place, answer in zip(pages, answers, strict=True):
+            said, _ = parse_answer(answer)
+            if said is None:
+                reasons[place] = (
+                    f"the answer was cut after {self.run.max_answer_tokens} tokens; raise max_answer_tokens"
+                )
+                continue
+            document = Document(image_path=images[place], **said.model_dump())
+            contents[place] = document.model_dump_json(indent=1, exclude_none=True) + "\n"
+        return contents
+
+    def _read(self, ref: PageRef) -> list[PlacedLine]:
+        """The lines of one image with their places. Raises ValueError where there are none."""
+        options = PackOptions(use_boxes=False, detector=self.run.detector)
+        page = load_page(open_folder(self.run.dataset_path), ref, options.max_pixels, options.min_side)
+        if page.pixels is None:
+            raise ValueError(page.problems[0].reason)
+        lines = [whole_image(page, ref, "test")] if self.run.lines else page_lines(page, ref, "test", options)[0]
+        readings = read_images(self._reader, [decode(line.image) for line in lines])
+        nowhere = (0.0, 0.0, float(page.pixels.shape[1]), 0.0, float(page.pixels.shape[1]), 1.0, 0.0, 1.0)
+        found = [
+            PlacedLine(reading.text, line.quad or nowhere)
+            for line, reading in zip(lines, readings, strict=True)
+            if reading.text
+        ]
+        if not found:
+            raise ValueError("no text line was found on the page")
+        return found
+
+    def _load(self) -> None:
+        if self._loaded:
+            return
+        torch.set_num_threads(max(1, int(self.run.cpus_per_worker)))
+        device = "cuda" if self.run.gpus_per_worker and torch.cuda.is_available() else "cpu"
+        reader: Reader = load_reader(self.run.reader or self.run.model)
+        reader.module.to(device).eval()
+        self._reader = reader.frozen()
+        if self.run.reader is not None:
+            dtype = torch.bfloat16 if use_bf16("auto", device) else torch.float32
+            module, self._prompter = load_causal(self.run.model, dtype)
+            self._module = module.to(device)
+        self._loaded = True

@@ -1,0 +1,140 @@
+"""How much memory a worker needs to train adapters, by ZeRO stage and number of workers, before any weight is loaded.
+
+What autograd keeps is not estimated but counted: one and two layers of the model run forward on tensors without
+storage, and what they save for the backward pass is added up. The rest is arithmetic (Rajbhandari et al. 2020, arXiv
+1910.02054, section 3): a frozen weight is there once, a trained one with its gradient and AdamW's two moments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from tdtrain.losses.chunked import CHUNK
+from tdtrain.models.causal import PACKED, CausalModule, source_of
+from tdtrain.models.lora import adapt
+from tdtrain.options import Lora
+from tdtrain.precision import autocast
+
+FP32 = 4
+LIVE = 1_000_000_000
+"""Weights that ZeRO-3 has gathered at once, at most (DeepSpeed's stage3_max_live_parameters)."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes a worker needs, by what for."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: float
+    working: float
+
+    @property
+    def total(self) -> float:
+        return self.weights + self.gradients + self.optimizer + self.activations + self.working
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """A model with adapters, in numbers. `kept`: bytes that autograd keeps of a forward pass without checkpointing, and
+    with it."""
+
+    frozen: int
+    trained: int
+    largest_layer: int
+    kept: tuple[float, float]
+    working: float
+    width: int
+
+
+def sizes_of(model: str, lora: Lora, tokens: int, halves: bool) -> Sizes:
+    """Counts a model's weights and what its forward pass over so many tokens keeps.
+
+    Args:
+        model: name or folder; its config alone is read.
+        tokens: of a forward pass.
+        halves: the base in bf16, computed in bf16; else all in fp32.
+    """
+    config = AutoConfig.from_pretrained(source_of(model))
+    with torch.device("meta"):
+        whole = _module(config, model, lora, halves)
+    trained = sum(p.numel() for p in whole.parameters() if p.requires_grad)
+    frozen = sum(p.numel() for p in whole.parameters() if not p.requires_grad)
+    layers = config.num_hidden_layers
+    one, two = (_kept(config, model, lora, tokens, halves, number) for number in (1, 2))
+    layer, rest = two - one, 2 * one - two
+    size = 2 if halves else FP32
+    inputs = tokens * config.hidden_size * size
+    largest = max(sum(p.numel() for p in part.parameters()) for part in _blocks(whole))
+    return Sizes(
+        frozen=frozen,
+        trained=trained,
+        largest_layer=largest,
+        kept=(rest + layers * layer, rest + layers * inputs + layer),
+        working=3 * tokens * config.intermediate_size * size + 3 * CHUNK * config.vocab_size * FP32,
+        width=config.hidden_size,
+    )
+
+
+def memory_of(sizes: Sizes, stage: int, workers: int, halves: bool, checkpointing: bool) -> Memory:
+    """What each of the workers needs.
+
+    Args:
+        stage: of ZeRO; 0: plain data parallelism, with trained weights in fp32.
+    """
+    size = 2 if halves else FP32
+    all_share = workers if stage >= 3 else 1
+    gathered = min(sizes.frozen + sizes.trained, LIVE, 2 * sizes.largest_layer) if stage >= 3 and workers > 1 else 0
+    copies = 0 if stage == 0 else size * sizes.trained / all_share  # in the type that is computed in
+    return Memory(
+        weights=size * (sizes.frozen / all_share + gathered) + copies + (FP32 * sizes.trained if stage == 0 else 0),
+        gradients=(FP32 if stage == 0 else size) * sizes.trained / (workers if stage >= 2 else 1),
+        optimizer=(2 if stage == 0 else 3) * FP32 * sizes.trained / (workers if stage >= 1 else 1),
+        activations=sizes.kept[checkpointing],
+        working=sizes.working,
+    )
+
+
+def _module(config: Any, model: str, lora: Lora, halves: bool) -> CausalModule:
+    dtype = torch.bfloat16 if halves else torch.float32
+    network = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=PACKED)
+    module = CausalModule(network)
+    adapt(module, model, lora)
+    return module.train()
+
+
+def _kept(config: Any, model: str, lora: Lora, tokens: int, halves: bool, layers: int) -> float:
+    """Bytes that the backward pass of so many layers of the model needs, weights aside."""
+    config = type(config).from_dict(config.to_dict() | {"num_hidden_layers": layers})
+    held: dict[int, tuple[Tensor, int]] = {}
+    with FakeTensorMode():
+        module = _module(config, model, lora, halves)
+        weights = {p.untyped_storage()._cdata for p in (*module.parameters(), *module.buffers())}
+
+        def keep(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage._cdata not in weights:
+                held[storage._cdata] = (tensor, storage.nbytes())  # the tensor too, so that no other gets its place
+            return tensor
+
+        with saved_tensors_hooks(keep, lambda tensor: tensor), autocast("bf16" if halves else "fp32", "cpu"):
+            module.hidden_states(torch.zeros(tokens, dtype=torch.int64), [tokens])
+    return float(sum(size for _, size in held.values()))
+
+
+def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """The embedding, the head, and each layer of the stack."""
+    for part in module.modules():
+        if isinstance(part, nn.ModuleList):
+            yield from part
+        elif isinstance(part, nn.Embedding | nn.Linear):
+            yield part
