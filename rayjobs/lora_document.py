@@ -5,6 +5,8 @@
         --model_name meta-llama/Meta-Llama-3-8B-Instruct --dataset_path s3://bucket/scans --output_dir /shared/llama \\
         --rank 32 --alpha 64 --learning_rate 2e-4 --zero_stage 3 --gradient_checkpointing --num_workers 4
 
+`--plan` prints the memory that each worker needs, from the model's config alone.
+
 The corpus is a folder of images/ with annotations/NAME.json. Leaves adapter/ for plain peft, merged/ for plain
 transformers, results.json and report.html, which compares with the base model and with rules.
 """
@@ -21,10 +23,15 @@ from tdtrain.config import LoraDocumentRun
 
 
 def main() -> None:
-    """Parses the run, shows it with --dry_run, or runs it."""
+    """Parses the run, shows it with --dry_run, plans its memory with --plan, or runs it."""
     run = parse(LoraDocumentRun, __doc__)
     if run.dry_run:
         show(run)
+        return
+    if run.plan:
+        from tdtrain.train.memory import print_plan
+
+        run_job(print_plan, run)
         return
     from tdtrain.adapting_documents import adapt_to_documents  # after --dry_run: torch and Ray take seconds to import
 

@@ -161,6 +161,8 @@ class LoraDocumentRun(TrainingRun):
     """An answer that has not ended by then is cut, and counts as no JSON."""
     gradient_checkpointing: bool = False
     """Compute each layer twice in place of keeping what it computed."""
+    plan: bool = False
+    """Print how much memory each worker needs, by ZeRO stage and number of workers, and exit."""
     corpus: Pages = Pages(annotated_pages=300)
     lora: Lora = Lora(rank=32, alpha=64, target_modules=("q_proj", "k_proj", "v_proj", "o_proj"), lora_dropout=0.1)
     optimisation: Optimisation = Optimisation(epochs=3, batch_size=8, learning_rate=1e-3)

@@ -11,8 +11,8 @@ from tdtrain.data.layout import Box, Grid, PlacedLine, find_grid, text_rows, upr
 from tdtrain.data.timetable import TimeBlock, Timetable
 
 Serialisation = Literal["reading_order", "markdown", "coordinates", "headings"]
-ALIKE = 80
-"""Texts are held for the same from here on: partial_ratio, of 100. Readers err."""
+ALIKE, MISREAD = 80, 10
+"""Texts are held for the same from here on, and as well as the best one up to so much less: partial_ratio, of 100."""
 
 
 def serialise(lines: Sequence[PlacedLine], way: Serialisation) -> str:
@@ -40,7 +40,9 @@ def in_order_of_page(truth: Timetable, lines: Sequence[PlacedLine]) -> Timetable
     for number, block in enumerate(truth.timeblocks):
         alike.setdefault((block.day, block.name), []).append(number)
     for (day, name), numbers in alike.items():
-        found = (place for place, text, around in places if _in(name, text) and _in(day, around))
+        among = [(place, _alike(name, text)) for place, text, around in places if _alike(day, around) >= ALIKE]
+        best = max((score for _, score in among), default=0.0)
+        found = (place for place, score in among if score >= max(ALIKE, best - MISREAD))
         by_time = sorted(numbers, key=lambda number: truth.timeblocks[number].startTime)
         order |= dict(zip(by_time, found, strict=False))
     last = (-1, -1)
@@ -64,8 +66,9 @@ def _places(grid: Grid) -> list[tuple[tuple[int, int], str, str]]:
     return found
 
 
-def _in(part: str, whole: str) -> bool:
-    return len(part) <= len(whole) + 1 and partial_ratio(part.lower(), whole.lower()) >= ALIKE
+def _alike(part: str, whole: str) -> float:
+    """How well a text is found within another, of 100."""
+    return partial_ratio(part.lower(), whole.lower()) if len(part) <= len(whole) + 1 else 0.0
 
 
 def _reading_order(boxes: Sequence[Box]) -> str:

@@ -5,6 +5,7 @@ W + (alpha / rank) B A, with B = 0 at the start, so that an adapted model begins
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -101,7 +102,9 @@ def adapt(module: nn.Module, name: str, lora: Lora) -> Adapters:
         use_dora=lora.dora,
         bias=lora.bias,
     )
-    wrapped = get_peft_model(part.model, config)  # type: ignore[arg-type]  # puts the adapters into the model itself
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for a name that it will give up
+        wrapped = get_peft_model(part.model, config)  # type: ignore[arg-type]  # puts them into the model itself
     wrapped.peft_config["default"].base_model_name_or_path = str(Path(name).resolve()) if Path(name).is_dir() else name
     assert isinstance(wrapped, PeftModel)
     own = list(module.parameters())

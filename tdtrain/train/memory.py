@@ -7,16 +7,20 @@ storage, and what they save for the backward pass is added up. The rest is arith
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.table import Table
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
+from torch.func import functional_call
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from tdtrain.config import LoraDocumentRun
 from tdtrain.losses.chunked import CHUNK
 from tdtrain.models.causal import PACKED, CausalModule, source_of
 from tdtrain.models.lora import adapt
@@ -53,7 +57,6 @@ class Sizes:
     largest_layer: int
     kept: tuple[float, float]
     working: float
-    width: int
 
 
 def sizes_of(model: str, lora: Lora, tokens: int, halves: bool) -> Sizes:
@@ -64,7 +67,13 @@ def sizes_of(model: str, lora: Lora, tokens: int, halves: bool) -> Sizes:
         tokens: of a forward pass.
         halves: the base in bf16, computed in bf16; else all in fp32.
     """
-    config = AutoConfig.from_pretrained(source_of(model))
+    try:
+        config = AutoConfig.from_pretrained(source_of(model))
+    except OSError as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"model_name={model}: there is no config.json to plan with ({reason}); name a folder"
+        ) from error
     with torch.device("meta"):
         whole = _module(config, model, lora, halves)
     trained = sum(p.numel() for p in whole.parameters() if p.requires_grad)
@@ -81,7 +90,6 @@ def sizes_of(model: str, lora: Lora, tokens: int, halves: bool) -> Sizes:
         largest_layer=largest,
         kept=(rest + layers * layer, rest + layers * inputs + layer),
         working=3 * tokens * config.intermediate_size * size + 3 * CHUNK * config.vocab_size * FP32,
-        width=config.hidden_size,
     )
 
 
@@ -104,6 +112,30 @@ def memory_of(sizes: Sizes, stage: int, workers: int, halves: bool, checkpointin
     )
 
 
+def print_plan(run: LoraDocumentRun, workers: Sequence[int] = (1, 2, 4, 8)) -> None:
+    """Prints what the run needs by ZeRO stage and number of workers: trained parameters, GiB a worker.
+
+    Raises: ValueError where the model's config cannot be read.
+    """
+    halves = run.optimisation.precision != "fp32"
+    sizes = sizes_of(run.model_name, run.lora, run.max_tokens, halves)
+    whole = sizes.frozen + sizes.trained
+    title = (
+        f"{run.model_name}: {sizes.trained:,} of {whole:,} parameters are trained ({sizes.trained / whole:.2%}); "
+        f"GiB a worker at {run.max_tokens:,} tokens a pass, {'bf16' if halves else 'fp32'}"
+    )
+    table = Table(title=title, title_justify="left")
+    for name in ("ZeRO", "workers", *Memory.__dataclass_fields__, "total", "total, gradient_checkpointing"):
+        table.add_column(name, justify="right")
+    for stage in range(4):
+        for number in workers if stage else workers[:1]:
+            plain, less = (memory_of(sizes, stage, number, halves, way) for way in (False, True))
+            parts = (*vars(plain).values(), plain.total, less.total)
+            cells = (f"{part / 2**30:.1f}" for part in parts)
+            table.add_row(str(stage), str(number) if stage else "any", *cells)
+    Console(width=max(Console().width, 140)).print(table)
+
+
 def _module(config: Any, model: str, lora: Lora, halves: bool) -> CausalModule:
     dtype = torch.bfloat16 if halves else torch.float32
     network = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=PACKED)
@@ -116,9 +148,15 @@ def _kept(config: Any, model: str, lora: Lora, tokens: int, halves: bool, layers
     """Bytes that the backward pass of so many layers of the model needs, weights aside."""
     config = type(config).from_dict(config.to_dict() | {"num_hidden_layers": layers})
     held: dict[int, tuple[Tensor, int]] = {}
+    with torch.device("meta"):
+        part = _Hidden(_module(config, model, lora, halves))
+    there = {**dict(part.named_parameters()), **dict(part.named_buffers())}
     with FakeTensorMode():
-        module = _module(config, model, lora, halves)
-        weights = {p.untyped_storage()._cdata for p in (*module.parameters(), *module.buffers())}
+        fake = {
+            name: torch.empty(own.shape, dtype=own.dtype).requires_grad_(own.requires_grad)
+            for name, own in there.items()
+        }
+        weights = {own.untyped_storage()._cdata for own in fake.values()}
 
         def keep(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
@@ -127,8 +165,17 @@ def _kept(config: Any, model: str, lora: Lora, tokens: int, halves: bool, layers
             return tensor
 
         with saved_tensors_hooks(keep, lambda tensor: tensor), autocast("bf16" if halves else "fp32", "cpu"):
-            module.hidden_states(torch.zeros(tokens, dtype=torch.int64), [tokens])
+            functional_call(part, fake, torch.zeros(tokens, dtype=torch.int64))
     return float(sum(size for _, size in held.values()))
+
+
+class _Hidden(nn.Module):
+    def __init__(self, module: CausalModule) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.module.hidden_states(tokens, [len(tokens)])
 
 
 def _blocks(module: nn.Module) -> Iterator[nn.Module]:
