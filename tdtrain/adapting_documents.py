@@ -132,6 +132,7 @@ def train(run: LoraDocumentRun, job: Stages, manifest: Manifest) -> None:
         lora=run.lora,
         max_tokens=run.max_tokens,
         gradient_checkpointing=run.gradient_checkpointing,
+        four_bit=run.four_bit,
         optimisation=run.optimisation,
         compute=job.compute,
     )

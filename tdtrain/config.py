@@ -161,6 +161,8 @@ class LoraDocumentRun(TrainingRun):
     """An answer that has not ended by then is cut, and counts as no JSON."""
     gradient_checkpointing: bool = False
     """Compute each layer twice in place of keeping what it computed."""
+    four_bit: bool = False
+    """Keep the frozen base in 4 bits (QLoRA, arXiv 2305.14314); needs bitsandbytes. Not under ZeRO-3."""
     plan: bool = False
     """Print how much memory each worker needs, by ZeRO stage and number of workers, and exit."""
     corpus: Pages = Pages(annotated_pages=300)
@@ -174,6 +176,11 @@ class LoraDocumentRun(TrainingRun):
             raise ValueError(
                 f"max_document_tokens={longest} is more than max_tokens={self.max_tokens}, which a document alone must "
                 "not exceed; raise max_tokens"
+            )
+        if self.four_bit and self.compute.zero_stage == 3:
+            raise ValueError(
+                "four_bit=True packs weights in a form that zero_stage=3 cannot spread over workers; use zero_stage 0 to "
+                "2, where a base in 4 bits fits, or leave four_bit out"
             )
         if (size := self.optimisation.micro_batch_size) is not None:
             raise ValueError(
@@ -240,6 +247,8 @@ class LanguageRun(WithPlaces):
     """Tokens of a worker's forward pass, at most: a step is cut into as many as that takes."""
     gradient_checkpointing: bool = False
     """Compute each layer twice in place of keeping what it computed."""
+    four_bit: bool = False
+    """Keep the frozen base in 4 bits."""
     max_steps: Positive | None = None
     """Stop after so many steps; None: after `optimisation.epochs`."""
     optimisation: Optimisation = Optimisation()

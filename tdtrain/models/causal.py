@@ -8,6 +8,7 @@ Shapes: T tokens of several documents, D width, H heads, E width of a head.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PreTrainedTokenizerBase,
 )
 
@@ -115,9 +117,16 @@ def save_causal(module: CausalModule, prompter: Prompter, folder: Path, weights:
     prompter.tokenizer.save_pretrained(folder)
 
 
-def load_causal(name_or_folder: str, dtype: torch.dtype = torch.float32) -> tuple[CausalModule, Prompter]:
+def load_causal(
+    name_or_folder: str, dtype: torch.dtype = torch.float32, four_bit: bool = False
+) -> tuple[CausalModule, Prompter]:
     """A causal language model by built-in name (smollm2-135m), folder, or name on the hub, in evaluation. A folder of
     adapters is merged into the model they are for.
+
+    Args:
+        dtype: of the weights, or of what they are computed in.
+        four_bit: keep the layers' weights as 4-bit NormalFloat, their scales in 8 bits (Dettmers et al. 2023, arXiv
+            2305.14314, section 3).
 
     Raises: ValueError where there is no such model, it has no chat template, or no safetensors.
     """
@@ -130,8 +139,9 @@ def load_causal(name_or_folder: str, dtype: torch.dtype = torch.float32) -> tupl
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, attn_implementation=PACKED
-        )
+            source, dtype=dtype, use_safetensors=True, attn_implementation=PACKED,
+            quantization_config=_in_four_bits(dtype) if four_bit else None,
+        )  # fmt: skip
     except OSError as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(
@@ -140,6 +150,14 @@ def load_causal(name_or_folder: str, dtype: torch.dtype = torch.float32) -> tupl
             "model.safetensors and tokenizer.json"
         ) from error
     return CausalModule(model).eval(), Prompter(tokenizer)
+
+
+def _in_four_bits(dtype: torch.dtype) -> BitsAndBytesConfig:
+    if find_spec("bitsandbytes") is None:
+        raise ValueError("four_bit=True needs the package bitsandbytes; run `pip install bitsandbytes`")
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
 
 
 def source_of(name_or_folder: str) -> str:

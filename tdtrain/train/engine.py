@@ -130,14 +130,14 @@ class TorchEngine:
 
     def save(self, folder: Path) -> None:
         if not dist.is_initialized() or dist.get_rank() == 0:
-            frozen = _frozen(self._bare)  # lies in the folder that the run starts from
-            changing = {name: value for name, value in self._bare.state_dict().items() if name not in frozen}
+            names = _changing(self._bare)  # the others lie in the folder that the run starts from
+            changing = {name: value for name, value in self._bare.state_dict().items() if name in names}
             torch.save({"module": changing, "optimizer": self._optimizer.state_dict()}, folder / "torch.pt")
 
     def load(self, folder: Path) -> None:
         state = torch.load(folder / "torch.pt", map_location="cpu", weights_only=True)
         missing, unexpected = self._bare.load_state_dict(state["module"], strict=False)
-        assert set(missing) <= _frozen(self._bare) and not unexpected, f"{missing[:3]} {unexpected[:3]}"
+        assert not _changing(self._bare) & set(missing) and not unexpected, f"{missing[:3]} {unexpected[:3]}"
         self._optimizer.load_state_dict(state["optimizer"])
 
 
@@ -195,9 +195,10 @@ class DeepSpeedEngine:
         self._engine.load_checkpoint(str(folder), tag="zero", load_module_strict=False)
 
 
-def _frozen(module: nn.Module) -> set[str]:
-    """The names of the parameters that are not trained."""
-    return {name for name, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
+def _changing(module: nn.Module) -> set[str]:
+    """The names of the parameters that are trained, and of the buffers."""
+    trained = {name for name, p in module.named_parameters(remove_duplicate=False) if p.requires_grad}
+    return trained | {name for name, _ in module.named_buffers(remove_duplicate=False)}
 
 
 def _state(module: nn.Module, trained_only: bool) -> dict[str, Tensor]:

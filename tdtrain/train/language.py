@@ -109,7 +109,7 @@ def work(job: LanguageJob, context: Context) -> State:
     precision = run.optimisation.precision
     # A frozen base needs no more than bf16, where that is quick; adapters are fp32 all the same.
     halves = run.lora is not None and use_bf16(precision, context.device.type)
-    module, prompter = load_causal(run.model, torch.bfloat16 if halves else torch.float32)
+    module, prompter = load_causal(run.model, torch.bfloat16 if halves else torch.float32, run.four_bit)
     adapters = None
     if run.lora is not None:
         from tdtrain.models.lora import adapt  # peft takes seconds to import

@@ -106,6 +106,36 @@ def test_a_resumed_run_is_the_whole_one(lora: Lora | None, model: str, sequences
         load_causal(str(tmp_path / "a" / "out"))
 
 
+def test_adapters_learn_on_a_base_in_four_bits_and_merge_into_the_whole_one(
+    model: str, sequences: str, tmp_path: Path
+) -> None:
+    curves = {}
+    for four_bit in (False, True):
+        run = run_of(model, sequences, tmp_path / str(four_bit), lora=LORA, four_bit=four_bit)
+        curves[four_bit] = records_of(run, tmp_path / str(four_bit) / "out")
+    first, last = curves[True][0], curves[True][-1]
+    assert first.loss != curves[False][0].loss and first.loss == pytest.approx(curves[False][0].loss, rel=0.02)
+    assert last.loss < first.loss - 0.1 and last.loss == pytest.approx(curves[False][-1].loss, rel=0.05)
+    adapter = tmp_path / "True" / "out"
+    assert all("lora_" in name for name in load_file(adapter / "adapter_model.safetensors"))
+    merged, _ = load_causal(str(adapter))
+    base, _ = load_causal(model)
+    changed = [name for name, value in merged.state_dict().items() if not torch.equal(value, base.state_dict()[name])]
+    assert changed and all(any(part in name for part in ("q_proj", "v_proj", "mlp")) for name in changed)
+
+    again = run_of(model, sequences, tmp_path / "again", lora=LORA, four_bit=True)
+
+    def stop(name: str, record: loop.Record, total: int) -> None:
+        if record.step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(again, tmp_path / "again" / "out", stop)
+    fit(again, tmp_path / "again" / "out", lambda *_: None)
+    whole, resumed = (load_file(out / "adapter_model.safetensors") for out in (adapter, tmp_path / "again" / "out"))
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
 def test_a_document_that_does_not_fit_is_refused(model: str, sequences: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"max_tokens=20 is less than the \d+ tokens of the longest document"):
         plan_language(run_of(model, sequences, tmp_path, max_tokens=20))
