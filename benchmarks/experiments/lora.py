@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from harness import Measured, Row, Settings, extra_memory_mb, in_turns, summary
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from tdtrain.config import LanguageRun
 from tdtrain.data.layout import PlacedLine
@@ -26,7 +27,7 @@ from tdtrain.data.sequences import SequenceRecipe, write_sequences
 from tdtrain.data.serialise import in_order_of_page, serialise
 from tdtrain.data.training_set import stream
 from tdtrain.losses.objective import Objective
-from tdtrain.models.causal import CausalModule, Prompter, load_causal
+from tdtrain.models.causal import CausalModule, Prompter, load_causal, source_of
 from tdtrain.models.lora import adapt
 from tdtrain.models.reader import IGNORED
 from tdtrain.options import Compute, Lora, Optimisation
@@ -35,7 +36,7 @@ from tdtrain.train.language import LanguageLearner, plan_language
 from tdtrain.train.loop import take_step
 
 MODEL = "smollm2-135m"
-BATCH, MAX_TOKENS, LEARNING_RATE = 8, 4096, 1e-4
+BATCH, MAX_TOKENS, LEARNING_RATE = 4, 8192, 1e-4
 LORA = Lora(rank=32, alpha=64, target_modules=("q_proj", "k_proj", "v_proj", "o_proj"))
 OPTIMISATION = Optimisation(batch_size=BATCH, learning_rate=LEARNING_RATE, weight_decay=0.0, epochs=1)
 
@@ -45,12 +46,12 @@ class Ours:
 
     def __init__(self, folder: str) -> None:
         run = LanguageRun(
-            name="student", model=MODEL, sequences=folder, storage=f"{folder}/none", lora=LORA, max_tokens=MAX_TOKENS,
-            optimisation=OPTIMISATION, compute=Compute(num_workers=0),
+            name="student", model=model_of(folder), sequences=folder, storage=f"{folder}/none", lora=LORA,
+            max_tokens=MAX_TOKENS, optimisation=OPTIMISATION, compute=Compute(num_workers=0),
         )  # fmt: skip
         self.losses: list[float] = []
         self._job = plan_language(run)
-        module, _, self._device = _adapted()
+        module, _, self._device = _adapted(folder)
         learner = LanguageLearner(module).to(self._device).train()
         self._engine = build_engine(learner, OPTIMISATION, run.compute, self._job.accumulation)
         self._batches = stream(self._job.plan, self._job.recipe, 0, self._job.total_steps)
@@ -85,7 +86,7 @@ class Trl:
                     turns.losses.append(logs["loss"])
                     turns._done.release()
 
-        module, prompter, device = _adapted()
+        module, prompter, device = _adapted(folder)
         model = module.model
         model.set_attn_implementation("sdpa")
         rows = _rows(folder)
@@ -93,7 +94,7 @@ class Trl:
             output_dir=f"{folder}/trl", per_device_train_batch_size=BATCH, learning_rate=LEARNING_RATE,
             lr_scheduler_type="constant", weight_decay=0.0, max_grad_norm=OPTIMISATION.max_grad_norm, max_length=None,
             num_train_epochs=1, logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True,
-            gradient_checkpointing=False, bf16=device.type == "cuda", use_cpu=device.type == "cpu",
+            activation_checkpointing=False, bf16=device.type == "cuda", use_cpu=device.type == "cpu",
             dataset_kwargs={"skip_prepare_dataset": True}, remove_unused_columns=False,
         )  # fmt: skip
         trainer = SFTTrainer(
@@ -117,6 +118,8 @@ def make(name: str, folder: str) -> Callable[[], object]:
 def measure(settings: Settings) -> Measured:
     """Steps of both in turns."""
     with tempfile.TemporaryDirectory() as folder:
+        if settings.quick:
+            _small_model(folder)
         tokens, answers = _write(folder, 1 + settings.repeats)
         names = ["tdtrain", *(["trl"] if find_spec("trl") else [])]
         memory = {name: extra_memory_mb(make, name, folder) for name in names}
@@ -141,12 +144,26 @@ def measure(settings: Settings) -> Measured:
     return Measured(rows, figures)
 
 
-def _adapted() -> tuple[CausalModule, Prompter, torch.device]:
+def model_of(folder: str) -> str:
+    """What learns: SmolLM2, where there is no small model in the folder."""
+    small = f"{folder}/model"
+    return small if Path(small).exists() else MODEL
+
+
+def _small_model(folder: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(source_of(MODEL))
+    sizes = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = LlamaConfig(vocab_size=len(tokenizer), **sizes)
+    AutoModelForCausalLM.from_config(config).save_pretrained(f"{folder}/model")
+    tokenizer.save_pretrained(f"{folder}/model")
+
+
+def _adapted(folder: str) -> tuple[CausalModule, Prompter, torch.device]:
     """The model with the same fresh adapters each time."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    module, prompter = load_causal(MODEL, torch.bfloat16 if device.type == "cuda" else torch.float32)
+    module, prompter = load_causal(model_of(folder), torch.bfloat16 if device.type == "cuda" else torch.float32)
     torch.manual_seed(0)
-    module.adapters = adapt(module, MODEL, LORA)  # type: ignore[assignment]
+    module.adapters = adapt(module, model_of(folder), LORA)  # type: ignore[assignment]
     return module.to(device), prompter, device
 
 
@@ -156,7 +173,7 @@ def _peft_model(module: CausalModule) -> Any:
 
 def _write(folder: str, steps: int) -> tuple[list[int], list[int]]:
     """Pages as sequences; tokens, and tokens of answers, of each step."""
-    _, prompter = load_causal(MODEL)
+    _, prompter = load_causal(model_of(folder))
     examples = []
     for index in range(BATCH * steps):
         _, truth = make_page(11, index)
@@ -172,8 +189,8 @@ def _write(folder: str, steps: int) -> tuple[list[int], list[int]]:
 
 def _in_order(folder: str) -> Any:
     run = LanguageRun(
-        name="student", model=MODEL, sequences=folder, storage="none", max_tokens=10**9, optimisation=OPTIMISATION,
-        compute=Compute(num_workers=0),
+        name="student", model=model_of(folder), sequences=folder, storage="none", max_tokens=10**9,
+        optimisation=OPTIMISATION, compute=Compute(num_workers=0),
     )  # fmt: skip
     job = plan_language(run)
     for batch in stream(job.plan, SequenceRecipe(1, OPTIMISATION.seed), 0, job.total_steps):
