@@ -8,6 +8,7 @@ needs FlashAttention); it is installed by `pip install --no-deps trl`, and left 
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 import threading
 from collections.abc import Callable
@@ -37,6 +38,8 @@ from tdtrain.train.loop import take_step
 
 MODEL = "smollm2-135m"
 BATCH, MAX_TOKENS, LEARNING_RATE = 4, 8192, 1e-4
+LONGEST = 1200
+"""Longer pages are left out: TRL keeps what it computes of a whole padded batch, which has to fit."""
 LORA = Lora(rank=32, alpha=64, target_modules=("q_proj", "k_proj", "v_proj", "o_proj"))
 OPTIMISATION = Optimisation(batch_size=BATCH, learning_rate=LEARNING_RATE, weight_decay=0.0, epochs=1)
 
@@ -175,11 +178,15 @@ def _write(folder: str, steps: int) -> tuple[list[int], list[int]]:
     """Pages as sequences; tokens, and tokens of answers, of each step."""
     _, prompter = load_causal(model_of(folder))
     examples = []
-    for index in range(BATCH * steps):
+    for index in itertools.count():
         _, truth = make_page(11, index)
         lines = [PlacedLine(line.text, tuple(np.ravel(line.quad))) for line in truth.boxes.lines]
         answer = in_order_of_page(truth.document, lines).canonical()
-        examples.append(prompter.example(str(index), serialise(lines, "headings"), answer))
+        example = prompter.example(str(index), serialise(lines, "headings"), answer)
+        if len(example.tokens) <= LONGEST:
+            examples.append(example)
+        if len(examples) == BATCH * steps:
+            break
     write_sequences(f"{folder}/train", examples)
     Path(f"{folder}/validation").mkdir()
     batches = list(_in_order(folder))
