@@ -179,8 +179,8 @@ class LoraDocumentRun(TrainingRun):
             )
         if self.four_bit and self.compute.zero_stage == 3:
             raise ValueError(
-                "four_bit=True packs weights in a form that zero_stage=3 cannot spread over workers; use zero_stage 0, 1 "
-                "or 2, for a base in 4 bits is small, or leave four_bit out"
+                "four_bit=True packs weights in a form that zero_stage=3 cannot spread over workers; use "
+                "zero_stage 0, 1 or 2, or leave four_bit out"
             )
         if (size := self.optimisation.micro_batch_size) is not None:
             raise ValueError(

@@ -142,7 +142,8 @@ def measure(settings: Settings) -> Measured:
             ratios = [theirs / ours for ours, theirs in zip(*seconds.values(), strict=True)]
             pairs = list(zip(*(call.losses for call in calls.values()), strict=True))
             figures["lora_tokens_over_trl"] = round(float(np.median(ratios)), 2)
-            figures["lora_memory_over_trl"] = round(memory["tdtrain"] / memory["trl"], 2)  # type: ignore[operator]
+            if memory["tdtrain"] and memory["trl"]:
+                figures["lora_memory_over_trl"] = round(memory["tdtrain"] / memory["trl"], 2)
             figures["lora_loss_difference"] = round(max(abs(a - b) / b for a, b in pairs), 5)
     return Measured(rows, figures)
 

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from tdtrain.admission import check_free, check_models, check_place, claim
-from tdtrain.config import DistillRun
+from tdtrain.config import DistillRun, LoraDocumentRun
 from tdtrain.options import Compute, Optimisation, Teaching, check_batch, evaluation_steps, micro_batches
 from tdtrain.stages import Opened, Stages
 
@@ -43,6 +43,21 @@ def test_a_run_survives_json() -> None:
 def test_what_cannot_work_is_refused(changes: dict, words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         DistillRun.model_validate(changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"max_document_tokens": 5000}, "more than max_tokens=4096"),
+        ({"four_bit": True, "compute": {"zero_stage": 3}}, "zero_stage=3 cannot spread"),
+        ({"optimisation": {"micro_batch_size": 4}}, "use max_tokens"),
+        ({"lora": {"target_modules": []}}, "target_modules is empty"),
+        ({"serialisation": "prose"}, "serialisation"),
+    ],
+)
+def test_what_cannot_work_with_documents_is_refused(changes: dict, words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        LoraDocumentRun.model_validate(changes)
 
 
 @pytest.mark.parametrize(
