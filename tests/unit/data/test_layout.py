@@ -59,6 +59,15 @@ def test_blocks_come_in_the_order_of_the_page() -> None:
     assert [(block.day, block.name, block.startTime) for block in said.timeblocks] == list(shown)
 
 
+def test_a_name_is_found_where_it_is_best() -> None:
+    texts = ("Time", "Mon", "8-9", "Early shift", "9-10", "Late shift", "10-11", "Early shift")
+    lines = [placed(text, 60 + 100 * (i % 2), 90 + 50 * (i // 2), 80) for i, text in enumerate(texts)]
+    told = [("Early shift", "08"), ("Early shift", "10"), ("Late shift", "09")]
+    blocks = tuple(TimeBlock(day="Mon", name=name, startTime=start, endTime="-") for name, start in told)
+    said = in_order_of_page(Timetable(timeblocks=blocks), lines)
+    assert [block.startTime for block in said.timeblocks] == ["08", "09", "10"]
+
+
 def test_blocks_that_the_page_does_not_show_stay_where_they_were() -> None:
     told = [TimeBlock(day="Mon", name=name, startTime="8", endTime="-") for name in ("Art", "Nowhere", "French")]
     assert in_order_of_page(Timetable(timeblocks=tuple(told)), page()).timeblocks == tuple(told)

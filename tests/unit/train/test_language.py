@@ -54,6 +54,16 @@ def records_of(run: LanguageRun, output: Path) -> list[loop.Record]:
     return seen
 
 
+def interrupted_and_resumed(run: LanguageRun, output: Path) -> None:
+    def stop(name: str, record: loop.Record, total: int) -> None:
+        if record.step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(run, output, stop)
+    fit(run, output, lambda *_: None)
+
+
 def test_the_first_loss_is_that_of_plain_transformers(model: str, sequences: str, tmp_path: Path) -> None:
     run = run_of(model, sequences, tmp_path, lora=LORA, max_steps=1)
     job = plan_language(run)
@@ -91,14 +101,7 @@ def test_a_resumed_run_is_the_whole_one(lora: Lora | None, model: str, sequences
     whole = run_of(model, sequences, tmp_path / "a", lora=lora, gradient_checkpointing=True)
     records_of(whole, tmp_path / "a" / "out")
     again = run_of(model, sequences, tmp_path / "b", lora=lora, gradient_checkpointing=True)
-
-    def stop(name: str, record: loop.Record, total: int) -> None:
-        if record.step == 5:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fit(again, tmp_path / "b" / "out", stop)
-    fit(again, tmp_path / "b" / "out", lambda *_: None)
+    interrupted_and_resumed(again, tmp_path / "b" / "out")
     name = "model.safetensors" if lora is None else "adapter_model.safetensors"
     first, second = (load_file(tmp_path / run / "out" / name) for run in "ab")
     assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
@@ -124,14 +127,7 @@ def test_adapters_learn_on_a_base_in_four_bits_and_merge_into_the_whole_one(
     assert changed and all(any(part in name for part in ("q_proj", "v_proj", "mlp")) for name in changed)
 
     again = run_of(model, sequences, tmp_path / "again", lora=LORA, four_bit=True)
-
-    def stop(name: str, record: loop.Record, total: int) -> None:
-        if record.step == 5:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fit(again, tmp_path / "again" / "out", stop)
-    fit(again, tmp_path / "again" / "out", lambda *_: None)
+    interrupted_and_resumed(again, tmp_path / "again" / "out")
     whole, resumed = (load_file(out / "adapter_model.safetensors") for out in (adapter, tmp_path / "again" / "out"))
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
