@@ -48,10 +48,10 @@ def language_curves(points: Sequence[CurvePoint]) -> str | None:
         axes.plot(*zip(*training, strict=True), color=ROLE_COLOURS["student"], label="training")
         if unseen:
             axes.plot(*zip(*unseen, strict=True), "--o", color=INK, linewidth=1.3, markersize=3, label="validation")
-        axes.set_yscale("log")
+        axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.set_xlabel("optimizer step")
-        axes.set_ylabel("nats a token of the answer (log)")
+        axes.set_ylabel("nats a token of the answer")
         axes.legend(frameon=False, labelcolor=INK)
         grid(axes, "y")
         return svg(figure, "Loss by step")

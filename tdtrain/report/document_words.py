@@ -11,8 +11,8 @@ NAMES = {
     "student": "Adapted model",
     "baseline": "Base model",
     "rules": "Rules",
-    "student_true_text": "Adapted model, text without errors",
-    "rules_true_text": "Rules, text without errors",
+    "student_true_text": "Adapted, true text",
+    "rules_true_text": "Rules, true text",
 }
 
 
