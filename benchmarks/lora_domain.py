@@ -50,7 +50,10 @@ WAYS: dict[str, Lora | None] = {
     "LoRA, all layers": Lora(rank=4, alpha=8, target_modules=("all",)),
     "LoRA, all layers, rsLoRA": Lora(rank=4, alpha=8, target_modules=("all",), rslora=True),
 }
-RATES = {"all weights": (5e-5, 1.5e-4, 5e-4), "LoRA": (5e-4, 1.5e-3, 5e-3)}
+RATES = {
+    "ppocrv6-small": {"all weights": (2e-5, 5e-5, 1e-4), "LoRA": (5e-4, 1e-3, 2e-3)},
+    "trocr": {"all weights": (5e-4, 1.5e-3, 4e-3), "LoRA": (1.5e-3, 5e-3, 1.5e-2)},
+}
 
 
 class Study(Frozen):
@@ -58,7 +61,7 @@ class Study(Frozen):
 
     output_dir: Path = Path("output/lora_domain")
     """Corpora, models and cells; the same command again resumes."""
-    readers: tuple[str, ...] = ("ppocrv6-small", "trocr")
+    readers: tuple[str, ...] = tuple(RATES)
     pages: Positive = 40
     """Pages of the new domain that are learnt from, of PP-OCR."""
     test_pages: Positive = 24
@@ -105,7 +108,7 @@ def cells(study: Study) -> Iterator[Cell]:
     for reader in study.readers:
         yield Cell(reader, "as it comes", 0.0)
         for way in WAYS:
-            for rate in RATES["LoRA" if WAYS[way] else way]:
+            for rate in RATES[reader]["LoRA" if WAYS[way] else way]:
                 yield Cell(reader, way, rate)
 
 

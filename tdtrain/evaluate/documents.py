@@ -20,6 +20,8 @@ from tdtrain.evaluate.score_documents import (
 from tdtrain.evaluate.write_pages import write_pages
 from tdtrain.ray_map import Task, map_tasks
 
+FEW = 16
+"""Answers up to here are counted before processes that would do it have started."""
 COMPARED = (("student", "baseline"), ("student", "rules"), ("student_true_text", "student"))
 
 
@@ -83,11 +85,14 @@ def evaluate_documents(
 
 
 def count_pages(pairs: Sequence[tuple[Timetable, str]], actors: int) -> list[PageCounts]:
-    """`count` of each (truth, answer), in order; tree edits take seconds where a page has forty blocks."""
+    """`count` of each (truth, answer), in order; many are counted side by side, for tree edits take seconds where a page
+    has forty blocks."""
     tasks = [
         {"place": place, "truth": truth.canonical(), "answer": answer} for place, (truth, answer) in enumerate(pairs)
     ]
-    by_place = {row.pop("place"): PageCounts(**row) for row in map_tasks(_Counter, (), tasks, actors)}
+    by_place = {
+        row.pop("place"): PageCounts(**row) for row in map_tasks(_Counter, (), tasks, actors if len(tasks) > FEW else 0)
+    }
     return [by_place[place] for place in range(len(pairs))]
 
 

@@ -226,8 +226,8 @@ def test_lora_teaches_a_language_model_documents_and_resumes(tmp_path: Path) -> 
     out = tmp_path / "out"
     command = [
         "rayjobs/lora_document.py", "--model_name", small_llama_folder(tmp_path / "llama"), "--reader", "ppocrv6-tiny",
-        "--sample_pages", "9", "--annotated_pages", "9", "--output_dir", out, "--epochs", "1", "--batch_size", "2",
-        "--max_answer_tokens", "40", "--max_document_tokens", "3000",
+        "--sample_pages", "6", "--annotated_pages", "6", "--output_dir", out, "--epochs", "1", "--batch_size", "2",
+        "--max_answer_tokens", "24", "--max_document_tokens", "3000",
     ]  # fmt: skip
     refused = run(*command, "--max_tokens", "2000", ok=False)
     assert "max_document_tokens=3000 is more than" in refused
