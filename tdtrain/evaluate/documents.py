@@ -85,8 +85,8 @@ def evaluate_documents(
 
 
 def count_pages(pairs: Sequence[tuple[Timetable, str]], actors: int) -> list[PageCounts]:
-    """`count` of each (truth, answer), in order; many are counted side by side, for tree edits take seconds where a page
-    has forty blocks."""
+    """`count` of each (truth, answer), in order; many are counted side by side, for the tree edits of a page of forty
+    blocks take seconds."""
     tasks = [
         {"place": place, "truth": truth.canonical(), "answer": answer} for place, (truth, answer) in enumerate(pairs)
     ]
