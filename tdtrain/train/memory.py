@@ -28,6 +28,8 @@ from tdtrain.options import Lora
 from tdtrain.precision import autocast
 
 FP32 = 4
+NF4 = (4 + 8 / 64 + 32 / (64 * 256)) / 8
+"""Bytes a weight: 4 bits, an 8-bit scale for 64 of them, a scale of scales for 256 (arXiv 2305.14314, section 3)."""
 LIVE = 1_000_000_000
 """Weights that ZeRO-3 has gathered at once, at most (DeepSpeed's stage3_max_live_parameters)."""
 
@@ -49,10 +51,11 @@ class Memory:
 
 @dataclass(frozen=True)
 class Sizes:
-    """A model with adapters, in numbers. `kept`: bytes that autograd keeps of a forward pass without checkpointing, and
-    with it."""
+    """A model with adapters, in numbers. `packed`: frozen weights that QLoRA keeps in 4 bits. `kept`: bytes that
+    autograd keeps of a forward pass without checkpointing, and with it."""
 
     frozen: int
+    packed: int
     trained: int
     largest_layer: int
     kept: tuple[float, float]
@@ -86,6 +89,11 @@ def sizes_of(model: str, lora: Lora, tokens: int, halves: bool) -> Sizes:
     largest = max(sum(p.numel() for p in part.parameters()) for part in _blocks(whole))
     return Sizes(
         frozen=frozen,
+        packed=sum(
+            layer.weight.numel()
+            for layer in whole.modules()
+            if isinstance(layer, nn.Linear) and not layer.weight.requires_grad and layer is not whole.head
+        ),
         trained=trained,
         largest_layer=largest,
         kept=(rest + layers * layer, rest + layers * inputs + layer),
@@ -93,18 +101,24 @@ def sizes_of(model: str, lora: Lora, tokens: int, halves: bool) -> Sizes:
     )
 
 
-def memory_of(sizes: Sizes, stage: int, workers: int, halves: bool, checkpointing: bool) -> Memory:
+def memory_of(
+    sizes: Sizes, stage: int, workers: int, halves: bool, checkpointing: bool, four_bit: bool = False
+) -> Memory:
     """What each of the workers needs.
 
     Args:
         stage: of ZeRO; 0: plain data parallelism, with trained weights in fp32.
+        four_bit: the base's layers as NF4 with scales in 8 bits, not under ZeRO-3.
     """
     size = 2 if halves else FP32
     all_share = workers if stage >= 3 else 1
     gathered = min(sizes.frozen + sizes.trained, LIVE, 2 * sizes.largest_layer) if stage >= 3 and workers > 1 else 0
     copies = 0 if stage == 0 else size * sizes.trained / all_share  # in the type that is computed in
     return Memory(
-        weights=size * (sizes.frozen / all_share + gathered) + copies + (FP32 * sizes.trained if stage == 0 else 0),
+        weights=size * (sizes.frozen / all_share + gathered)
+        + copies
+        + (FP32 * sizes.trained if stage == 0 else 0)
+        - four_bit * (size - NF4) * sizes.packed,
         gradients=(FP32 if stage == 0 else size) * sizes.trained / (workers if stage >= 2 else 1),
         optimizer=(2 if stage == 0 else 3) * FP32 * sizes.trained / (workers if stage >= 1 else 1),
         activations=sizes.kept[checkpointing],
@@ -120,16 +134,17 @@ def print_plan(run: LoraDocumentRun, workers: Sequence[int] = (1, 2, 4, 8)) -> N
     halves = run.optimisation.precision != "fp32"
     sizes = sizes_of(run.model_name, run.lora, run.max_tokens, halves)
     whole = sizes.frozen + sizes.trained
+    kind = f"{'bf16' if halves else 'fp32'}{', base in 4 bits' if run.four_bit else ''}"
     title = (
         f"{run.model_name}: {sizes.trained:,} of {whole:,} parameters are trained ({sizes.trained / whole:.2%}); "
-        f"GiB a worker at {run.max_tokens:,} tokens a pass, {'bf16' if halves else 'fp32'}"
+        f"GiB a worker at {run.max_tokens:,} tokens a pass, {kind}"
     )
     table = Table(title=title, title_justify="left")
     for name in ("ZeRO", "workers", *Memory.__dataclass_fields__, "total", "total, gradient_checkpointing"):
         table.add_column(name, justify="right")
-    for stage in range(4):
+    for stage in range(3 if run.four_bit else 4):
         for number in workers if stage else workers[:1]:
-            plain, less = (memory_of(sizes, stage, number, halves, way) for way in (False, True))
+            plain, less = (memory_of(sizes, stage, number, halves, way, run.four_bit) for way in (False, True))
             parts = (*vars(plain).values(), plain.total, less.total)
             cells = (f"{part / 2**30:.1f}" for part in parts)
             table.add_row(str(stage), str(number) if stage else "any", *cells)

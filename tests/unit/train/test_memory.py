@@ -99,3 +99,6 @@ def test_llama_3_8b_fits_where_it_is_known_to(tmp_path: Path) -> None:
     assert (sizes.frozen, sizes.trained) == (8_030_261_248, 27_262_976)
     gib = {n: memory_of(sizes, 3, n, halves=True, checkpointing=True).total / 2**30 for n in (1, 4)}
     assert 15 < gib[1] < 20 and gib[4] < 10
+    four_bit = memory_of(sizes, 0, 1, halves=True, checkpointing=True, four_bit=True).total / 2**30
+    in_layers = 32 * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336)
+    assert sizes.packed == in_layers and 7 < four_bit < 9
