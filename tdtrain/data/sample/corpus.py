@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from tdtrain.data.rows import Split, content_id, split_of
 from tdtrain.data.sample.page import Truth, make_page
 
-VERSION = 1
+VERSION = 2
 """Raise this when the same arguments give other pages."""
 VALIDATION_SHARE = 0.2
 PAGES_PER_TASK = 8

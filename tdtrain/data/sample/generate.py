@@ -117,10 +117,12 @@ def _departures(rng: Random, words: Language, language: str, case: Callable[[flo
         (rng.choice(words.stops), "class"),
         (rng.choice(words.valid).format(_date(rng, words)), "date"),
     ]
+    day = rng.choice(words.service_days)
+    head.append((day, "day"))
     return Schedule(
         kind="departures",
         language=language,
-        days=(rng.choice(words.service_days),),
+        days=(day,),
         periods=tuple(str(i + 1) for i in range(num)),
         times=tuple(times),
         pauses=(),
