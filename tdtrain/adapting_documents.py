@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tdtrain.config import LanguageRun, LoraDocumentRun
-from tdtrain.data.documents import PageText, read_pages
+from tdtrain.data.documents import PageText, read_documents, read_pages
 from tdtrain.data.manifest import Manifest, read_lines
 from tdtrain.data.pack_options import PackOptions
 from tdtrain.data.rows import SPLITS, Line
@@ -23,7 +23,7 @@ from tdtrain.evaluate.score import read_lines_with
 from tdtrain.evaluate.test_split import load_on
 from tdtrain.models.causal import Prompter, load_causal, save_causal
 from tdtrain.models.load import load_reader
-from tdtrain.models.lora import adapt, merge_causal
+from tdtrain.models.lora import adapt
 from tdtrain.models.reader import Reader
 from tdtrain.report.documents import DocumentResults, report_documents
 from tdtrain.stages import Stages, opened
@@ -80,8 +80,8 @@ def read_annotated_pages(job: Stages, manifest: Manifest, reader: str) -> dict[s
     kept = job.output / "readings.parquet"
     if not kept.exists():
         with job.stage("read", f"{reader} reads the annotated pages"):
-            told = {page.page_id for page in read_pages(manifest) if page.truth is not None}
-            lines = (line for split in SPLITS for line in read_lines(manifest, split) if line.page_id in told)
+            told = read_documents(manifest)
+            lines = (line for split in SPLITS for line in read_lines(manifest, split) if line.source in told)
             ids, texts = _read(job, manifest, reader, lines)
             if not ids:
                 raise ValueError(
@@ -144,8 +144,7 @@ def train(run: LoraDocumentRun, job: Stages, manifest: Manifest) -> None:
         return
     partial_folder = merged.with_suffix(".partial")
     shutil.rmtree(partial_folder, ignore_errors=True)
-    module, prompter = load_causal(run.model_name)
-    module = merge_causal(module, job.output / ADAPTER)
+    module, prompter = load_causal(str(job.output / ADAPTER))
     save_causal(module, prompter, partial_folder, dict(module.state_dict()))
     (partial_folder / "run.json").write_text(run.model_dump_json(indent=2))
     os.replace(partial_folder, merged)

@@ -19,11 +19,12 @@ from tdtrain.data.serialise import Serialisation, serialise
 from tdtrain.data.storage import absolute, open_folder
 from tdtrain.data.timetable import Document
 from tdtrain.evaluate.fields import parse_answer
-from tdtrain.models.causal import is_causal, load_causal
+from tdtrain.evaluate.test_split import load_on
+from tdtrain.evaluate.write_pages import load_writer
+from tdtrain.models.causal import is_causal
 from tdtrain.models.load import load_reader
-from tdtrain.models.reader import Reader, read_images
+from tdtrain.models.reader import read_images
 from tdtrain.models.write import write_answers
-from tdtrain.precision import use_bf16
 from tdtrain.ray_map import Task, map_tasks
 from tdtrain.train.progress import Display
 
@@ -172,11 +173,7 @@ class _Predictor:
             return
         torch.set_num_threads(max(1, int(self.run.cpus_per_worker)))
         device = "cuda" if self.run.gpus_per_worker and torch.cuda.is_available() else "cpu"
-        reader: Reader = load_reader(self.run.reader or self.run.model)
-        reader.module.to(device).eval()
-        self._reader = reader.frozen()
+        self._reader = load_on(device, self.run.reader or self.run.model)
         if self.run.reader is not None:
-            dtype = torch.bfloat16 if use_bf16("auto", device) else torch.float32
-            module, self._prompter = load_causal(self.run.model, dtype)
-            self._module = module.to(device)
+            self._module, self._prompter = load_writer(self.run.model, device)
         self._loaded = True

@@ -57,6 +57,12 @@ def write_pages(
     return written
 
 
+def load_writer(name: str, device: str) -> tuple[CausalModule, Prompter]:
+    """A language model that only writes, on a device, in bf16 where that is quick."""
+    module, prompter = load_causal(name, torch.bfloat16 if use_bf16("auto", device) else torch.float32)
+    return module.to(device), prompter
+
+
 def _tasks(writer: str, model: str, pages: Sequence[str]) -> list[Task]:
     longest_first = sorted(range(len(pages)), key=lambda place: -len(pages[place]))
     batches = [longest_first[start : start + BATCH] for start in range(0, len(pages), BATCH)]
@@ -84,7 +90,5 @@ class _Writer:
     def _model(self, name: str) -> tuple[CausalModule, Prompter]:
         if self._held is None or self._held[0] != name:
             self._held = None  # two would not fit
-            dtype = torch.bfloat16 if use_bf16("auto", self._device) else torch.float32
-            module, prompter = load_causal(name, dtype)
-            self._held = (name, module.to(self._device), prompter)
+            self._held = (name, *load_writer(name, self._device))
         return self._held[1:]

@@ -133,6 +133,10 @@ def load_causal(
     if (base := adapted_from(name_or_folder)) is not None:
         from tdtrain.models.lora import merge_causal  # peft takes seconds to import
 
+        if four_bit:
+            raise ValueError(
+                f"four_bit=True: {name_or_folder} holds adapters, which do not merge into 4 bits; name a model"
+            )
         module, prompter = load_causal(base, dtype)
         return merge_causal(module, Path(name_or_folder)), prompter
     source = source_of(name_or_folder)
