@@ -122,6 +122,8 @@ def test_adapters_learn_on_a_base_in_four_bits_and_merge_into_the_whole_one(
     adapter = tmp_path / "True" / "out"
     assert all("lora_" in name for name in load_file(adapter / "adapter_model.safetensors"))
     merged, _ = load_causal(str(adapter))
+    with pytest.raises(ValueError, match="do not merge into 4 bits"):
+        load_causal(str(adapter), four_bit=True)
     base, _ = load_causal(model)
     changed = [name for name, value in merged.state_dict().items() if not torch.equal(value, base.state_dict()[name])]
     assert changed and all(any(part in name for part in ("q_proj", "v_proj", "mlp")) for name in changed)
