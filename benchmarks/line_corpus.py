@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -24,14 +25,41 @@ LANGUAGES = ("de", "en", "fr", "cs")
 LONGEST = 20
 
 
-def line_texts(num: int, seed: int, among: Sequence[str] = LANGUAGES) -> list[str]:
-    """Lines as timetables have them: times, subjects with rooms, names, days, classes; at most LONGEST characters."""
+def line_texts(num: int, seed: int, among: Sequence[str] = LANGUAGES, invented: float = 0.0) -> list[str]:
+    """Lines as timetables have them: times, subjects with rooms, names, days, classes; at most LONGEST characters.
+
+    Args:
+        among: languages of the words.
+        invented: share of the lines that have no words but letters in any order, with the letters of all languages in
+            Latin script. Who learns these reads letters, and knows no words by heart.
+    """
     rng, texts = random.Random(seed), []
     while len(texts) < num:
-        text = _text(rng, languages()[rng.choice(among)])
+        text = _invented(rng) if rng.random() < invented else _text(rng, languages()[rng.choice(among)])
         if len(text) <= LONGEST:
             texts.append(text)
     return texts
+
+
+@cache
+def _letters() -> str:
+    """Small Latin letters of all languages' words, as often as they come."""
+    told = "".join(
+        "".join(words.subjects + words.surnames + words.days + words.stops) for words in languages().values()
+    )
+    return "".join(letter for letter in told.lower() if letter.isalpha() and letter < "\u0250")
+
+
+def _invented(rng: random.Random) -> str:
+    often = _letters()
+    every = sorted(set(often))
+    words = []
+    for _ in range(rng.randint(1, 3)):
+        letters = often if rng.random() < 0.5 else every
+        word = "".join(rng.choice(letters) for _ in range(rng.randint(2, 9)))
+        word = rng.choice((word, word.capitalize(), word.capitalize(), word.upper()))
+        words.append(rng.choice((word, word, f"({word})", f"{word}.", str(rng.randint(1, 9999)))))
+    return " ".join(words)
 
 
 def _text(rng: random.Random, words) -> str:
@@ -96,11 +124,13 @@ def write_corpus(
     seed: int,
     languages: Sequence[str] = LANGUAGES,
     camera: bool = False,
+    invented: float = 0.0,
 ) -> Path:
     """Packs `num` drawn lines, the first `annotated` and every tenth of the rest's test lines with their text.
 
     Args:
         camera: the lines are `photographed`.
+        invented: see `line_texts`.
 
     Returns: the folder of the packed corpus; the same arguments find it again.
     """
@@ -109,7 +139,7 @@ def write_corpus(
         return packed
     (folder / "corpus/images").mkdir(parents=True, exist_ok=True)
     (folder / "corpus/annotations").mkdir(exist_ok=True)
-    texts, rng = line_texts(num, seed, languages), np.random.default_rng(seed)
+    texts, rng = line_texts(num, seed, languages, invented), np.random.default_rng(seed)
     needed = {ord(character) for text in texts for character in text}
     fonts = [path for path in packaged_faces() if needed <= characters_of(path)]
     for i, text in enumerate(texts):

@@ -59,7 +59,8 @@ def adapt_to_documents(run: LoraDocumentRun) -> DocumentResults | None:
             job.display.say("Nothing was measured, for no page of the test split has an annotation.")
             return None
         with job.stage("evaluate", "the model, its base and rules write the test pages"):
-            annotated = {line.id: line.text or texts.get(line.id, "") for line in read_lines(manifest, "test")}
+            held = read_lines(manifest, "test", images=False)
+            annotated = {line.id: line.text or texts.get(line.id, "") for line in held}
             perfect = [page for page in read_pages(manifest, annotated) if page.truth and page.split == "test"]
             evaluation = evaluate_documents(
                 {"student": str(job.output / MERGED), "baseline": run.model_name},
@@ -81,7 +82,8 @@ def read_annotated_pages(job: Stages, manifest: Manifest, reader: str) -> dict[s
     if not kept.exists():
         with job.stage("read", f"{reader} reads the annotated pages"):
             told = read_documents(manifest)
-            lines = (line for split in SPLITS for line in read_lines(manifest, split) if line.source in told)
+            seen = (line for split in SPLITS for line in read_lines(manifest, split, images=not job.actors))
+            lines = (line for line in seen if line.source in told)
             ids, texts = _read(job, manifest, reader, lines)
             if not ids:
                 raise ValueError(

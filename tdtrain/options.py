@@ -218,8 +218,9 @@ class Compute(Frozen):
 
     num_workers: int = Field(default=1, ge=0)
     """Ray Train workers. 0: in this process, without Ray Train."""
-    cpus_per_worker: float = Field(default=1, gt=0)
-    """CPUs each worker reserves; it also runs as many threads."""
+    cpus_per_worker: float | None = Field(default=None, gt=0)
+    """CPUs each worker reserves; it also runs as many threads. Left out: one, but where a single machine without GPUs
+    does it all, its part of the cores."""
     gpus_per_worker: float | None = Field(default=None, ge=0)
     """GPUs each worker reserves. Left out: one where the cluster has one for each worker, else none."""
     zero_stage: Literal[0, 1, 2, 3] = 0
@@ -235,14 +236,31 @@ class Compute(Frozen):
 
     @property
     def gpus(self) -> float:
-        """`gpus_per_worker`, none where it was left out and nobody has looked yet; see `with_gpus`."""
+        """`gpus_per_worker`, none where it was left out and nobody has looked yet; see `on`."""
         return self.gpus_per_worker or 0.0
 
-    def with_gpus(self, in_cluster: float) -> Self:
-        """The same with `gpus_per_worker` decided."""
-        if self.gpus_per_worker is not None:
-            return self
-        return self.model_copy(update={"gpus_per_worker": float(in_cluster >= max(1, self.num_workers))})
+    @property
+    def cpus(self) -> float:
+        """`cpus_per_worker`, one where it was left out and nobody has looked yet; see `on`."""
+        return self.cpus_per_worker or 1.0
+
+    @property
+    def threads(self) -> int:
+        """Of each worker, on CPUs."""
+        return max(1, round(self.cpus))
+
+    def on(self, gpus: float, cores: int | None, models: int = 1) -> Self:
+        """The same with what was left out decided.
+
+        Args:
+            gpus: in the whole cluster.
+            cores: of the machine, if it is a single one.
+            models: trained at once, each by workers of its own.
+        """
+        workers = max(1, self.num_workers)
+        each = self.gpus_per_worker if self.gpus_per_worker is not None else float(gpus >= workers)
+        share = 1 if each or cores is None else max(1, cores // (workers * models))
+        return self.model_copy(update={"gpus_per_worker": each, "cpus_per_worker": self.cpus_per_worker or share})
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -41,7 +41,7 @@ class Job(Stages):
     """A distillation under way."""
 
     def __init__(self, run: DistillRun, opened: Opened) -> None:
-        super().__init__(run, opened)
+        super().__init__(run, opened, models=1 + run.control)
         self.run = run
         self.teachers = run.cache.teacher_actors or self.actors if self.on_ray else 0
         self.teacher_gpus = self.compute.gpus if run.cache.teacher_gpus is None else run.cache.teacher_gpus
@@ -125,7 +125,7 @@ def _alone_on_the_machine(job: Job) -> Compute:
     compute = job.compute
     if compute.num_workers != 1 or compute.gpus or not job.run.control:
         return compute
-    return compute.model_copy(update={"cpus_per_worker": 2 * compute.cpus_per_worker})
+    return compute.model_copy(update={"cpus_per_worker": 2 * compute.cpus})
 
 
 def start_of_student(job: Job, manifest: Manifest, labels: str) -> str:
@@ -135,7 +135,7 @@ def start_of_student(job: Job, manifest: Manifest, labels: str) -> str:
         annotated: list[str] = []
         read: list[str] = []
         if job.needs_texts:
-            annotated = [line.text for line in read_lines(manifest, "train") if line.text]
+            annotated = [line.text for line in read_lines(manifest, "train", images=False) if line.text]
             read = list(confident(manifest, labels, teaching.min_confidence))
         build_student(
             job.run.student_model,

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import ray
 
+SPARE_CPUS = 2
+"""For the tasks that bring data, which need little: a pipeline that finds no CPU waits for ever."""
+
 
 def connect(num_cpus: int | None = None) -> dict[str, float]:
     """Connects this process to Ray, where it is not connected yet. Returns what the cluster has, by resource.
@@ -16,8 +19,8 @@ def connect(num_cpus: int | None = None) -> dict[str, float]:
     Inside a job, or with RAY_ADDRESS set, that cluster is joined; otherwise a local one starts.
 
     Args:
-        num_cpus: logical CPUs of a local cluster; by default those of the machine, but at least 4, since a pipeline
-            with more stages than CPUs waits for ever. A cluster that is joined keeps its own.
+        num_cpus: logical CPUs of a local cluster; by default those of the machine and SPARE_CPUS. A cluster that is
+            joined keeps its own.
     """
     # These announce defaults and how many processes a pool has.
     for name in (
@@ -37,7 +40,7 @@ def connect(num_cpus: int | None = None) -> dict[str, float]:
         local = address == "local"
         ray.init(
             address=address,
-            num_cpus=(num_cpus or max(4, os.cpu_count() or 1)) if local else None,
+            num_cpus=(num_cpus or SPARE_CPUS + max(2, os.cpu_count() or 1)) if local else None,
             include_dashboard=False if local else None,
             logging_level=logging.WARNING,
             log_to_driver=not local,
@@ -48,6 +51,12 @@ def connect(num_cpus: int | None = None) -> dict[str, float]:
     DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     return ray.cluster_resources()
+
+
+def cores_of_machine() -> int | None:
+    """CPUs for training, where the cluster is a single machine: all but SPARE_CPUS; None where there are more."""
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    return max(1, int(alive[0]["Resources"].get("CPU", 1)) - SPARE_CPUS) if len(alive) == 1 else None
 
 
 def _package(local: bool) -> dict:

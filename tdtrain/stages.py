@@ -6,6 +6,7 @@ Each stage leaves its result in a folder and is not repeated when that is there.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,8 @@ class Opened:
     display: Display
     tracker: Tracker
     gpus_in_cluster: float
+    cores: int | None
+    """Of the machine, if it is a single one."""
 
 
 @contextmanager
@@ -39,22 +42,26 @@ def opened(run: TrainingRun) -> Iterator[Opened]:
     """Connects to Ray where it is used, shows and tracks the job. Raises ValueError on a place that cannot be used."""
     check_place(run.output_dir)
     check_free(run)
-    gpus_in_cluster = 0.0
+    gpus_in_cluster, cores = 0.0, os.cpu_count()
     if run.compute.num_workers > 0:
-        from tdtrain.ray_start import connect
+        from tdtrain.ray_start import connect, cores_of_machine
 
-        gpus_in_cluster = connect().get("GPU", 0.0)
+        gpus_in_cluster, cores = connect().get("GPU", 0.0), cores_of_machine()
     name, begun = run.output_dir.name, (run.output_dir / "run.json").exists()
     with Tracker(run.output_dir, run.tracking_uri, run_name=name, resume=begun) as tracker, Display() as display:
         tracker.log_run(run.model_dump(mode="json"))
-        yield Opened(display, tracker, gpus_in_cluster)
+        yield Opened(display, tracker, gpus_in_cluster, cores)
 
 
 class Stages:
     """A job under way: its run, its folders, and who watches."""
 
-    def __init__(self, run: TrainingRun, job: Opened) -> None:
-        self.compute = run.compute.with_gpus(job.gpus_in_cluster)
+    def __init__(self, run: TrainingRun, job: Opened, models: int = 1) -> None:
+        """
+        Args:
+            models: trained at once, where they are trained on Ray.
+        """
+        self.compute = run.compute.on(job.gpus_in_cluster, job.cores, models if run.compute.num_workers else 1)
         self.display = job.display
         self.tracker = job.tracker
         self.output = run.output_dir.absolute()

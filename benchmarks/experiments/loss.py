@@ -24,7 +24,7 @@ from tdtrain.precision import use_bf16
 
 STUDENT_WIDTH, TEACHER_WIDTH = 256, 1024
 ALPHA = 0.5
-AT_MOST_S = 600
+AT_MOST_S = 1500
 """A cell that takes minutes a turn is repeated less often; the table says how often."""
 VARIANTS = ("full", "chunked", "chunked, top 32", "full, jsd", "chunked, jsd", "liger, jsd")
 

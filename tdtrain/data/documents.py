@@ -59,7 +59,7 @@ def read_pages(manifest: Manifest, texts: dict[str, str] | None = None) -> list[
     documents = read_documents(manifest)
     pages: dict[str, PageText] = {}
     for split in SPLITS:
-        for line in read_lines(manifest, split):
+        for line in read_lines(manifest, split, images=False):
             page = pages.get(line.page_id)
             if page is None:
                 page = pages[line.page_id] = PageText(line.source, line.page_id, split, documents.get(line.source))

@@ -6,6 +6,7 @@ import heapq
 import itertools
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -78,13 +79,18 @@ def load_manifest(path: str | Path) -> Manifest:
     return stored.model_copy(update={"root": absolute(path)})
 
 
-def read_lines(manifest: Manifest, split: Split) -> Iterator[Line]:
-    """The lines of a split one by one, in packed order; for small uses, training reads the shards in parallel."""
+def read_lines(manifest: Manifest, split: Split, images: bool = True) -> Iterator[Line]:
+    """The lines of a split one by one, in packed order; for small uses, training reads the shards in parallel.
+
+    Args:
+        images: without them, which are nearly all of a shard, `image` is empty.
+    """
     folder = open_folder(manifest.root)
+    columns = [field.name for field in fields(Line) if images or field.name != "image"]
     for shard in manifest.shards_of(split):
-        for row in pq.read_table(folder.path(shard.path), filesystem=folder.filesystem).to_pylist():
+        for row in pq.read_table(folder.path(shard.path), columns, filesystem=folder.filesystem).to_pylist():
             quad = None if row["quad"] is None else tuple(row["quad"])
-            yield Line(**{**row, "quad": quad, "tags": dict(row["tags"] or [])})
+            yield Line(**{"image": b"", **row, "quad": quad, "tags": dict(row["tags"] or [])})
 
 
 def some_lines(manifest: Manifest, split: Split, limit: int) -> Iterator[Line]:

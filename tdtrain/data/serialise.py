@@ -7,7 +7,9 @@ from typing import Literal
 
 from rapidfuzz.fuzz import partial_ratio
 
-from tdtrain.data.layout import Box, Grid, PlacedLine, find_grid, text_rows, upright
+from tdtrain.data.grid import find_grid
+from tdtrain.data.layout import Box, Grid, PlacedLine, text_rows, upright
+from tdtrain.data.merged_cells import with_labels
 from tdtrain.data.timetable import TimeBlock, Timetable
 
 Serialisation = Literal["reading_order", "markdown", "coordinates", "headings"]
@@ -19,14 +21,15 @@ def serialise(lines: Sequence[PlacedLine], way: Serialisation) -> str:
     """The page as text.
 
     reading_order: a line each, row by row from the left. markdown: rows of cells between bars, what is no cell on a
-    line of its own. coordinates: a line each, after the place of its middle in hundredths of the page, across and down.
-    headings: as markdown, but each cell after what heads its column, and none that are empty.
+    line of its own; a cell that fills two rows is ^ in the second. coordinates: a line each, after the place of its
+    middle in hundredths of the page, across and down. headings: as markdown, but each cell after what heads its column,
+    none that are empty, and labels that are merged over rows in each of these.
     """
     ways: dict[Serialisation, Callable[[Sequence[Box]], str]] = {
         "reading_order": _reading_order,
         "markdown": lambda boxes: _table(boxes, _between_bars),
         "coordinates": _coordinates,
-        "headings": lambda boxes: _table(boxes, _after_headings),
+        "headings": lambda boxes: _table(boxes, lambda grid: _after_headings(with_labels(grid))),
     }
     return ways[way](upright(lines)) if lines else ""
 
@@ -34,7 +37,7 @@ def serialise(lines: Sequence[PlacedLine], way: Serialisation) -> str:
 def in_order_of_page(truth: Timetable, lines: Sequence[PlacedLine]) -> Timetable:
     """The same timetable, its blocks in the order in which the page's rows show them, as far as they are found there:
     who reads the page as text need not jump from row to row to write them."""
-    places = _places(find_grid(upright(lines)))
+    places = _places(with_labels(find_grid(upright(lines))))
     order: dict[int, tuple[int, int]] = {}
     alike: dict[tuple[str, str], list[int]] = {}
     for number, block in enumerate(truth.timeblocks):
@@ -61,6 +64,8 @@ def _places(grid: Grid) -> list[tuple[tuple[int, int], str, str]]:
     for r, row in enumerate(grid.rows):
         label = row[0].text if 0 in row else label
         for column, cell in sorted(row.items()):
+            if cell.again:
+                continue
             heads = grid.rows[0][column].text if column in grid.rows[0] else ""
             found.append(((r, column), cell.text, f"{heads} {label}"))
     return found

@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from tdtrain.data.layout import Cell, Grid, PlacedLine, find_grid, upright
+from tdtrain.data.grid import find_grid
+from tdtrain.data.layout import Cell, Grid, PlacedLine, upright
+from tdtrain.data.merged_cells import with_labels
 from tdtrain.data.timetable import TimeBlock, Timetable
 
 Times = tuple[str, str]
@@ -22,7 +24,7 @@ _CLASS = re.compile(r"(?:^|\s)(\d{1,2}\s?/?\s?[a-dA-D])(?=\s|$)")
 def parse_page(lines: Sequence[PlacedLine]) -> Timetable:
     """What the rules make of a page: of lists, and of tables with days across or down; else no blocks."""
     boxes = upright(lines)
-    grid = find_grid(boxes)
+    grid = with_labels(find_grid(boxes))
     blocks = tuple(_blocks(grid)) if grid.rows else ()
     text = [box.text for box in boxes]
     return Timetable(
@@ -44,9 +46,14 @@ def times_of(text: str) -> Times | None:
     return (found[0], found[1]) if len(found) == 2 else None
 
 
+def _times(cell: Cell) -> Times | None:
+    """Of the first line of a cell that names two, or of its lines together."""
+    return next((times for box in cell.boxes if (times := times_of(box.text))), None) or times_of(cell.text)
+
+
 def _blocks(grid: Grid) -> Iterator[TimeBlock]:
     rows = grid.rows
-    timed = [[column for column, cell in row.items() if times_of(cell.text)] for row in rows]
+    timed = [[column for column, cell in row.items() if _times(cell)] for row in rows]
     across = next((r for r, columns in enumerate(timed) if len(columns) > 2 and 0 not in columns), None)
     by_column = [sum(column in columns for columns in timed) for column in range(grid.num_columns)]
     if across is not None and sum(len(columns) > 2 for columns in timed) == 1:
@@ -65,28 +72,29 @@ def _days_down(head: dict[int, Cell], rows: Sequence[dict[int, Cell]]) -> Iterat
         if 0 not in row or len(row) < 2:
             continue
         for column, cell in sorted(row.items()):
-            if column and column in head and (times := times_of(head[column].text)):
+            if column and column in head and (times := _times(head[column])):
                 yield from _block(row[0].text, cell, times)
 
 
 def _time_column(grid: Grid, column: int) -> Iterator[TimeBlock]:
     """One column of times: a list where a day stands in each row or is merged down, else days head the columns."""
     rows = grid.rows
-    first = next(r for r, row in enumerate(rows) if column in row and times_of(row[column].text))
+    first = next(r for r, row in enumerate(rows) if column in row and _times(row[column]))
     head = rows[first - 1] if first else {}
     if column > 0 and not any(
         c < column and _NUMBER.match(cell.text) for row in rows[first:] for c, cell in row.items()
     ):
-        day = ""
         for row in rows[first:]:
-            day = row[0].text if 0 in row else day
-            if column in row and (times := times_of(row[column].text)) and column + 1 in row and day:
-                yield from _block(day, row[column + 1], times)
+            if {0, column, column + 1} <= row.keys() and (times := _times(row[column])):
+                yield from _block(row[0].text, row[column + 1], times)
         return
     for day_column, heading in sorted(head.items()):
-        for row in rows[first:]:
+        for row, below in zip(rows[first:], [*rows[first + 1 :], {}], strict=True):
             cell = row.get(day_column)
-            if day_column > column and cell and column in row and (times := times_of(row[column].text)):
+            if day_column > column and cell and column in row and (times := _times(row[column])):
+                if day_column in below and below[day_column].again and column in below:
+                    later = _times(below[column])
+                    times = (times[0], later[1]) if later else times
                 yield from _block(heading.text, cell, times)
 
 
@@ -116,10 +124,11 @@ def _numbered(grid: Grid) -> Iterator[TimeBlock]:
 
 
 def _block(day: str, cell: Cell, times: Times) -> Iterator[TimeBlock]:
-    """A block named by the lines of a cell that hold no digit, without what is in brackets."""
+    """A block, unless it began in the row above, named by a cell's lines that hold no digit, without what is in
+    brackets."""
     said = [re.sub(r"\s*\(.*?\)", "", box.text).strip() for box in cell.boxes]
     kept = [text for text in said if text and not any(char.isdigit() for char in text)]
     if len(kept) > 1 and len(kept) < len(said) and len(kept[-1]) <= 4:
         kept.pop()  # initials above a room
-    if kept and day:
+    if kept and day and not cell.again:
         yield TimeBlock(day=day, name=" ".join(kept), startTime=times[0], endTime=times[1])

@@ -105,7 +105,7 @@ def work(job: LanguageJob, context: Context) -> State:
     run = job.run
     torch.manual_seed(run.optimisation.seed)
     if context.device.type == "cpu":
-        torch.set_num_threads(max(1, round(run.compute.cpus_per_worker)))
+        torch.set_num_threads(run.compute.threads)
     precision = run.optimisation.precision
     # A frozen base needs no more than bf16, where that is quick; adapters are fp32 all the same.
     halves = run.lora is not None and use_bf16(precision, context.device.type)

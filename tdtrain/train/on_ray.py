@@ -49,7 +49,7 @@ def fit_on_ray(job: Job | LanguageJob, output: Path, watch: Watch) -> None:
         scaling_config=ray.train.ScalingConfig(
             num_workers=compute.num_workers,
             use_gpu=compute.gpus > 0,
-            resources_per_worker={"CPU": compute.cpus_per_worker} | ({"GPU": compute.gpus} if compute.gpus else {}),
+            resources_per_worker={"CPU": compute.cpus} | ({"GPU": compute.gpus} if compute.gpus else {}),
             placement_strategy=compute.placement,
         ),
         # A callable is asked again at each start of the workers: a resumed run reads only what is left.

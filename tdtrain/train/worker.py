@@ -96,7 +96,7 @@ def work(job: Job, context: Context) -> State:
     run = job.run
     torch.manual_seed(run.optimisation.seed)
     if context.device.type == "cpu":
-        torch.set_num_threads(max(1, round(run.compute.cpus_per_worker)))
+        torch.set_num_threads(run.compute.threads)
     reader, adapters = _student(run)
     reader.module.to(context.device).train()
     accumulation = micro_batches(run.optimisation, run.compute)

@@ -44,7 +44,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def run_of(corpus: str, model: str, storage: Path, num_workers: int, **changes: object) -> TrainRun:
-    sharding = {key: changes.pop(key) for key in ("zero_stage", "shard_teacher") if key in changes}
+    sharding = {key: changes.pop(key) for key in ("zero_stage", "shard_teacher", "offload") if key in changes}
     optimisation = {"epochs": 2.0, "batch_size": 16, "learning_rate": 1e-4, "evaluations": 2, "precision": "fp32"}
     return TrainRun(
         name="student",
@@ -123,16 +123,28 @@ def test_what_a_restart_would_not_mend_ends_the_run_in_words(
         fit(run, tmp_path / "out", lambda name, record, total: None)
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
-@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.fixture(scope="module")
+def plain(corpus: str, models: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> list[tuple[float, float]]:
+    """The curve that ZeRO must not change."""
+    root = tmp_path_factory.mktemp("plain")
+    return curve(run_of(corpus, models["trocr"], root, 0), root / "out")
+
+
+@pytest.mark.parametrize(
+    ("stage", "num_workers", "offload"),
+    [(1, 2, False), (2, 1, True), (2, 2, False), (3, 1, False), (3, 2, False), (3, 2, True)],
+)
 def test_zero_stages_give_the_same_curve(
-    stage: int, num_workers: int, corpus: str, models: dict[str, str], tmp_path: Path
+    stage: int,
+    num_workers: int,
+    offload: bool,
+    corpus: str,
+    models: dict[str, str],
+    plain: list[tuple[float, float]],
+    tmp_path: Path,
 ) -> None:
-    plain = curve(run_of(corpus, models["trocr"], tmp_path / "plain", 0), tmp_path / "plain" / "out")
-    zero = curve(
-        run_of(corpus, models["trocr"], tmp_path / "zero", num_workers, zero_stage=stage), tmp_path / "zero" / "out"
-    )
-    close(zero, plain)
+    zero = run_of(corpus, models["trocr"], tmp_path, num_workers, zero_stage=stage, offload=offload)
+    close(curve(zero, tmp_path / "out"), plain)
 
 
 def test_zero_3_gathers_a_head_that_is_not_the_embedding(corpus: str, tmp_path: Path) -> None:

@@ -116,7 +116,25 @@ def test_a_submitted_job_needs_an_absolute_folder(monkeypatch: pytest.MonkeyPatc
 def test_gpus_are_used_where_there_are_enough(
     asked: float | None, workers: int, in_cluster: float, expected: float
 ) -> None:
-    assert Compute(num_workers=workers, gpus_per_worker=asked).with_gpus(in_cluster).gpus == expected
+    assert Compute(num_workers=workers, gpus_per_worker=asked).on(in_cluster, cores=None).gpus == expected
+
+
+@pytest.mark.parametrize(
+    ("compute", "gpus", "cores", "models", "threads"),
+    [
+        (Compute(), 0, 2, 1, 2),
+        (Compute(), 0, 16, 2, 8),
+        (Compute(num_workers=3), 0, 8, 1, 2),
+        (Compute(num_workers=8), 0, 4, 1, 1),
+        (Compute(), 0, None, 1, 1),
+        (Compute(), 1, 16, 1, 1),
+        (Compute(cpus_per_worker=3), 0, 16, 2, 3),
+    ],
+)
+def test_a_single_machine_gives_its_cores(
+    compute: Compute, gpus: float, cores: int | None, models: int, threads: int
+) -> None:
+    assert compute.on(gpus, cores, models).threads == threads
 
 
 @pytest.mark.parametrize(
@@ -168,7 +186,7 @@ def test_checkpoints_of_different_runs_never_meet(tmp_path: Path) -> None:
     """Runs may share a storage_path: what they learn from, and with what, names the folder."""
 
     def place(corpus: str = "a", **changes: object) -> str:
-        nobody = Opened(display=None, tracker=None, gpus_in_cluster=0.0)  # type: ignore[arg-type]
+        nobody = Opened(display=None, tracker=None, gpus_in_cluster=0.0, cores=2)  # type: ignore[arg-type]
         job = Stages(DistillRun(output_dir=tmp_path, **changes), nobody)
         job.corpus = corpus
         return job.storage

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tdtrain.data.layout import PlacedLine, find_grid, upright
+from tdtrain.data.grid import find_grid
+from tdtrain.data.layout import PlacedLine, upright
 from tdtrain.data.sample.page import make_page
 from tdtrain.data.serialise import Serialisation, in_order_of_page, serialise
 from tdtrain.data.timetable import TimeBlock, Timetable
@@ -92,6 +93,82 @@ def test_no_line_is_lost_wherever_it_stands(way: Serialisation, places: list[tup
     lines = [placed(f"<{i}>", x, y, width) for i, (x, y, width) in enumerate(places)]
     said = serialise(lines, way)
     assert all(said.count(line.text) == 1 or (way == "headings" and line.text in said) for line in lines)
+
+
+LIST = (("Day", "Time", "Subject"), ("", "8-9", "Art"), ("", "9-10", "French"), ("", "8-9", "Music"),
+        ("", "9-10", "Sport"), ("", "10-11", "Art"))  # fmt: skip
+
+
+def listed(labels: dict[str, float], notes: str = "") -> list[PlacedLine]:
+    """A list of five blocks in rows of 30 pixels, and labels in its first column, at places in rows."""
+    lines = [
+        placed(text, 60 + 100 * column, 90 + 30 * row)
+        for row, texts in enumerate(LIST)
+        for column, text in enumerate(texts)
+        if text
+    ]
+    lines += [placed(label, 60, 90 + 30 * row) for label, row in labels.items()]
+    return lines + ([placed(notes, 70, 290, 80)] if notes else [])
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [{"Mon": 1.5, "Tue": 4}, {"Mon": 1.45, "Tue": 4.1}, {"Mon": 1, "Tue": 3}],
+    ids=["in the middle", "nearly", "at the top"],
+)
+@pytest.mark.parametrize("notes", ["", "Be on time."])
+def test_a_label_that_is_merged_over_rows_is_said_in_each(labels: dict[str, float], notes: str) -> None:
+    said = serialise(listed(labels, notes), "headings").split("\n")
+    assert [row.partition("|")[0] for row in said[:5]] == [*["Day=Mon"] * 2, *["Day=Tue"] * 3]
+    assert said[5:] == ([notes] if notes else [])
+
+
+@pytest.mark.parametrize("labels", [{"Mon": 1.5, "Tue": 3}, {"Tue": 4}, {"1": 1, "2": 2, "3": 4}])
+def test_labels_that_do_not_fit_the_rows_stay_where_they_are(labels: dict[str, float]) -> None:
+    said = serialise(listed(labels), "headings")
+    assert all(said.count(f"={label}|") == 1 for label in labels)
+
+
+TIMES = ("8-9", "9-10", "10-11", "11-12")
+
+
+def timed(cells: dict[tuple[int, float], str]) -> list[PlacedLine]:
+    """Days across, four rows of times 40 pixels apart, and cells by their column and their place in rows."""
+    heads = [placed(text, 60 + 100 * column, 90) for column, text in enumerate(("Time", "Mon", "Tue")) if text]
+    rows = [placed(text, 60, 130 + 40 * row) for row, text in enumerate(TIMES)]
+    return heads + rows + [placed(text, 60 + 100 * column, 130 + 40 * row) for (column, row), text in cells.items()]
+
+
+def test_a_cell_that_stands_between_two_empty_ones_fills_both() -> None:
+    lines = timed({(1, 0): "Art", (1, 1.5): "Music", (2, 0.4): "Sport", (2, 2): "French"})
+    said = serialise(lines, "markdown").split("\n")[1:]
+    assert said == ["8-9|Art|Sport", "9-10|Music|^", "10-11|^|French", "11-12"]
+    assert "Time=9-10|Mon=Music|Tue=^" in serialise(lines, "headings")
+    told = [("Tue", "Sport", "08"), ("Mon", "Art", "08"), ("Mon", "Music", "09"), ("Tue", "French", "10")]
+    blocks = tuple(TimeBlock(day=day, name=name, startTime=start, endTime="-") for day, name, start in told)
+    order = in_order_of_page(Timetable(timeblocks=blocks), lines).timeblocks
+    assert [block.name for block in order] == ["Art", "Sport", "Music", "French"]
+
+
+def test_what_stands_in_a_wide_gap_is_a_row_of_its_own() -> None:
+    lines = [*timed({(1, 0): "Art", (2, 1): "Sport"}), placed("12-13", 60, 330), placed("Lunch", 160, 290)]
+    assert serialise(lines, "markdown").split("\n")[-2:] == ["|Lunch|", "12-13"]
+
+
+def test_headings_need_no_corner() -> None:
+    heads = [placed(text, 160 + 100 * i, 90 + 16 * row) for i, two in enumerate((("1.", "8-9"), ("2.", "9-10")))
+             for row, text in enumerate(two)]  # fmt: skip
+    days = [placed(text, 60, 140 + 40 * row) for row, text in enumerate(("Monday", "Tuesday", "Wednesday"))]
+    cells = [placed("Art", 160, 132), placed("Room 4", 160, 148), placed("Sport", 260, 180), placed("Music", 160, 220)]
+    said = serialise([*heads, *days, *cells], "markdown").split("\n")
+    assert said == ["|1. / 8-9|2. / 9-10", "Monday|Art / Room 4|", "Tuesday||Sport", "Wednesday|Music|"]
+
+
+@pytest.mark.parametrize("step", [14, 17, 20])
+def test_rows_that_stand_close_are_rows_all_the_same(step: int) -> None:
+    cells = [(row, column, text) for row, texts in enumerate(LIST) for column, text in enumerate(texts) if text]
+    lines = [placed(text, 60 + 100 * column, 90 + step * row) for row, column, text in cells]
+    assert "|10-11|Art" in serialise(lines, "markdown")
 
 
 @pytest.mark.parametrize("layout", ["by_day", "by_period", "blocks", "merged"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,8 @@ def test_rows_say_what_the_corpus_says(tmp_path: Path) -> None:
         table = pq.read_table(tmp_path / "out" / shard.path)
         assert table.schema.equals(LINE_SCHEMA) and table.num_rows == shard.num_rows
         assert set(table["split"].to_pylist()) == {shard.split}
+        bare = list(read_lines(manifest, shard.split, images=False))
+        assert bare == [replace(line, image=b"") for line in lines if line.split == shard.split]
 
 
 def test_charset_counts(tmp_path: Path) -> None:

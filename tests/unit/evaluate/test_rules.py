@@ -41,7 +41,7 @@ def f1(layout: str, pages: int = 3) -> float:
     return 2 * right / (said + true)
 
 
-@pytest.mark.parametrize("layout", ["by_day", "by_period"])
+@pytest.mark.parametrize("layout", ["by_day", "by_period", "blocks"])
 def test_plain_tables_are_read_by_rules(layout: str) -> None:
     assert f1(layout) > 0.8
 

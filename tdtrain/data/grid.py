@@ -1,0 +1,145 @@
+"""A page as a table, from where its lines stand alone.
+
+Columns are where lines stand below each other, cells are lines without a gap between them, rows are cells beside each
+other.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from tdtrain.data.layout import Box, Cell, Grid, text_rows
+from tdtrain.data.merged_cells import HALFWAY, WIDE, fill_two
+
+ANCHORS = 0.7
+"""A column has a cell in each row where it has this share of the cells of the fullest one."""
+TIGHT, LOOSE = 1.0, 1.7
+"""From one line of a cell to the next, in heights of a line."""
+APART = 0.6
+"""Headings are so far above the first row, in rows."""
+
+
+def find_grid(boxes: Sequence[Box]) -> Grid:
+    """The table of a page, from where its lines stand alone: columns are where lines stand below each other, rows are
+    those of the first column that is nearly full. What is above the first row that is half full belongs to none."""
+    columns = _columns(boxes)
+    if len(columns) < 2:
+        return Grid(1, (), tuple(boxes))
+    rows = text_rows(boxes)
+    enough = min(max(map(len, rows)), max(3, len(columns) / 2))
+    top = min(box.y0 for box in next(row for row in rows if len(row) >= enough))
+    placed: dict[int, list[Box]] = {}
+    others = [box for box in boxes if box.y < top]
+    for box in (box for box in boxes if box.y >= top):
+        shared = [min(box.x1, high) - max(box.x0, low) for low, high in columns]  # negative: how far away
+        crossed = sum(part > 0.5 * (high - low) for part, (low, high) in zip(shared, columns, strict=True))
+        if crossed > 1:
+            others.append(box)
+        else:
+            placed.setdefault(int(np.argmax(shared)), []).append(box)
+    in_columns = {column: sorted(own, key=lambda box: box.y) for column, own in placed.items()}
+    apart = _apart(in_columns.values())
+    cells = [cell for column, own in in_columns.items() for cell in _cells(column, own, apart)]
+    table, below = _rows(cells)
+    return Grid(len(columns), tuple(table), (*others, *(box for cell in below for box in cell.boxes)))
+
+
+def _columns(boxes: Sequence[Box]) -> list[tuple[float, float]]:
+    """The extents of columns: of the lines in the fullest row, and of others that stand beside these, not below."""
+    rows = text_rows(boxes)
+    if max(map(len, rows), default=0) < 2:
+        return []
+    fullest = max(rows, key=lambda row: (len(row), sum(box.x1 - box.x0 for box in row)))
+    columns = [(box.x0, box.x1) for box in fullest]
+    strays: list[list[tuple[list[Box], Box]]] = []
+    outside = [(row, box) for row in rows for box in row if not any(_meet(box, column) for column in columns)]
+    for row, box in sorted(outside, key=lambda stray: stray[1].x0):
+        if not strays or box.x0 > max(other.x1 for _, other in strays[-1]):
+            strays.append([])
+        strays[-1].append((row, box))
+    for group in strays:
+        extent = min(box.x0 for _, box in group), max(box.x1 for _, box in group)
+        nearest = min(columns, key=lambda column: max(column[0] - extent[1], extent[0] - column[1]))
+        beside = sum(any(_meet(other, nearest) for other in row if other is not box) for row, box in group)
+        if extent[1] <= min(columns)[0]:  # labels may stand at half the height of two lines
+            near = [other for other in boxes if _meet(other, nearest)]
+            beside = sum(any(abs(box.y - other.y) < box.height for other in near) for _, box in group)
+        if beside > 1:
+            columns.append(extent)
+    return sorted(columns)
+
+
+def _meet(box: Box, column: tuple[float, float]) -> bool:
+    return box.x0 < column[1] and column[0] < box.x1
+
+
+def _apart(columns: Iterable[Sequence[Box]]) -> float:
+    """How far apart the middles of two lines are in one column, pixels, from where on they are of two cells: where the
+    distances that a page has leave the widest room, among those that lines of one cell may have."""
+    pairs = [pair for own in columns for pair in itertools.pairwise(own)]
+    if not pairs:
+        return 0.0
+    height = float(np.median([box.height for pair in pairs for box in pair]))
+    steps = sorted((after.y - before.y) / height for before, after in pairs)
+    room = [(b / a, (a + b) / 2) for a, b in itertools.pairwise([TIGHT, *steps]) if TIGHT <= a <= LOOSE]
+    return height * max(room, default=(0.0, 0.0))[1]
+
+
+def _cells(column: int, boxes: Sequence[Box], apart: float) -> list[Cell]:
+    """The lines of a column, from the top; those that are `apart` begin a new cell."""
+    groups: list[list[Box]] = [[boxes[0]]]
+    for before, box in itertools.pairwise(boxes):
+        if box.y - before.y >= apart:
+            groups.append([])
+        groups[-1].append(box)
+    return [Cell(column, tuple(group)) for group in groups]
+
+
+def _rows(cells: Sequence[Cell]) -> tuple[list[dict[int, Cell]], list[Cell]]:
+    """Cells beside each other, and those below the table. The first column that is nearly as full as any says how many
+    rows there are; headings need none there, and what stands between two rows is one of its own."""
+    by_column: dict[int, list[Cell]] = {}
+    for cell in cells:
+        by_column.setdefault(cell.column, []).append(cell)
+    if not cells:
+        return [], []
+    most = max(map(len, by_column.values()))
+    first = min(column for column, own in by_column.items() if len(own) >= ANCHORS * most)
+    middles = [cell.y for cell in by_column[first]]
+    step = float(np.median(np.diff(middles))) if len(middles) > 1 else np.inf
+    above = [cell.y for cell in cells if cell.y < middles[0] - APART * step]
+    if len(above) > len(by_column) / 2:
+        middles.insert(0, sorted(above)[len(above) // 2])
+    rows: list[dict[int, Cell]] = [{} for _ in middles]
+    between: list[dict[int, Cell]] = []
+    for cell in cells:
+        row = rows[int(np.abs(np.subtract(middles, cell.y)).argmin())]
+        if _is_between(cell, middles, step):
+            row = next((one for one in between if _beside(cell, one)), {})
+            if not row:
+                between.append(row)
+        boxes = (*row[cell.column].boxes, *cell.boxes) if cell.column in row else cell.boxes
+        row[cell.column] = Cell(cell.column, tuple(sorted(boxes, key=lambda box: box.y)))
+    fill_two(rows, middles, step, first)
+    placed = [*zip(middles, rows, strict=True), *((min(cell.y for cell in row.values()), row) for row in between)]
+    table = [row for _, row in sorted(placed, key=lambda one: one[0])]
+    below: list[Cell] = []
+    while len(table) > 2 and (set(table[-1]) == {0} or min(cell.y for cell in table[-1].values()) > middles[-1] + step):
+        below += table.pop().values()  # a remark
+    return table, below
+
+
+def _is_between(cell: Cell, middles: Sequence[float], step: float) -> bool:
+    """Whether it stands below the table, or in the room that two rows leave for one between them."""
+    after = int(np.searchsorted(middles, cell.y))
+    if after in (0, len(middles)):
+        return cell.y > middles[-1] + step
+    gap = middles[after] - middles[after - 1]
+    return gap > WIDE * step and abs((cell.y - middles[after - 1]) / gap - 0.5) < HALFWAY
+
+
+def _beside(cell: Cell, row: dict[int, Cell]) -> bool:
+    return any(cell.y0 < other.y1 and other.y0 < cell.y1 for other in row.values())
