@@ -25,7 +25,6 @@ from efficiency_report import Cell, Measured, read_cells, write_report
 from pydantic import Field
 
 from tdtrain.cli import parse
-from tdtrain.config import TrainRun
 from tdtrain.data.batches import decode
 from tdtrain.data.manifest import load_manifest, read_lines, some_lines
 from tdtrain.data.prepare import prepare
@@ -39,6 +38,7 @@ from tdtrain.ray_start import connect
 from tdtrain.teachers.cache import confident
 from tdtrain.teachers.label_pass import label, plan_labels
 from tdtrain.train.launch import fit, plan_job
+from tdtrain.train.runs import TrainRun
 
 TEACHER = "ppocrv6-small"
 STUDENTS = {"pre-trained": "mobile-stitched", "fresh": "mobile"}

@@ -28,7 +28,6 @@ from line_corpus import HEIGHT, WIDTH, write_corpus
 from pydantic import BaseModel
 
 from tdtrain.cli import parse
-from tdtrain.config import TrainRun
 from tdtrain.data.manifest import load_manifest, read_lines
 from tdtrain.data.pack import pack
 from tdtrain.data.rows import SPLITS
@@ -42,6 +41,7 @@ from tdtrain.models.trocr_build import build_trocr
 from tdtrain.options import Compute, Frozen, Lora, Optimisation, Positive
 from tdtrain.ray_start import connect
 from tdtrain.train.launch import fit
+from tdtrain.train.runs import TrainRun
 
 NEW, OLD = ("pl", "tr"), ("de", "en", "fr", "es", "pt", "cs", "hu", "sv")
 WAYS: dict[str, dict[str, Lora | None]] = {

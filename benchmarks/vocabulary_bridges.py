@@ -26,7 +26,6 @@ from line_corpus import HEIGHT, WIDTH, write_corpus
 from pydantic import Field
 
 from tdtrain.cli import parse
-from tdtrain.config import TrainRun
 from tdtrain.data.manifest import load_manifest, read_lines
 from tdtrain.data.rows import SPLITS
 from tdtrain.evaluate.metrics import edits
@@ -39,6 +38,7 @@ from tdtrain.ray_start import connect
 from tdtrain.teachers.cache import Keep, confident
 from tdtrain.teachers.label_pass import label, plan_labels
 from tdtrain.train.launch import fit
+from tdtrain.train.runs import TrainRun
 
 EVERYTHING = 10**6
 

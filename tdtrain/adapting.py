@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 
-from tdtrain.config import LoraOcrRun, TrainRun
+from tdtrain.config import LoraOcrRun
 from tdtrain.data.manifest import Manifest
 from tdtrain.data.training_set import left_out_words
 from tdtrain.evaluate.test_split import evaluate
@@ -21,6 +21,7 @@ from tdtrain.teachers.cache import keep_of
 from tdtrain.teachers.label_pass import begin, label, plan_labels
 from tdtrain.teachers.live import check_pair
 from tdtrain.train.launch import fit, plan_job
+from tdtrain.train.runs import TrainRun
 
 ADAPTER, MERGED = "adapter", "merged"
 

@@ -11,7 +11,7 @@ from functools import partial
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tdtrain.config import LanguageRun, LoraDocumentRun
+from tdtrain.config import LoraDocumentRun
 from tdtrain.data.documents import PageText, read_documents, read_pages
 from tdtrain.data.manifest import Manifest, read_lines
 from tdtrain.data.pack_options import PackOptions
@@ -29,6 +29,7 @@ from tdtrain.report.documents import DocumentResults, report_documents
 from tdtrain.stages import Stages, opened
 from tdtrain.train.language import plan_language
 from tdtrain.train.launch import fit
+from tdtrain.train.runs import LanguageRun
 
 ADAPTER, MERGED = "adapter", "merged"
 

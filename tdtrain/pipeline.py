@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from tdtrain.admission import check_models
-from tdtrain.config import DistillRun, TrainRun
+from tdtrain.config import DistillRun
 from tdtrain.data.batches import decode
 from tdtrain.data.manifest import Manifest, read_lines, some_lines
 from tdtrain.data.training_set import left_out_words
@@ -28,6 +28,7 @@ from tdtrain.stages import Opened, Stages, opened
 from tdtrain.teachers.cache import confident, keep_of
 from tdtrain.teachers.label_pass import begin, label, plan_labels
 from tdtrain.train.launch import fit, plan_job, side_by_side
+from tdtrain.train.runs import TrainRun
 
 FITTED_LINES = 400
 """Lines that the middle of a stitched student is fitted to: some nine thousand frames for 161 unknowns each."""

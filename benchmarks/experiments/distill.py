@@ -20,7 +20,6 @@ import torch.nn.functional as F
 from harness import Measured, Row, Settings, flops_of, gpu_utilisation, in_turns, peak_flops, peak_mb, summary, wait
 from line_corpus import line_texts, write_corpus
 
-from tdtrain.config import TrainRun
 from tdtrain.data.training_set import stream
 from tdtrain.losses.objective import Objective
 from tdtrain.models.load import load_reader
@@ -36,6 +35,7 @@ from tdtrain.train.engine import build_engine
 from tdtrain.train.launch import plan_job
 from tdtrain.train.learner import Learner
 from tdtrain.train.loop import take_step
+from tdtrain.train.runs import TrainRun
 from tdtrain.train.worker import to_device
 
 BATCH, TOKENS = 4, 32

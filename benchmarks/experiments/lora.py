@@ -21,7 +21,6 @@ import torch
 from harness import Measured, Row, Settings, extra_memory_mb, in_turns, summary
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
-from tdtrain.config import LanguageRun
 from tdtrain.data.layout import PlacedLine
 from tdtrain.data.sample.page import make_page
 from tdtrain.data.sequences import SequenceRecipe, write_sequences
@@ -35,6 +34,7 @@ from tdtrain.options import Compute, Lora, Optimisation
 from tdtrain.train.engine import build_engine
 from tdtrain.train.language import LanguageLearner, plan_language
 from tdtrain.train.loop import take_step
+from tdtrain.train.runs import LanguageRun
 
 MODEL = "smollm2-135m"
 BATCH, MAX_TOKENS, LEARNING_RATE = 4, 8192, 1e-4

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from tdtrain.config import LanguageRun, TrainRun
 from tdtrain.train.engine import Engine
 from tdtrain.train.learner import of_student
+from tdtrain.train.runs import LanguageRun, TrainRun
 from tdtrain.train.state import State
 
 Save = Callable[[Path, dict[str, Tensor]], None]

@@ -15,7 +15,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from tdtrain.config import LanguageRun
 from tdtrain.data.plan import Plan
 from tdtrain.data.sequences import SequenceRecipe, load_sequences, most_tokens, shards_of
 from tdtrain.losses.chunked import distillation_loss
@@ -27,6 +26,7 @@ from tdtrain.precision import Precision, autocast, use_bf16
 from tdtrain.train import checkpoint
 from tdtrain.train.engine import Engine, build_engine
 from tdtrain.train.loop import Batch, train
+from tdtrain.train.runs import LanguageRun
 from tdtrain.train.state import State
 from tdtrain.train.worker import Context, schedule_of
 

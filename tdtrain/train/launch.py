@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tdtrain.config import LanguageRun, TrainRun
 from tdtrain.data.batches import Recipe
 from tdtrain.data.manifest import annotated_lines, load_manifest
 from tdtrain.data.rows import Split
@@ -19,6 +18,7 @@ from tdtrain.teachers.cache import load_begun, memory_of
 from tdtrain.train.checkpoint import progress
 from tdtrain.train.in_process import fit_here
 from tdtrain.train.language import LanguageJob, plan_language
+from tdtrain.train.runs import LanguageRun, TrainRun
 from tdtrain.train.state import State
 from tdtrain.train.worker import Job, Watch
 

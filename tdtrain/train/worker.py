@@ -13,7 +13,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from tdtrain.config import TrainRun
 from tdtrain.data.batches import Recipe, decode
 from tdtrain.data.plan import Plan
 from tdtrain.evaluate.metrics import cer
@@ -32,6 +31,7 @@ from tdtrain.train.engine import Engine, build_engine, schedule, shard_frozen
 from tdtrain.train.learner import Learner, of_student
 from tdtrain.train.loop import Batch, Schedule, Teacher, train
 from tdtrain.train.on_policy import OwnReadings
+from tdtrain.train.runs import TrainRun
 from tdtrain.train.state import Record, State
 
 if TYPE_CHECKING:

@@ -11,13 +11,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tdtrain.config import TrainRun
 from tdtrain.models.students import build_student
 from tdtrain.options import Compute, Lora, Optimisation
 from tdtrain.ray_start import connect
 from tdtrain.teachers.label_pass import label, plan_labels
 from tdtrain.train import loop
 from tdtrain.train.launch import fit
+from tdtrain.train.runs import TrainRun
 from tests.corpora import packed_lines
 from tests.models_small import small_trocr_folder, timetable_texts
 

@@ -52,11 +52,11 @@ def test_a_corpus_on_s3_packs_to_the_same_bytes_as_on_disk(bucket: str, tmp_path
 
 
 def test_a_student_learns_from_s3_as_from_disk(bucket: str, tmp_path: Path) -> None:
-    from tdtrain.config import TrainRun
     from tdtrain.models.students import build_student
     from tdtrain.options import Compute, Optimisation
     from tdtrain.teachers.label_pass import label, plan_labels
     from tdtrain.train.launch import fit
+    from tdtrain.train.runs import TrainRun
     from tests.models_small import timetable_texts
 
     local = packed_lines(tmp_path, annotated=20, num=48)

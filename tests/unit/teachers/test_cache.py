@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tdtrain.config import TrainRun
 from tdtrain.data import batches, pack
 from tdtrain.data.augment import augment
 from tdtrain.data.batches import VIEW_SEED
@@ -29,6 +28,7 @@ from tdtrain.teachers.cache import MANIFEST, Keep, LabelManifest, differences
 from tdtrain.teachers.label_pass import label, plan_labels
 from tdtrain.teachers.positions import _drawn, _kept
 from tdtrain.train.launch import fit, plan_job
+from tdtrain.train.runs import TrainRun
 from tests.corpora import packed_lines
 from tests.models_small import small_trocr_folder
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from tdtrain.config import TrainRun
 from tdtrain.models.load import load_reader
 from tdtrain.options import Compute, Lora, Optimisation
 from tdtrain.train import loop
 from tdtrain.train.launch import fit
+from tdtrain.train.runs import TrainRun
 from tests.corpora import packed_lines
 from tests.models_small import small_trocr_folder
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tdtrain.config import TrainRun
 from tdtrain.models.trocr import load_trocr
 from tdtrain.options import Compute, Optimisation
 from tdtrain.teachers.cache import Keep
 from tdtrain.teachers.label_pass import label, plan_labels
 from tdtrain.train.launch import fit
+from tdtrain.train.runs import TrainRun
 from tests.corpora import packed_lines
 from tests.models_small import small_trocr_folder, timetable_texts
 

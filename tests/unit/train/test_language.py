@@ -10,13 +10,13 @@ from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
-from tdtrain.config import LanguageRun
 from tdtrain.data.sequences import Example, write_sequences
 from tdtrain.models.causal import Prompter, load_causal
 from tdtrain.options import Compute, Lora, Optimisation
 from tdtrain.train import loop
 from tdtrain.train.language import plan_language
 from tdtrain.train.launch import fit
+from tdtrain.train.runs import LanguageRun
 from tests.models_small import small_llama_folder, timetable_texts
 
 LORA = Lora(rank=4, target_modules=("q_proj", "v_proj", "mlp"))

@@ -10,7 +10,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tdtrain.config import TrainRun
 from tdtrain.data.manifest import load_manifest
 from tdtrain.models.load import load_reader
 from tdtrain.models.reader import Reader
@@ -20,6 +19,7 @@ from tdtrain.teachers.label_pass import label, plan_labels
 from tdtrain.train import loop, worker
 from tdtrain.train.engine import TorchEngine, parameter_groups
 from tdtrain.train.launch import fit, plan_job
+from tdtrain.train.runs import TrainRun
 from tests.corpora import packed_lines
 from tests.models_small import small_trocr_folder, timetable_texts
 
