@@ -21,7 +21,7 @@ from tdtrain.data.serialise import in_order_of_page, serialise
 from tdtrain.evaluate.documents import evaluate_documents
 from tdtrain.evaluate.score import read_lines_with
 from tdtrain.evaluate.test_split import load_on
-from tdtrain.models.causal import Prompter, load_causal, save_causal
+from tdtrain.models.causal import Prompter, check_packed, load_causal, save_causal
 from tdtrain.models.load import load_reader
 from tdtrain.models.lora import adapt
 from tdtrain.models.reader import Reader
@@ -44,6 +44,7 @@ def adapt_to_documents(run: LoraDocumentRun) -> DocumentResults | None:
     Raises: ValueError on what cannot work, before anything is trained.
     """
     module, prompter = load_causal(run.model_name)
+    check_packed(module, run.model_name)
     words = adapt(module, run.model_name, run.lora).words()
     del module
     with opened(run) as place:

@@ -156,6 +156,27 @@ def load_causal(
     return CausalModule(model).eval(), Prompter(tokenizer)
 
 
+@torch.no_grad()
+def check_packed(module: CausalModule, name: str) -> None:
+    """Raises ValueError where packed documents do not get the logits that the model gives them apart: some families
+    scale or cap them in ways of their own."""
+    model, lengths = module.model, [3, 5]
+    tokens = torch.arange(sum(lengths), device=next(model.parameters()).device)
+    refused = (
+        f"model_name={name}: {type(model).__name__} computes its logits in a way that training on packed documents "
+        "does not follow; use a model of the kind of Llama, Mistral, Qwen or SmolLM"
+    )
+    try:
+        packed = module.head(module.hidden_states(tokens, lengths))
+    except ValueError as error:
+        raise ValueError(refused) from error
+    model.set_attn_implementation("eager")
+    apart = torch.cat([model(input_ids=part[None]).logits[0] for part in tokens.split(lengths)])
+    model.set_attn_implementation(PACKED)
+    if (packed - apart).abs().max() > 0.02 * apart.abs().max():
+        raise ValueError(refused)
+
+
 def _in_four_bits(dtype: torch.dtype) -> BitsAndBytesConfig:
     if find_spec("bitsandbytes") is None:
         raise ValueError("four_bit=True needs the package bitsandbytes; run `pip install bitsandbytes`")
@@ -193,13 +214,24 @@ def _attend_packed(
 ) -> tuple[Tensor, None]:
     """Causal attention within each document: the blocks of a block-diagonal mask, without the zeros around them."""
     assert attention_mask is None and packed_lengths is not None, "packed documents have no mask"
+    if others.get("softcap") is not None or others.get("s_aux") is not None:
+        raise ValueError(f"{type(module).__name__} caps its attention or lets it sink, which packed documents do not")
     parts = zip(*(states.split(packed_lengths, dim=2) for states in (query, key, value)), strict=True)
-    grouped = query.shape[1] != key.shape[1]
-    seen = [
-        scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=grouped)
-        for q, k, v in parts
-    ]
+    how: dict[str, Any] = {
+        "dropout_p": dropout, "scale": scaling, "enable_gqa": query.shape[1] != key.shape[1]
+    }  # fmt: skip
+    seen = []
+    for q, k, v in parts:
+        mask = _window(q.shape[2], others.get("sliding_window"), q.device)
+        seen.append(scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, **how))
     return torch.cat(seen, dim=2).transpose(1, 2), None
+
+
+def _window(length: int, width: int | None, device: torch.device) -> Tensor | None:
+    """bool T,T: each position sees itself and `width` - 1 before it; None where that is all of them."""
+    if width is None or width >= length:
+        return None
+    return torch.ones(length, length, dtype=torch.bool, device=device).tril().triu(1 - width)
 
 
 AttentionInterface.register(PACKED, _attend_packed)

@@ -6,17 +6,25 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PreTrainedConfig
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GraniteConfig,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedConfig,
+)
 
-from tdtrain.models.causal import INSTRUCTION, PACKED, CausalModule, Prompter, load_causal
+from tdtrain.models.causal import INSTRUCTION, PACKED, CausalModule, Prompter, check_packed, load_causal
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
          "num_key_value_heads": 2, "vocab_size": 96, "max_position_embeddings": 64}  # fmt: skip
 
 
-def tiny(config: type[PreTrainedConfig], attention: str) -> CausalModule:
+def tiny(config: type[PreTrainedConfig], attention: str, **changes: object) -> CausalModule:
     torch.manual_seed(1)
-    return CausalModule(AutoModelForCausalLM.from_config(config(**SIZES), attn_implementation=attention)).eval()
+    model = AutoModelForCausalLM.from_config(config(**SIZES, **changes), attn_implementation=attention)
+    return CausalModule(model).eval()
 
 
 @pytest.fixture(scope="module")
@@ -24,14 +32,31 @@ def smol() -> tuple[CausalModule, Prompter]:
     return load_causal("smollm2-135m", torch.float32)
 
 
-@pytest.mark.parametrize("config", [LlamaConfig, MistralConfig])
-def test_packed_documents_are_what_they_are_apart(config: type[PreTrainedConfig]) -> None:
+@pytest.mark.parametrize(
+    ("config", "changes"),
+    [(LlamaConfig, {}), (MistralConfig, {"sliding_window": None}), (MistralConfig, {"sliding_window": 5})],
+)
+def test_packed_documents_are_what_they_are_apart(config: type[PreTrainedConfig], changes: dict[str, object]) -> None:
     lengths = [7, 1, 12]
     tokens = torch.randint(0, 96, (sum(lengths),))
-    plain = tiny(config, "eager")
+    plain = tiny(config, "eager", **changes)
     apart = [plain.model.base_model(input_ids=part[None]).last_hidden_state[0] for part in tokens.split(lengths)]
-    together = tiny(config, PACKED).hidden_states(tokens, lengths)
+    module = tiny(config, PACKED, **changes)
+    check_packed(module, "tiny")
+    together = module.hidden_states(tokens, lengths)
     torch.testing.assert_close(together, torch.cat(apart), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("config", "changes"),
+    [(Gemma2Config, {"head_dim": 8}), (GraniteConfig, {"logits_scaling": 4.0})],
+    ids=["caps", "scales"],
+)
+def test_models_that_packing_does_not_follow_are_refused(
+    config: type[PreTrainedConfig], changes: dict[str, object]
+) -> None:
+    with pytest.raises(ValueError, match=r"model_name=odd: .* in a way that training on packed documents does not"):
+        check_packed(tiny(config, PACKED, **changes), "odd")
 
 
 def test_a_document_does_not_see_its_neighbours_and_sends_them_no_gradient() -> None:
