@@ -18,7 +18,8 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from tdtrain.data.timetable import Timetable
-from tdtrain.models.causal import PACKED, CausalModule, Prompter
+from tdtrain.models.causal import CausalModule, Prompter
+from tdtrain.models.packed import PACKED
 from tdtrain.models.reader import evaluating
 
 

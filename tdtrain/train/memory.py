@@ -22,8 +22,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tdtrain.config import LoraDocumentRun
 from tdtrain.losses.chunked import CHUNK
-from tdtrain.models.causal import PACKED, CausalModule, source_of
+from tdtrain.models.causal import CausalModule, source_of
 from tdtrain.models.lora import adapt
+from tdtrain.models.packed import PACKED
 from tdtrain.options import Lora
 from tdtrain.precision import autocast
 

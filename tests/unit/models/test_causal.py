@@ -15,7 +15,8 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from tdtrain.models.causal import INSTRUCTION, PACKED, CausalModule, Prompter, check_packed, load_causal
+from tdtrain.models.causal import INSTRUCTION, CausalModule, Prompter, check_packed, load_causal
+from tdtrain.models.packed import PACKED
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
          "num_key_value_heads": 2, "vocab_size": 96, "max_position_embeddings": 64}  # fmt: skip

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from tdtrain.evaluate.fields import parse_answer
-from tdtrain.models.causal import PACKED, CausalModule, Prompter, load_causal
+from tdtrain.models.causal import CausalModule, Prompter, load_causal
+from tdtrain.models.packed import PACKED
 from tdtrain.models.write import write_answers
 
 PAGES = ["Class 5a\nTime|Mon|Tue\n8:00-8:45|Art|Music", "Time|Fri\n9:00-9:45|Math", "x"]

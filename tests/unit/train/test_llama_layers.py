@@ -12,8 +12,9 @@ import torch.multiprocessing as mp
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from tdtrain.losses.objective import Objective
-from tdtrain.models.causal import PACKED, CausalModule
+from tdtrain.models.causal import CausalModule
 from tdtrain.models.lora import adapt
+from tdtrain.models.packed import PACKED
 from tdtrain.models.reader import IGNORED
 from tdtrain.options import Compute, Lora, Optimisation
 from tdtrain.train.engine import build_engine

@@ -19,7 +19,8 @@ import sys
 import torch
 from transformers import AutoModelForCausalLM
 from tdtrain.losses.objective import Counts
-from tdtrain.models.causal import PACKED, CausalModule
+from tdtrain.models.causal import CausalModule
+from tdtrain.models.packed import PACKED
 from tdtrain.models.lora import adapt
 from tdtrain.train.language import LanguageLearner
 from tests.unit.train.test_memory import LORA
