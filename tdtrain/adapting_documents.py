@@ -61,7 +61,7 @@ def adapt_to_documents(run: LoraDocumentRun) -> DocumentResults | None:
             job.display.say("Nothing was measured, for no page of the test split has an annotation.")
             return None
         with job.stage("evaluate", "the model, its base and rules write the test pages"):
-            held = read_lines(manifest, "test", images=False)
+            held, most = read_lines(manifest, "test", images=False), run.max_answer_tokens
             annotated = {line.id: line.text or texts.get(line.id, "") for line in held}
             perfect = [page for page in read_pages(manifest, annotated) if page.truth and page.split == "test"]
             evaluation = evaluate_documents(
@@ -69,7 +69,7 @@ def adapt_to_documents(run: LoraDocumentRun) -> DocumentResults | None:
                 by_split["test"],
                 perfect,
                 run.serialisation,
-                min(run.max_answer_tokens, longest + longest // 4),
+                {"student": most, "baseline": min(most, longest + longest // 4)},  # who knows no end goes on for ever
                 job.actors,
                 job.compute.gpus,
                 job.display.counting("evaluate", "batches of pages"),

@@ -40,7 +40,7 @@ def evaluate_documents(
     pages: Sequence[PageText],
     perfect: Sequence[PageText],
     way: Serialisation,
-    max_new_tokens: int,
+    max_new_tokens: Mapping[str, int],
     actors: int,
     gpus: float,
     progress: Callable[[int, int], None],
@@ -51,13 +51,14 @@ def evaluate_documents(
         models: name or folder by role; `student` is among them.
         pages: annotated pages, their lines as a reader has them.
         perfect: the same pages, their lines as they are annotated.
+        max_new_tokens: an answer is cut there, by role.
         actors: writers side by side on Ray; 0: in this process.
     """
     read, true = ([serialise(page.lines, way) for page in some] for some in (pages, perfect))
     written = write_pages(
         {**models, "student_true_text": models["student"]},
         {**dict.fromkeys(models, read), "student_true_text": true},
-        max_new_tokens,
+        {**max_new_tokens, "student_true_text": max_new_tokens["student"]},
         num_actors=actors,
         gpus_per_actor=gpus,
         progress=progress,

@@ -27,7 +27,7 @@ class Written:
 def write_pages(
     models: Mapping[str, str],
     pages: Mapping[str, Sequence[str]],
-    max_new_tokens: int,
+    max_new_tokens: Mapping[str, int],
     *,
     num_actors: int = 0,
     cpus_per_actor: float = 1,
@@ -39,15 +39,19 @@ def write_pages(
     Args:
         models: name or folder of the model, by writer.
         pages: as text, by writer.
-        max_new_tokens: an answer is cut there.
+        max_new_tokens: an answer is cut there, by writer.
         num_actors: at work at once on the cluster that Ray is connected to; 0: in this process.
         progress: told of batches done and batches in all.
     """
-    tasks = [task for writer, model in models.items() for task in _tasks(writer, model, pages[writer])]
+    tasks = [
+        {**task, "limit": max_new_tokens[writer]}
+        for writer, model in models.items()
+        for task in _tasks(writer, model, pages[writer])
+    ]
     written: dict[str, list[Written]] = {writer: [Written("", 0.0)] * len(pages[writer]) for writer in models}
     on_gpu = torch.cuda.is_available() if not num_actors else gpus_per_actor > 0
     threads = cpus_per_actor if num_actors else torch.get_num_threads()
-    arguments = (max_new_tokens, threads, "cuda" if on_gpu else "cpu")
+    arguments = (threads, "cuda" if on_gpu else "cpu")
     answered = map_tasks(_Writer, arguments, tasks, num_actors, cpus_per_actor, gpus_per_actor)
     for done, found in enumerate(answered):
         progress(done, len(tasks))
@@ -75,15 +79,15 @@ def _tasks(writer: str, model: str, pages: Sequence[str]) -> list[Task]:
 class _Writer:
     """Holds one model at a time."""
 
-    def __init__(self, max_new_tokens: int, threads: float, device: str) -> None:
+    def __init__(self, threads: float, device: str) -> None:
         torch.set_num_threads(max(1, int(threads)))
-        self._max_new_tokens, self._device = max_new_tokens, device
+        self._device = device
         self._held: tuple[str, CausalModule, Prompter] | None = None
 
     def __call__(self, task: Task) -> Task:
         module, prompter = self._model(task["model"])
         started = time.perf_counter()
-        answers = write_answers(module, prompter, list(task["pages"]), self._max_new_tokens)
+        answers = write_answers(module, prompter, list(task["pages"]), task["limit"])
         seconds = time.perf_counter() - started
         return {"writer": task["writer"], "places": list(task["places"]), "answers": answers, "seconds": seconds}
 
