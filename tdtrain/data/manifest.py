@@ -88,7 +88,8 @@ def read_lines(manifest: Manifest, split: Split, images: bool = True) -> Iterato
     folder = open_folder(manifest.root)
     columns = [field.name for field in fields(Line) if images or field.name != "image"]
     for shard in manifest.shards_of(split):
-        for row in pq.read_table(folder.path(shard.path), columns, filesystem=folder.filesystem).to_pylist():
+        table = pq.read_table(folder.path(shard.path), columns=columns, filesystem=folder.filesystem)
+        for row in table.to_pylist():
             quad = None if row["quad"] is None else tuple(row["quad"])
             yield Line(**{"image": b"", **row, "quad": quad, "tags": dict(row["tags"] or [])})
 
