@@ -6,6 +6,7 @@ lines are drawn at the size that the small models take, and nothing is squeezed.
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from functools import cache
@@ -126,16 +127,19 @@ def write_corpus(
     camera: bool = False,
     invented: float = 0.0,
 ) -> Path:
-    """Packs `num` drawn lines, the first `annotated` and every tenth of the rest's test lines with their text.
+    """Packs `num` drawn lines, the first `annotated` with their text.
 
     Args:
         camera: the lines are `photographed`.
         invented: see `line_texts`.
 
     Returns: the folder of the packed corpus; the same arguments find it again.
+    Raises: ValueError where the folder has a corpus of other arguments.
     """
-    packed = folder / "lines"
+    packed, asked = folder / "lines", json.dumps([num, annotated, seed, list(languages), camera, invented])
     if (packed / "manifest.json").exists():
+        if (folder / "arguments.json").read_text() != asked:
+            raise ValueError(f"{folder} has lines of other arguments; remove it, or give another output_dir")
         return packed
     (folder / "corpus/images").mkdir(parents=True, exist_ok=True)
     (folder / "corpus/annotations").mkdir(exist_ok=True)
@@ -149,5 +153,6 @@ def write_corpus(
         )
         if i < annotated:
             (folder / f"corpus/annotations/{i:06}.txt").write_text(text, encoding="utf-8")
+    (folder / "arguments.json").write_text(asked)
     pack(folder / "corpus", packed, PackOptions(corpus_kind="lines", validation_share=0.05, test_share=0.1))
     return packed

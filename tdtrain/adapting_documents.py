@@ -5,26 +5,19 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from collections.abc import Sequence
 
 from tdtrain.config import LoraDocumentRun
-from tdtrain.data.documents import PageText, read_documents, read_pages
-from tdtrain.data.manifest import Manifest, read_lines
+from tdtrain.data.documents import PageText, read_pages
+from tdtrain.data.manifest import Manifest
 from tdtrain.data.pack_options import PackOptions
-from tdtrain.data.rows import SPLITS, Line
+from tdtrain.data.rows import SPLITS
 from tdtrain.data.sequences import Example, write_sequences
 from tdtrain.data.serialise import in_order_of_page, serialise
 from tdtrain.evaluate.documents import evaluate_documents
-from tdtrain.evaluate.score import read_lines_with
-from tdtrain.evaluate.test_split import load_on
-from tdtrain.models.causal import Prompter, check_packed, load_causal, save_causal
-from tdtrain.models.load import load_reader
+from tdtrain.models.causal import Prompter, check_four_bit, check_packed, load_causal, save_causal
 from tdtrain.models.lora import adapt
-from tdtrain.models.reader import Reader
+from tdtrain.page_readings import annotated_text, read_annotated_pages
 from tdtrain.report.documents import DocumentResults, report_documents
 from tdtrain.stages import Stages, opened
 from tdtrain.train.language import plan_language
@@ -43,6 +36,8 @@ def adapt_to_documents(run: LoraDocumentRun) -> DocumentResults | None:
     Returns: None where no page of the test split has an annotation, so that nothing could be measured.
     Raises: ValueError on what cannot work, before anything is trained.
     """
+    if run.four_bit:
+        check_four_bit(run.model_name)
     module, prompter = load_causal(run.model_name)
     check_packed(module, run.model_name)
     words = adapt(module, run.model_name, run.lora).words()
@@ -61,41 +56,20 @@ def adapt_to_documents(run: LoraDocumentRun) -> DocumentResults | None:
             job.display.say("Nothing was measured, for no page of the test split has an annotation.")
             return None
         with job.stage("evaluate", "the model, its base and rules write the test pages"):
-            held, most = read_lines(manifest, "test", images=False), run.max_answer_tokens
-            annotated = {line.id: line.text or texts.get(line.id, "") for line in held}
-            perfect = [page for page in read_pages(manifest, annotated) if page.truth and page.split == "test"]
+            most = run.max_answer_tokens
             evaluation = evaluate_documents(
                 {"student": str(job.output / MERGED), "baseline": run.model_name},
                 by_split["test"],
-                perfect,
+                annotated_text(manifest, texts),
                 run.serialisation,
                 {"student": most, "baseline": min(most, longest + longest // 4)},  # who knows no end goes on for ever
                 job.actors,
+                job.cpus_per_actor,
                 job.compute.gpus,
                 job.display.counting("evaluate", "batches of pages"),
             )
         done = run.model_copy(update={"compute": job.compute})
         return report_documents(done, evaluation, manifest, job.timings_s, job.left_out, job.tracker, job.display.say)
-
-
-def read_annotated_pages(job: Stages, manifest: Manifest, reader: str) -> dict[str, str]:
-    """What a reader makes of every line of the pages that have a document, by the line's id."""
-    kept = job.output / "readings.parquet"
-    if not kept.exists():
-        with job.stage("read", f"{reader} reads the annotated pages"):
-            told = read_documents(manifest)
-            seen = (line for split in SPLITS for line in read_lines(manifest, split, images=not job.actors))
-            lines = (line for line in seen if line.source in told)
-            ids, texts = _read(job, manifest, reader, lines)
-            if not ids:
-                raise ValueError(
-                    "no page of the corpus has annotations/NAME.json, so there is nothing to learn from; annotate some"
-                )
-            partial_file = kept.with_suffix(".partial")
-            pq.write_table(pa.table({"id": ids, "text": texts}), partial_file)
-            os.replace(partial_file, kept)
-    table = pq.read_table(kept)
-    return dict(zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True))
 
 
 def write_examples(run: LoraDocumentRun, job: Stages, pages: Sequence[PageText], prompter: Prompter) -> int:
@@ -114,10 +88,11 @@ def write_examples(run: LoraDocumentRun, job: Stages, pages: Sequence[PageText],
         kept = [example for example in found if len(example.tokens) <= most]
         job.left_out[split] = {f"longer than {most} tokens": len(found) - len(kept)}
         job.display.say(f"  {split}: {_words(kept)}{_too_long(len(found) - len(kept), most)}")
-        if split == "train" and not kept:
+        if split == "train" and len(kept) < run.optimisation.batch_size:
             raise ValueError(
-                f"none of {len(found)} annotated training pages has at most {most} tokens with its answer; raise "
-                "max_document_tokens and max_tokens, or annotate more pages"
+                f"{len(kept)} of {len(found)} annotated training pages have at most {most} tokens with their answer, "
+                f"fewer than batch_size={run.optimisation.batch_size}; lower it, raise max_document_tokens and "
+                "max_tokens, or annotate more pages"
             )
         shutil.rmtree(job.output / "sequences" / split, ignore_errors=True)
         write_sequences(str(job.output / "sequences" / split), kept)
@@ -152,28 +127,6 @@ def train(run: LoraDocumentRun, job: Stages, manifest: Manifest) -> None:
     save_causal(module, prompter, partial_folder, dict(module.state_dict()))
     (partial_folder / "run.json").write_text(run.model_dump_json(indent=2))
     os.replace(partial_folder, merged)
-
-
-def _read(job: Stages, manifest: Manifest, name: str, lines: Iterable[Line]) -> tuple[list[str], list[str]]:
-    """Ids and texts."""
-    if not job.actors:
-        held = list(lines)
-        readings = read_lines_with(load_reader(name).frozen(), held)
-        return [line.id for line in held], [reading.text for reading in readings]
-    from tdtrain.evaluate.batch import read_corpus
-
-    ids = [line.id for line in lines]
-    device = "cuda" if job.compute.gpus else "cpu"
-    loads: Mapping[str, partial[Reader]] = {name: partial(load_on, device, name)}
-    found = read_corpus(
-        loads,
-        [f"{manifest.root}/{shard.path}" for split in SPLITS for shard in manifest.shards_of(split)],
-        ids,
-        num_actors=job.actors,
-        gpus_per_actor=job.compute.gpus,
-        progress=job.display.counting("read", "shards"),
-    )
-    return ids, [reading.text for reading in found[name]]
 
 
 def _words(examples: Sequence[Example]) -> str:

@@ -47,6 +47,11 @@ class TrainingRun(WithPlaces):
     optimisation: Optimisation = Optimisation()
     compute: Compute = Compute()
 
+    @property
+    def models_at_once(self) -> int:
+        """How many are trained side by side on Ray."""
+        return 1
+
     @model_validator(mode="after")
     def _places(self) -> Self:
         check_batch(self.optimisation, self.compute)
@@ -92,6 +97,11 @@ class DistillRun(ReaderRun, Pair):  # pydantic takes the fields of the last base
     teaching: Teaching = Teaching()
     mix: Mix = Mix()
     cache: TeacherCache = TeacherCache()
+
+    @property
+    def models_at_once(self) -> int:
+        """The student and its control."""
+        return 1 + self.control
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -180,6 +190,10 @@ class LoraDocumentRun(TrainingRun):
             raise ValueError(
                 "four_bit=True packs weights in a form that zero_stage=3 cannot spread over workers; use "
                 "zero_stage 0, 1 or 2, or leave four_bit out"
+            )
+        if self.four_bit and self.lora.dora:
+            raise ValueError(
+                "four_bit=True packs weights, and dora=True needs the lengths of their columns; leave one of them out"
             )
         if (size := self.optimisation.micro_batch_size) is not None:
             raise ValueError(

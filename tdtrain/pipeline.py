@@ -42,7 +42,7 @@ class Job(Stages):
     """A distillation under way."""
 
     def __init__(self, run: DistillRun, opened: Opened) -> None:
-        super().__init__(run, opened, models=1 + run.control)
+        super().__init__(run, opened)
         self.run = run
         self.teachers = run.cache.teacher_actors or self.actors if self.on_ray else 0
         self.teacher_gpus = self.compute.gpus if run.cache.teacher_gpus is None else run.cache.teacher_gpus

@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from math import ceil
 from pathlib import Path
 
 import ray
+
+from tdtrain.machine import cores
 
 SPARE_CPUS = 2
 """For the tasks that bring data, which need little: a pipeline that finds no CPU waits for ever."""
 
 
-def connect(num_cpus: int | None = None) -> dict[str, float]:
+def connect(num_cpus: int | None = None, at_least: float = 2) -> dict[str, float]:
     """Connects this process to Ray, where it is not connected yet. Returns what the cluster has, by resource.
 
     Inside a job, or with RAY_ADDRESS set, that cluster is joined; otherwise a local one starts.
@@ -21,6 +24,7 @@ def connect(num_cpus: int | None = None) -> dict[str, float]:
     Args:
         num_cpus: logical CPUs of a local cluster; by default those of the machine and SPARE_CPUS. A cluster that is
             joined keeps its own.
+        at_least: a local cluster has so many beside SPARE_CPUS, even where the machine has not.
     """
     # These announce defaults and how many processes a pool has.
     for name in (
@@ -32,7 +36,7 @@ def connect(num_cpus: int | None = None) -> dict[str, float]:
     warnings.filterwarnings("ignore", message=".*exclude_resources.*")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Two trainings and their data tasks are a dozen processes; Ray warns from four times this number on.
-    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(max(6, os.cpu_count() or 1)))
+    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(max(6, cores())))
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if not ray.is_initialized():
         in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
@@ -40,7 +44,7 @@ def connect(num_cpus: int | None = None) -> dict[str, float]:
         local = address == "local"
         ray.init(
             address=address,
-            num_cpus=(num_cpus or SPARE_CPUS + max(2, os.cpu_count() or 1)) if local else None,
+            num_cpus=(num_cpus or SPARE_CPUS + max(ceil(at_least), cores())) if local else None,
             include_dashboard=False if local else None,
             logging_level=logging.WARNING,
             log_to_driver=not local,
@@ -54,9 +58,10 @@ def connect(num_cpus: int | None = None) -> dict[str, float]:
 
 
 def cores_of_machine() -> int | None:
-    """CPUs for training, where the cluster is a single machine: all but SPARE_CPUS; None where there are more."""
+    """CPUs for training, where the cluster is a single machine: all but SPARE_CPUS, and no more than there are; None
+    where there are more machines."""
     alive = [node for node in ray.nodes() if node["Alive"]]
-    return max(1, int(alive[0]["Resources"].get("CPU", 1)) - SPARE_CPUS) if len(alive) == 1 else None
+    return max(1, min(cores(), int(alive[0]["Resources"].get("CPU", 1)) - SPARE_CPUS)) if len(alive) == 1 else None
 
 
 def _package(local: bool) -> dict:

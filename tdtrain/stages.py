@@ -6,7 +6,6 @@ Each stage leaves its result in a folder and is not repeated when that is there.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from tdtrain.data.pack_options import PackOptions
 from tdtrain.data.prepare import prepare
 from tdtrain.data.rows import content_id
 from tdtrain.data.storage import open_folder
+from tdtrain.machine import cores
 from tdtrain.report.tracking import Tracker
 from tdtrain.train.progress import Display
 from tdtrain.train.state import Record
@@ -42,32 +42,33 @@ def opened(run: TrainingRun) -> Iterator[Opened]:
     """Connects to Ray where it is used, shows and tracks the job. Raises ValueError on a place that cannot be used."""
     check_place(run.output_dir)
     check_free(run)
-    gpus_in_cluster, cores = 0.0, os.cpu_count()
+    gpus = 0.0
+    there: int | None = cores()
     if run.compute.num_workers > 0:
         from tdtrain.ray_start import connect, cores_of_machine
 
-        gpus_in_cluster, cores = connect().get("GPU", 0.0), cores_of_machine()
+        reserved = run.compute.num_workers * run.compute.cpus * run.models_at_once
+        gpus, there = connect(at_least=max(2, reserved)).get("GPU", 0.0), cores_of_machine()
     name, begun = run.output_dir.name, (run.output_dir / "run.json").exists()
     with Tracker(run.output_dir, run.tracking_uri, run_name=name, resume=begun) as tracker, Display() as display:
         tracker.log_run(run.model_dump(mode="json"))
-        yield Opened(display, tracker, gpus_in_cluster, cores)
+        yield Opened(display, tracker, gpus, there)
 
 
 class Stages:
     """A job under way: its run, its folders, and who watches."""
 
-    def __init__(self, run: TrainingRun, job: Opened, models: int = 1) -> None:
-        """
-        Args:
-            models: trained at once, where they are trained on Ray.
-        """
-        self.compute = run.compute.on(job.gpus_in_cluster, job.cores, models if run.compute.num_workers else 1)
+    def __init__(self, run: TrainingRun, job: Opened) -> None:
+        self.on_ray = run.compute.num_workers > 0
+        models = run.models_at_once if self.on_ray else 1
+        self.compute = run.compute.on(job.gpus_in_cluster, job.cores, models)
         self.display = job.display
         self.tracker = job.tracker
         self.output = run.output_dir.absolute()
-        self.on_ray = run.compute.num_workers > 0
         least = 1 if self.compute.gpus else 2  # one GPU serves one reader
         self.actors = max(least, run.compute.num_workers) if self.on_ray else 0
+        reserved = self.compute.cpus * max(1, run.compute.num_workers) * models
+        self.cpus_per_actor = max(1, int(reserved // max(1, self.actors)))
         self.left_out: dict[str, dict[str, int]] = {}
         self._run = run
         self.corpus = ""

@@ -179,18 +179,19 @@ def load_page(folder: Folder, ref: PageRef, max_pixels: int, min_side: int) -> P
     return Page(content_id(image, text, boxes_json), content_id(image), pixels, lines, boxes, tuple(problems))
 
 
-def check_document(folder: Folder, path: str) -> Quarantined | None:
-    """Reads one annotations/NAME.json and checks it; its image must exist inside the corpus."""
+def check_document(folder: Folder, path: str) -> str | Quarantined:
+    """Reads one annotations/NAME.json and checks it; its image must exist inside the corpus, and is returned."""
     try:
         document = parse_document(folder.read(path))
     except (BadAnnotationError, ValidationError) as error:
         return Quarantined(path=path, kind="document", reason=first_line(error))
     if target := leaves(folder, document.image_path):
         return Quarantined(path=path, kind="document", reason=f"image_path leads outside the corpus, to {target}")
-    if not any(folder.exists(place) for place in (document.image_path, f"images/{document.image_path}")):
-        reason = f"image_path={document.image_path} is no file of the corpus"
-        return Quarantined(path=path, kind="document", reason=reason)
-    return None
+    for place in (document.image_path, f"images/{document.image_path}"):
+        if folder.exists(place):
+            return posixpath.normpath(place)
+    reason = f"image_path={document.image_path} is no file of the corpus"
+    return Quarantined(path=path, kind="document", reason=reason)
 
 
 def first_line(error: Exception) -> str:

@@ -5,7 +5,7 @@ documents.parquet   source (the page's image inside the corpus), document (canon
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,13 +23,15 @@ _SCHEMA = pa.schema(
 )
 
 
-def write_documents(corpus: Folder, paths: Sequence[str], out: Folder) -> None:
-    """Puts checked annotations/NAME.json files of a corpus into one file."""
-    rows = []
-    for path in paths:
-        document = parse_document(corpus.read(path))
-        place = document.image_path
-        rows.append({"source": place if corpus.exists(place) else f"images/{place}", "document": document.canonical()})
+def write_documents(corpus: Folder, paths: Mapping[str, str], out: Folder) -> None:
+    """Puts checked annotations/NAME.json files of a corpus into one file.
+
+    Args:
+        paths: of the files, by the image that each describes.
+    """
+    rows = [
+        {"source": image, "document": parse_document(corpus.read(path)).canonical()} for image, path in paths.items()
+    ]
     out.filesystem.create_dir(out.root, recursive=True)
     pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), out.path(DOCUMENTS), filesystem=out.filesystem)
 

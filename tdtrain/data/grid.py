@@ -84,8 +84,9 @@ def _apart(columns: Iterable[Sequence[Box]]) -> float:
         return 0.0
     height = float(np.median([box.height for pair in pairs for box in pair]))
     steps = sorted((after.y - before.y) / height for before, after in pairs)
-    room = [(b / a, (a + b) / 2) for a, b in itertools.pairwise([TIGHT, *steps]) if TIGHT <= a <= LOOSE]
-    return height * max(room, default=(0.0, 0.0))[1]
+    steps = [TIGHT, *(step for step in steps if step > TIGHT)]  # what is nearer stands on one line
+    room = [(b / a, (a + b) / 2) for a, b in itertools.pairwise(steps) if a <= LOOSE]
+    return height * max(room, default=(0.0, TIGHT))[1]
 
 
 def _cells(column: int, boxes: Sequence[Box], apart: float) -> list[Cell]:

@@ -21,7 +21,14 @@ from tdtrain.data.documents import DOCUMENTS, write_documents
 from tdtrain.data.manifest import MANIFEST, Manifest, check_learnable, load_manifest, read_lines
 from tdtrain.data.pack_options import PackOptions
 from tdtrain.data.rows import SPLITS, Split, content_id, splits_of
-from tdtrain.data.screen import check_share, corpus_kind, first_reasons, without_duplicates, without_several_lines
+from tdtrain.data.screen import (
+    check_share,
+    corpus_kind,
+    first_reasons,
+    with_documents,
+    without_duplicates,
+    without_several_lines,
+)
 from tdtrain.data.storage import Folder, absolute, open_folder
 from tdtrain.data.tasks import (
     Inspected,
@@ -35,7 +42,7 @@ from tdtrain.data.tasks import (
 
 __all__ = ["Manifest", "PackOptions", "check_learnable", "load_manifest", "pack", "read_lines"]
 
-VERSION = "3"
+VERSION = "4"
 """Raise it whenever the same corpus and options would give other rows."""
 QUARANTINE = "quarantine.parquet"
 PAGES_PER_SHARD = {"pages": 16, "lines": 1024}
@@ -67,8 +74,8 @@ def pack(
         same = _fingerprint(listing, _inspect(corpus_path, listing, options, use_ray, decode=False), options)
         if packed.fingerprint == same and all(out.exists(shard.path) for shard in packed.shards):
             return packed
-    found = _inspect(corpus_path, listing, options, use_ray, decode=True)
-    quarantined = [*listing.quarantined, *(problem for item in found.values() for problem in item.problems)]
+    found, documents, second = with_documents(_inspect(corpus_path, listing, options, use_ray, decode=True))
+    quarantined = [*listing.quarantined, *(problem for item in found.values() for problem in item.problems), *second]
     pages, duplicates = without_duplicates([ref for ref in listing.pages if found[ref.image].usable], found)
     kind = corpus_kind(pages, found, options.corpus_kind)
     if kind == "lines":
@@ -92,7 +99,7 @@ def pack(
         sole_text=texts.pop() if len(texts) == 1 else None,
     )
     _write_quarantine(out, quarantined)
-    write_documents(corpus, [path for path in listing.documents if found[path].usable], out)
+    write_documents(corpus, documents, out)
     card = _card(manifest, pages, jobs, results, found, listing, quarantined)
     out.write(CARD, card.model_dump_json(indent=1).encode())
     out.write(MANIFEST, manifest.model_dump_json(indent=1).encode())
@@ -139,7 +146,10 @@ def _jobs(
 ) -> list[PackJob]:
     """Fixed groups of pages in sorted order, one shard each, so that no scheduling changes what is where."""
     shares = (options.validation_share, options.test_share)
-    splits = splits_of({found[ref.image].page_id or "": found[ref.image].annotated for ref in pages}, *shares)
+    items = [found[ref.image] for ref in pages]
+    by_text = any(item.annotated for item in items)  # else documents are what there is to learn from
+    told = {item.page_id or "": item.annotated if by_text else item.documented for item in items}
+    splits = splits_of(told, *shares)
     by_split: dict[Split, list[PageRef]] = {split: [] for split in SPLITS}
     for ref in sorted(pages, key=lambda ref: ref.image):
         by_split[splits[found[ref.image].page_id or ""]].append(ref)

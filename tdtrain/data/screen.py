@@ -10,10 +10,23 @@ from tdtrain.data.corpus import BROKEN, Listing, PageRef, Quarantined
 from tdtrain.data.tasks import Inspected
 
 
+def with_documents(found: dict[str, Inspected]) -> tuple[dict[str, Inspected], dict[str, str], list[Quarantined]]:
+    """What was found, pages knowing that they have a document; the documents' paths by image; and second ones."""
+    paths: dict[str, str] = {}
+    second = []
+    for path in sorted(path for path, item in found.items() if item.describes):
+        image = found[path].describes or ""
+        if (first := paths.setdefault(image, path)) != path:
+            reason = f"{image} is described by {first} already"
+            second.append(Quarantined(path=path, kind="document", reason=reason))
+    told = {path: item.model_copy(update={"documented": path in paths}) for path, item in found.items()}
+    return told, paths, second
+
+
 def without_duplicates(pages: list[PageRef], found: dict[str, Inspected]) -> tuple[list[PageRef], list[Quarantined]]:
     """Of images with the same bytes the first annotated one stays."""
     kept: dict[str | None, PageRef] = {}
-    for ref in sorted(pages, key=lambda ref: (not found[ref.image].annotated, ref.image)):
+    for ref in sorted(pages, key=lambda ref: (-found[ref.image].annotated - found[ref.image].documented, ref.image)):
         kept.setdefault(found[ref.image].page_id, ref)
     duplicates = []
     for ref in pages:
@@ -34,7 +47,7 @@ def corpus_kind(
         raise ValueError(f"corpus_kind=lines, but {boxed} images have boxes/NAME.json; use corpus_kind=pages")
     if asked != "auto":
         return asked
-    if boxed or not items:
+    if boxed or not items or any(item.documented for item in items):
         return "pages"
     told = [item for item in items if item.annotated]
     one_line = sum(item.num_lines == 1 for item in told) >= 0.9 * len(told)

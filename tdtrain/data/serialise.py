@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
@@ -46,7 +47,7 @@ def in_order_of_page(truth: Timetable, lines: Sequence[PlacedLine]) -> Timetable
         among = [(place, _alike(name, text)) for place, text, around in places if _alike(day, around) >= ALIKE]
         best = max((score for _, score in among), default=0.0)
         found = (place for place, score in among if score >= max(ALIKE, best - MISREAD))
-        by_time = sorted(numbers, key=lambda number: truth.timeblocks[number].startTime)
+        by_time = sorted(numbers, key=lambda number: _clock(truth.timeblocks[number].startTime))
         order |= dict(zip(by_time, found, strict=False))
     last = (-1, -1)
     keys = []
@@ -69,6 +70,11 @@ def _places(grid: Grid) -> list[tuple[tuple[int, int], str, str]]:
             heads = grid.rows[0][column].text if column in grid.rows[0] else ""
             found.append(((r, column), cell.text, f"{heads} {label}"))
     return found
+
+
+def _clock(time: str) -> tuple[list[int], str]:
+    """What times are sorted by, as printed: 8:00 before 10:00."""
+    return [int(number) for number in re.findall(r"\d+", time)], time
 
 
 def _alike(part: str, whole: str) -> float:

@@ -35,7 +35,8 @@ class InspectJob(Frozen):
 
 
 class Inspected(Frozen):
-    """What a file turned out to be. `page_id` is None for documents and where nothing was decoded."""
+    """What a file turned out to be. `page_id` is None for documents and where nothing was decoded; `describes` is a
+    document's image, and `documented` says that a page has a document."""
 
     path: str
     digest: str
@@ -44,6 +45,8 @@ class Inspected(Frozen):
     height: int = 0
     num_lines: int | None = None
     annotated: bool = False
+    describes: str | None = None
+    documented: bool = False
     has_boxes: bool = False
     usable: bool = False
     problems: tuple[Quarantined, ...] = ()
@@ -81,11 +84,10 @@ def inspect(job: InspectJob) -> InspectResult:
     folder = open_folder(job.corpus)
     found = []
     for path in job.documents:
-        problem = check_document(folder, path) if job.decode else None
-        problems = (problem,) if problem else ()
-        found.append(
-            Inspected(path=path, digest=content_id(folder.read(path)), problems=problems, usable=problem is None)
-        )
+        checked = check_document(folder, path) if job.decode else None
+        image, problems = (None, (checked,)) if isinstance(checked, Quarantined) else (checked, ())
+        digest = content_id(folder.read(path))
+        found.append(Inspected(path=path, digest=digest, problems=problems, usable=not problems, describes=image))
     for ref in job.pages:
         if not job.decode:
             found.append(Inspected(path=ref.image, digest=digest_page(folder, ref)))

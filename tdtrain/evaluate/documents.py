@@ -42,6 +42,7 @@ def evaluate_documents(
     way: Serialisation,
     max_new_tokens: Mapping[str, int],
     actors: int,
+    cpus: float,
     gpus: float,
     progress: Callable[[int, int], None],
 ) -> DocumentEvaluation:
@@ -50,22 +51,27 @@ def evaluate_documents(
     Args:
         models: name or folder by role; `student` is among them.
         pages: annotated pages, their lines as a reader has them.
-        perfect: the same pages, their lines as they are annotated.
+        perfect: the same pages, their lines as they are annotated; none where nobody annotated lines.
         max_new_tokens: an answer is cut there, by role.
         actors: writers side by side on Ray; 0: in this process.
+        cpus, gpus: of each.
     """
     read, true = ([serialise(page.lines, way) for page in some] for some in (pages, perfect))
+    texts = dict.fromkeys(models, read) | ({"student_true_text": true} if perfect else {})
+    of = {role: role.removesuffix("_true_text") for role in texts}
     written = write_pages(
-        {**models, "student_true_text": models["student"]},
-        {**dict.fromkeys(models, read), "student_true_text": true},
-        {**max_new_tokens, "student_true_text": max_new_tokens["student"]},
+        {role: models[writer] for role, writer in of.items()},
+        texts,
+        {role: max_new_tokens[writer] for role, writer in of.items()},
         num_actors=actors,
+        cpus_per_actor=cpus,
         gpus_per_actor=gpus,
         progress=progress,
     )
     answers = {role: [one.answer for one in own] for role, own in written.items()}
     answers["rules"] = [parse_page(page.lines).canonical() for page in pages]
-    answers["rules_true_text"] = [parse_page(page.lines).canonical() for page in perfect]
+    if perfect:
+        answers["rules_true_text"] = [parse_page(page.lines).canonical() for page in perfect]
     truths = [page.truth for page in pages if page.truth is not None]
     pairs = [(truth, answer) for own in answers.values() for truth, answer in zip(truths, own, strict=True)]
     counted = iter(count_pages(pairs, actors))

@@ -103,7 +103,9 @@ def _times_inside(grid: Grid, timed: Sequence[Sequence[int]]) -> Iterator[TimeBl
     first = next(r for r, columns in enumerate(timed) if columns)
     for column, heading in sorted((grid.rows[first - 1] if first else {}).items()):
         for row in grid.rows[first:]:
-            if column in row and (times := times_of(row[column].boxes[0].text)):
+            if column not in row or row[column].again:
+                continue
+            if times := times_of(row[column].boxes[0].text):
                 yield from _block(heading.text, Cell(column, row[column].boxes[1:]), times)
 
 

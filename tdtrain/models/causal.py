@@ -30,6 +30,8 @@ from tdtrain.models.ppocr_import import BUILT_IN
 from tdtrain.models.smollm2 import NAME, import_smollm2
 
 INSTRUCTION = "Write this timetable as JSON.\n\n"
+ANSWER = '{"timeblocks":[]}'
+"""Stands for an answer where a template is asked what comes around it."""
 
 
 class Prompter:
@@ -43,10 +45,7 @@ class Prompter:
                 "Llama-3-8B-Instruct"
             )
         self.tokenizer = tokenizer
-        whole = self._render("page", "answer")
-        before = self._render("page")
-        assert whole.startswith(f"{before}answer"), "the template writes another prompt when there is an answer"
-        self._end = whole.removeprefix(f"{before}answer").strip()
+        _, self._end = self._around("page")
         if not self._end:
             raise ValueError(
                 f"model_name={tokenizer.name_or_path}: its chat template does not say where an answer ends"
@@ -54,7 +53,7 @@ class Prompter:
 
     def prompt(self, page: str) -> list[int]:
         """What the model is asked about a page, up to where it answers."""
-        return self._ids(self._render(page))
+        return self._ids(self._around(page)[0])
 
     def example(self, name: str, page: str, answer: str) -> Example:
         """A page with its answer, which ends with the token that ends one."""
@@ -66,13 +65,20 @@ class Prompter:
         """The tokens that end an answer."""
         return self._ids(self._end)
 
-    def _render(self, page: str, answer: str | None = None) -> str:
-        messages = [{"role": "user", "content": INSTRUCTION + page}]
-        if answer is not None:
-            messages.append({"role": "assistant", "content": answer})
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer is None)
+    def _around(self, page: str) -> tuple[str, str]:
+        """What the template writes before an answer (a space or an empty thought may come last), and what ends it."""
+        messages = [
+            {"role": "user", "content": INSTRUCTION + page},
+            {"role": "assistant", "content": ANSWER},
+        ]
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False)
         assert isinstance(text, str)
-        return text
+        before, found, after = text.rpartition(ANSWER)
+        if not found:
+            raise ValueError(
+                f"model_name={self.tokenizer.name_or_path}: its chat template leaves out what the assistant says"
+            )
+        return before, after.strip()
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]  # type: ignore[return-value]
@@ -128,13 +134,11 @@ def load_causal(
 
     Raises: ValueError where there is no such model, it has no chat template, or no safetensors.
     """
+    if four_bit:
+        check_four_bit(name_or_folder)
     if (base := adapted_from(name_or_folder)) is not None:
         from tdtrain.models.lora import merge_causal  # peft takes seconds to import
 
-        if four_bit:
-            raise ValueError(
-                f"four_bit=True: {name_or_folder} holds adapters, which do not merge into 4 bits; name a model"
-            )
         module, prompter = load_causal(base, dtype)
         return merge_causal(module, Path(name_or_folder)), prompter
     source = source_of(name_or_folder)
@@ -166,18 +170,26 @@ def check_packed(module: CausalModule, name: str) -> None:
     )
     try:
         packed = module.head(module.hidden_states(tokens, lengths))
-    except ValueError as error:
+    except (ValueError, TypeError, RuntimeError, AssertionError) as error:
         raise ValueError(refused) from error
     model.set_attn_implementation("eager")
     apart = torch.cat([model(input_ids=part[None]).logits[0] for part in tokens.split(lengths)])
     model.set_attn_implementation(PACKED)
-    if (packed - apart).abs().max() > 0.02 * apart.abs().max():
+    if not (packed - apart).abs().max() <= 0.02 * apart.abs().max():  # nor where they are no numbers
         raise ValueError(refused)
 
 
-def _in_four_bits(dtype: torch.dtype) -> BitsAndBytesConfig:
+def check_four_bit(name_or_folder: str) -> None:
+    """Raises ValueError where a model cannot be kept in 4 bits here."""
+    if adapted_from(name_or_folder) is not None:
+        raise ValueError(
+            f"four_bit=True: {name_or_folder} holds adapters, which do not merge into 4 bits; name a model"
+        )
     if find_spec("bitsandbytes") is None:
         raise ValueError("four_bit=True needs the package bitsandbytes; run `pip install bitsandbytes`")
+
+
+def _in_four_bits(dtype: torch.dtype) -> BitsAndBytesConfig:
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )

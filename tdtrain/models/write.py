@@ -47,6 +47,7 @@ def write_answers(
                 input_ids=tokens, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False,
                 logits_processor=processors, eos_token_id=prompter.end_ids[-1], pad_token_id=pad,
                 temperature=None, top_p=None, top_k=None,
+                repetition_penalty=1.0, no_repeat_ngram_size=0,  # timetables repeat themselves
             )  # fmt: skip
     finally:
         model.set_attn_implementation(PACKED)

@@ -31,8 +31,12 @@ def verdict(
     said = [f"The adapted model writes the time blocks with an F1 of {percent(student.block_f1)}."]
     said.append(
         f"A block is right where its day, name, start and end are. The base model has "
-        f"{percent(_f1(writers, 'baseline'))}, rules have {percent(rules.block_f1)}, and the adapted model on text "
-        f"without errors {percent(_f1(writers, 'student_true_text'))}."
+        f"{percent(_f1(writers, 'baseline'))}, rules have {percent(rules.block_f1)}"
+        + (
+            f", and the adapted model on text without errors {percent(_f1(writers, 'student_true_text'))}."
+            if "student_true_text" in writers
+            else "."
+        )
     )
     against = next((found for found in comparisons if (found.a, found.b) == ("student", "rules")), None)
     if against is not None:

@@ -140,7 +140,12 @@ def print_plan(run: LoraDocumentRun, workers: Sequence[int] = (1, 2, 4, 8)) -> N
         f"{run.model_name}: {sizes.trained:,} of {whole:,} parameters are trained ({sizes.trained / whole:.2%}); "
         f"GiB a worker at {run.max_tokens:,} tokens a pass, {kind}"
     )
-    table = Table(title=title, title_justify="left")
+    size = 2 if halves else FP32
+    caption = (
+        f"Until ZeRO-3 has spread them, each worker holds all weights: {size * whole / 2**30:.1f} GiB. The job's own "
+        f"process merges adapters in fp32: {FP32 * whole / 2**30:.1f} GiB of host memory."
+    )
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     for name in ("ZeRO", "workers", *Memory.__dataclass_fields__, "total", "total, gradient_checkpointing"):
         table.add_column(name, justify="right")
     for stage in range(3 if run.four_bit else 4):
@@ -162,7 +167,9 @@ def _module(config: Any, model: str, lora: Lora, halves: bool) -> CausalModule:
 
 def _kept(config: Any, model: str, lora: Lora, tokens: int, halves: bool, layers: int) -> float:
     """Bytes that the backward pass of so many layers of the model needs, weights aside."""
-    config = type(config).from_dict(config.to_dict() | {"num_hidden_layers": layers})
+    values = config.to_dict()
+    by_layer = {name: value[:layers] for name, value in values.items() if name.endswith("layer_types") and value}
+    config = type(config).from_dict(values | by_layer | {"num_hidden_layers": layers})
     held: dict[int, tuple[Tensor, int]] = {}
     with torch.device("meta"):
         part = _Hidden(_module(config, model, lora, halves))

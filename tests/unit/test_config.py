@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from tdtrain import machine
 from tdtrain.admission import check_free, check_models, check_place, claim
 from tdtrain.config import DistillRun, LoraDocumentRun
 from tdtrain.options import Compute, Optimisation, Teaching, check_batch, evaluation_steps, micro_batches
@@ -117,6 +118,15 @@ def test_gpus_are_used_where_there_are_enough(
     asked: float | None, workers: int, in_cluster: float, expected: float
 ) -> None:
     assert Compute(num_workers=workers, gpus_per_worker=asked).on(in_cluster, cores=None).gpus == expected
+
+
+def test_a_quota_and_a_binding_are_kept_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda process: set(range(8)))
+    monkeypatch.setattr(machine, "QUOTA", tmp_path / "cpu.max")
+    assert machine.cores() == 8
+    for quota, expected in (("max 100000", 8), ("250000 100000", 3), ("50000 100000", 1), ("9900000 100000", 8)):
+        (tmp_path / "cpu.max").write_text(quota)
+        assert machine.cores() == expected
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from tdtrain.data.documents import read_documents, read_pages
@@ -15,6 +16,7 @@ from tdtrain.data.rows import SPLITS
 from tdtrain.data.sample.corpus import write_sample
 from tdtrain.data.serialise import serialise
 from tdtrain.data.timetable import Document
+from tests.unit.data.pages import boxed_corpus
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +46,36 @@ def test_pages_keep_their_documents(sample: Path, use_boxes: bool, tmp_path: Pat
         true = {line["text"] for line in boxes[page.source]["lines"]}
         found = set(serialise(page.lines, "reading_order").split("\n"))
         assert len(true & found) >= (len(true) if use_boxes else 0.5 * len(true))
+
+
+def documents_alone(root: Path, described: dict[int, str], num: int = 40) -> Path:
+    """Pages of two boxes without text, some with annotations/NAME.json."""
+    corpus = boxed_corpus(root, num, annotated=0)
+    (corpus / "annotations").mkdir()
+    block = {"day": "Mo", "startTime": "08:00", "endTime": "08:45"}
+    for number, spelling in described.items():
+        document = {"image_path": spelling, "timeblocks": [{**block, "name": f"Art {number}"}]}
+        (corpus / f"annotations/{number:03}.json").write_text(json.dumps(document))
+    return corpus
+
+
+def test_pages_of_which_only_the_document_is_annotated_are_spread_over_the_splits(tmp_path: Path) -> None:
+    corpus = documents_alone(tmp_path / "corpus", {number: f"./images//{number:03}.png" for number in range(3)})
+    manifest = pack(corpus, tmp_path / "packed", use_ray=False)
+    told = [page for page in read_pages(manifest, {}) if page.truth]
+    assert {page.split for page in told} == set(SPLITS) and manifest.corpus_kind == "pages"
+    assert {page.truth.timeblocks[0].name for page in told if page.truth} == {"Art 0", "Art 1", "Art 2"}
+
+
+def test_the_image_with_a_document_is_the_one_that_stays_and_second_documents_are_set_aside(tmp_path: Path) -> None:
+    corpus = documents_alone(tmp_path / "corpus", {1: "images/001.png", 2: "images/001.png"})
+    (corpus / "images/000.png").write_bytes((corpus / "images/001.png").read_bytes())
+    manifest = pack(corpus, tmp_path / "packed", use_ray=False)
+    (told,) = (page for page in read_pages(manifest, {}) if page.truth)
+    assert told.source == "images/001.png" and told.truth and told.truth.timeblocks[0].name == "Art 1"
+    aside = {row["path"]: row["reason"] for row in pq.read_table(tmp_path / "packed/quarantine.parquet").to_pylist()}
+    assert aside["images/000.png"].startswith("same image as images/001.png")
+    assert aside["annotations/002.json"] == "images/001.png is described by annotations/001.json already"
 
 
 def test_readings_take_the_place_of_annotations(sample: Path, tmp_path: Path) -> None:

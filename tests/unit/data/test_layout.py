@@ -69,6 +69,15 @@ def test_a_name_is_found_where_it_is_best() -> None:
     assert [block.startTime for block in said.timeblocks] == ["08", "09", "10"]
 
 
+def test_times_are_sorted_as_times() -> None:
+    texts = ("Time", "Mon", "8:00", "Art", "9:00", "French", "10:00", "Art")
+    lines = [placed(text, 60 + 100 * (i % 2), 90 + 50 * (i // 2), 80) for i, text in enumerate(texts)]
+    told = [("Art", "10:00"), ("Art", "8:00"), ("French", "9:00")]
+    blocks = tuple(TimeBlock(day="Mon", name=name, startTime=start, endTime="-") for name, start in told)
+    said = in_order_of_page(Timetable(timeblocks=blocks), lines)
+    assert [block.startTime for block in said.timeblocks] == ["8:00", "9:00", "10:00"]
+
+
 def test_blocks_that_the_page_does_not_show_stay_where_they_were() -> None:
     told = [TimeBlock(day="Mon", name=name, startTime="8", endTime="-") for name in ("Art", "Nowhere", "French")]
     assert in_order_of_page(Timetable(timeblocks=tuple(told)), page()).timeblocks == tuple(told)
@@ -164,10 +173,12 @@ def test_headings_need_no_corner() -> None:
     assert said == ["|1. / 8-9|2. / 9-10", "Monday|Art / Room 4|", "Tuesday||Sport", "Wednesday|Music|"]
 
 
+@pytest.mark.parametrize("also", [[], [("(new)", 290, 132)]], ids=["alone", "beside another line"])
 @pytest.mark.parametrize("step", [14, 17, 20])
-def test_rows_that_stand_close_are_rows_all_the_same(step: int) -> None:
+def test_rows_that_stand_close_are_rows_all_the_same(step: int, also: list[tuple[str, float, float]]) -> None:
     cells = [(row, column, text) for row, texts in enumerate(LIST) for column, text in enumerate(texts) if text]
     lines = [placed(text, 60 + 100 * column, 90 + step * row) for row, column, text in cells]
+    lines += [placed(*one, width=20) for one in also]
     assert "|10-11|Art" in serialise(lines, "markdown")
 
 

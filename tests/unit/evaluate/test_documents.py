@@ -58,7 +58,7 @@ def test_a_model_and_rules_write_the_same_pages(tmp_path: Path) -> None:
     model = str(small_llama_folder(tmp_path / "llama"))
     seen: list[tuple[int, int]] = []
     found = evaluate_documents(
-        {"student": model}, pages, pages, "headings", {"student": 24}, 0, 0, lambda *done: seen.append(done)
+        {"student": model}, pages, pages, "headings", {"student": 24}, 0, 1, 0, lambda *done: seen.append(done)
     )
     assert set(found.scores) == {"student", "student_true_text", "rules", "rules_true_text"}
     assert found.answers["student"] == found.answers["student_true_text"] and seen[-1][0] == seen[-1][1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,32 @@ def test_the_answer_follows_the_prompt_and_is_ended(smol: tuple[CausalModule, Pr
         f"{INSTRUCTION}8:00 Math<|im_end|>\n<|im_start|>assistant\n"
     )
     assert prompter.end_ids == [prompter.tokenizer.eos_token_id]
+
+
+@pytest.mark.parametrize(
+    ("template", "before", "end"),
+    [
+        ("{% for m in messages %}[{{ m.role }}] {{ m.content }}</s>{% endfor %}", "[assistant] ", "</s>"),
+        (
+            "{% for m in messages %}<{{ m.role }}>{% if loop.last %}<think></think>\n{% endif %}{{ m.content }}<end>\n"
+            "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}",
+            "<assistant><think></think>\n",
+            "<end>",
+        ),
+    ],
+    ids=["a space", "an empty thought"],
+)
+def test_a_prompt_is_all_that_comes_before_the_answer(
+    smol: tuple[CausalModule, Prompter], template: str, before: str, end: str
+) -> None:
+    tokenizer = copy.deepcopy(smol[1].tokenizer)
+    tokenizer.chat_template = template
+    example = Prompter(tokenizer).example("a", "8:00 Math", "{}")
+    assert tokenizer.decode(example.tokens[: example.num_prompt]).endswith(before)
+    assert tokenizer.decode(example.tokens[example.num_prompt :]) == "{}" + end
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role }}{% endfor %}"
+    with pytest.raises(ValueError, match="leaves out what the assistant says"):
+        Prompter(tokenizer)
 
 
 def test_the_packaged_model_writes_english(smol: tuple[CausalModule, Prompter]) -> None:

@@ -29,6 +29,18 @@ def test_an_untrained_model_writes_only_what_the_schema_allows(smol: tuple[Causa
     assert module.model.config._attn_implementation == PACKED  # as training needs it
 
 
+def test_a_model_s_own_penalties_do_not_count(smol: tuple[CausalModule, Prompter]) -> None:
+    module, prompter = smol
+    plain = write_answers(module, prompter, PAGES[:1], 24)
+    module.model.generation_config.repetition_penalty = 1.5
+    module.model.generation_config.no_repeat_ngram_size = 2
+    try:
+        assert write_answers(module, prompter, PAGES[:1], 24) == plain
+    finally:
+        module.model.generation_config.repetition_penalty = 1.0
+        module.model.generation_config.no_repeat_ngram_size = 0
+
+
 def test_a_batch_writes_what_each_page_gets_alone(smol: tuple[CausalModule, Prompter]) -> None:
     module, prompter = smol
     together = write_answers(module, prompter, PAGES[:2], 24)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from transformers import LlamaConfig
+from transformers import LlamaConfig, Qwen2Config
 
 from tdtrain.options import Lora
 from tdtrain.train.memory import memory_of, sizes_of
@@ -88,6 +88,16 @@ def test_weights_gradients_and_moments_are_counted_by_hand(folder: Path) -> None
     three = memory_of(sizes, 3, 4, halves=True, checkpointing=False)
     layer = 2 * 256 * 256 + 2 * 256 * 64 + 3 * 256 * 1024 + 2 * 256 + trained // 6
     assert three.weights == 2 * (frozen + trained) / 4 + 2 * 2 * layer
+
+
+def test_layers_of_different_kinds_are_planned(tmp_path: Path) -> None:
+    Qwen2Config(
+        vocab_size=512, hidden_size=64, intermediate_size=128, num_hidden_layers=6, num_attention_heads=4,
+        num_key_value_heads=2, use_sliding_window=True, sliding_window=8, max_window_layers=3,
+        architectures=["Qwen2ForCausalLM"],
+    ).save_pretrained(tmp_path)  # fmt: skip
+    sizes = sizes_of(str(tmp_path), Lora(rank=4, target_modules=("q_proj",)), 32, halves=False)
+    assert sizes.trained == 6 * 4 * (64 + 64) and sizes.kept[0] > sizes.kept[1] > 0
 
 
 def test_llama_3_8b_fits_where_it_is_known_to(tmp_path: Path) -> None:

@@ -1,0 +1,19 @@
+"""What this machine gives to this process."""
+
+from __future__ import annotations
+
+import os
+from math import ceil
+from pathlib import Path
+
+QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+def cores() -> int:
+    """CPUs that this process may use: those it is bound to, or fewer where a container has a quota (cgroup v2)."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = QUOTA.read_text().split()
+        return max(1, min(bound, ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # no cgroup v2, or "max"
+        return bound
