@@ -48,7 +48,6 @@ WAYS: dict[str, dict[str, Lora | None]] = {
     "ppocrv6-small": {
         "all weights": None,
         "LoRA, all layers, rank 4": Lora(rank=4, alpha=8, target_modules=("all",)),
-        "LoRA, all layers, rank 4, rsLoRA": Lora(rank=4, alpha=8, target_modules=("all",), rslora=True),
     },
     "trocr": {
         "all weights": None,
@@ -70,7 +69,7 @@ class Study(Frozen):
     readers: tuple[str, ...] = tuple(RATES)
     pages: Positive = 40
     """Pages of the new domain that are learnt from, of PP-OCR."""
-    test_pages: Positive = 24
+    test_pages: Positive = 16
     """Pages of each domain that are measured on, of PP-OCR."""
     lines: Positive = 2_000
     """Lines of the new domain that are learnt from, of TrOCR."""
@@ -78,7 +77,7 @@ class Study(Frozen):
     """Folder of the trained TrOCR. Left out: it is trained first, on 40,000 lines."""
     trocr_steps: Positive = 6_000
     """Of that training, of 32 lines each."""
-    steps: Positive = 200
+    steps: Positive = 100
     batch_size: Positive = 16
     seed: int = 0
     dry_run: bool = False
