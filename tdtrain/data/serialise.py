@@ -44,9 +44,10 @@ def in_order_of_page(truth: Timetable, lines: Sequence[PlacedLine]) -> Timetable
     for number, block in enumerate(truth.timeblocks):
         alike.setdefault((block.day, block.name), []).append(number)
     for (day, name), numbers in alike.items():
-        among = [(place, _alike(name, text)) for place, text, around in places if _alike(day, around) >= ALIKE]
-        best = max((score for _, score in among), default=0.0)
-        found = (place for place, score in among if score >= max(ALIKE, best - MISREAD))
+        of_day = _best([_alike(day, around) for _, _, around in places])
+        among = [place for place, on_it in zip(places, of_day, strict=True) if on_it]  # Tuesday is much like Thursday
+        named = _best([_alike(name, text) for _, text, _ in among])
+        found = (place for (place, _, _), it_is in zip(among, named, strict=True) if it_is)
         by_time = sorted(numbers, key=lambda number: _clock(truth.timeblocks[number].startTime))
         order |= dict(zip(by_time, found, strict=False))
     last = (-1, -1)
@@ -75,6 +76,12 @@ def _places(grid: Grid) -> list[tuple[tuple[int, int], str, str]]:
 def _clock(time: str) -> tuple[list[int], str]:
     """What times are sorted by, as printed: 8:00 before 10:00."""
     return [int(number) for number in re.findall(r"\d+", time)], time
+
+
+def _best(scores: Sequence[float]) -> list[bool]:
+    """Which are as good as the best, if that is good enough."""
+    least = max(ALIKE, max(scores, default=0.0) - MISREAD)
+    return [score >= least for score in scores]
 
 
 def _alike(part: str, whole: str) -> float:

@@ -31,7 +31,7 @@ class Display:
         self._tasks: dict[str, TaskID] = {}
         self._spoke: dict[str, float] = {}
         self._began: dict[str, tuple[float, int]] = {}
-        self._cer: dict[str, float] = {}
+        self._validation: dict[str, str] = {}
         self._lock = threading.Lock()
 
     def __enter__(self) -> Display:
@@ -45,11 +45,13 @@ class Display:
     def __call__(self, name: str, record: Record, total: int) -> None:
         """Shows a training step."""
         if record.validation_cer is not None:
-            self._cer[name] = record.validation_cer
-        cer = f"  CER {self._cer[name]:.2%}" if name in self._cer else ""
+            self._validation[name] = f"  CER {record.validation_cer:.2%}"
+        elif record.validation_loss is not None:
+            self._validation[name] = f"  validation loss {record.validation_loss:.3f}"
         soft = f" (soft {record.loss_soft:.3f}, hard {record.loss_hard:.3f})" if record.loss_soft else ""
-        words = f"loss {record.loss:.3f}{soft}  {record.images_per_s:.0f} images/s{cer}"
-        self._show(name, record.step, total, words, now=record.validation_cer is not None)
+        rate = f"{record.images_per_s:.{0 if record.images_per_s >= 10 else 1}f} images/s"
+        words = f"loss {record.loss:.3f}{soft}  {rate}{self._validation.get(name, '')}"
+        self._show(name, record.step, total, words, now=record.score is not None)
 
     def counting(self, name: str, unit: str) -> Callable[[int, int], None]:
         """A function (done, total) that shows how far something else is."""

@@ -69,6 +69,15 @@ def test_a_name_is_found_where_it_is_best() -> None:
     assert [block.startTime for block in said.timeblocks] == ["08", "09", "10"]
 
 
+def test_days_that_are_much_alike_are_told_apart() -> None:
+    texts = ("Day", "8-9", "9-10", "Tuesday", "Art", "French", "Thursday", "French", "Art")
+    lines = [placed(text, 60 + 100 * (i % 3), 90 + 50 * (i // 3), 80) for i, text in enumerate(texts)]
+    told = [("Tuesday", "Art"), ("Thursday", "Art"), ("Tuesday", "French"), ("Thursday", "French")]
+    blocks = tuple(TimeBlock(day=day, name=name, startTime="-", endTime="-") for day, name in told)
+    said = in_order_of_page(Timetable(timeblocks=blocks), lines).timeblocks
+    assert [(block.day, block.name) for block in said] == [told[0], told[2], told[3], told[1]]
+
+
 def test_times_are_sorted_as_times() -> None:
     texts = ("Time", "Mon", "8:00", "Art", "9:00", "French", "10:00", "Art")
     lines = [placed(text, 60 + 100 * (i % 2), 90 + 50 * (i // 2), 80) for i, text in enumerate(texts)]
