@@ -7,12 +7,13 @@ other.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
 from tdtrain.data.layout import Box, Cell, Grid, text_rows
 from tdtrain.data.merged_cells import HALFWAY, WIDE, fill_two
+from tdtrain.data.times import times_of
 
 ANCHORS = 0.7
 """A column has a cell in each row where it has this share of the cells of the fullest one."""
@@ -76,17 +77,29 @@ def _meet(box: Box, column: tuple[float, float]) -> bool:
     return box.x0 < column[1] and column[0] < box.x1
 
 
-def _apart(columns: Iterable[Sequence[Box]]) -> float:
+def _apart(columns: Collection[Sequence[Box]]) -> float:
     """How far apart the middles of two lines are in one column, pixels, from where on they are of two cells: where the
-    distances that a page has leave the widest room, among those that lines of one cell may have."""
+    distances that a page has leave the widest room, among those that lines of one cell may have. Lines that both name
+    when something begins and ends are of two."""
     pairs = [pair for own in columns for pair in itertools.pairwise(own)]
     if not pairs:
         return 0.0
     height = float(np.median([box.height for pair in pairs for box in pair]))
     steps = sorted((after.y - before.y) / height for before, after in pairs)
-    steps = [TIGHT, *(step for step in steps if step > TIGHT)]  # what is nearer stands on one line
+    most = min(map(_between_times, columns), default=np.inf) / height
+    steps = [TIGHT, *(step for step in steps if TIGHT < step <= most)]  # what is nearer stands on one line
     room = [(b / a, (a + b) / 2) for a, b in itertools.pairwise(steps) if a <= LOOSE]
     return height * max(room, default=(0.0, TIGHT))[1]
+
+
+def _between_times(boxes: Sequence[Box]) -> float:
+    """How far apart the lines of a column are, most of which name when something begins and ends."""
+    steps = [after.y - before.y for before, after in itertools.pairwise(boxes) if _timed(before) and _timed(after)]
+    return float(np.median(steps)) if len(steps) > len(boxes) / 2 else np.inf
+
+
+def _timed(box: Box) -> bool:
+    return times_of(box.text) is not None
 
 
 def _cells(column: int, boxes: Sequence[Box], apart: float) -> list[Cell]:

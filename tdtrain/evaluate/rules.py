@@ -12,10 +12,9 @@ from collections.abc import Iterator, Sequence
 from tdtrain.data.grid import find_grid
 from tdtrain.data.layout import Cell, Grid, PlacedLine, upright
 from tdtrain.data.merged_cells import with_labels
+from tdtrain.data.times import Times, times_of
 from tdtrain.data.timetable import TimeBlock, Timetable
 
-Times = tuple[str, str]
-_TIME = re.compile(r"(?<!\d)(\d{1,2})\s?[:.h]\s?(\d{2})(?:\s?([ap])\.?m\.?)?(?![\d])", re.IGNORECASE)
 _NUMBER = re.compile(r"^\s*(\d{1,2})\s*\.?(?:\s|$)")
 _YEAR = re.compile(r"\b20\d\d\s?[/-]\s?(?:20)?\d\d\b")
 _CLASS = re.compile(r"(?:^|\s)(\d{1,2}\s?/?\s?[a-dA-D])(?=\s|$)")
@@ -32,18 +31,6 @@ def parse_page(lines: Sequence[PlacedLine]) -> Timetable:
         year=next((found[0] for line in text if (found := _YEAR.search(line))), None),
         timeblocks=blocks,
     )
-
-
-def times_of(text: str) -> Times | None:
-    """Start and end as HH:MM where a text names exactly two times, such as `8.05am - 8.50am`."""
-    found = []
-    for hour, minute, half in _TIME.findall(text):
-        late = 12 * (half.lower() == "p")
-        clock = int(hour) % 12 + late if half else int(hour)
-        if clock > 24 or int(minute) > 59:
-            return None
-        found.append(f"{clock:02}:{minute}")
-    return (found[0], found[1]) if len(found) == 2 else None
 
 
 def _times(cell: Cell) -> Times | None:

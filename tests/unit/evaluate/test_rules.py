@@ -7,9 +7,10 @@ import pytest
 
 from tdtrain.data.layout import PlacedLine
 from tdtrain.data.sample.page import make_page
+from tdtrain.data.times import times_of
 from tdtrain.data.timetable import TimeBlock, Timetable
 from tdtrain.evaluate.fields import count
-from tdtrain.evaluate.rules import parse_page, times_of
+from tdtrain.evaluate.rules import parse_page
 
 
 @pytest.mark.parametrize(
