@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import Literal
 
 from rapidfuzz.fuzz import partial_ratio
@@ -85,8 +87,13 @@ def _best(scores: Sequence[float]) -> list[bool]:
 
 
 def _alike(part: str, whole: str) -> float:
-    """How well a text is found within another, of 100."""
-    return partial_ratio(part.lower(), whole.lower()) if len(part) <= len(whole) + 1 else 0.0
+    """How well a text is found within another, of 100; readers often miss what stands above or below a letter."""
+    return partial_ratio(_plain(part), _plain(whole)) if len(part) <= len(whole) + 1 else 0.0
+
+
+@lru_cache(maxsize=10_000)
+def _plain(text: str) -> str:
+    return "".join(char for char in unicodedata.normalize("NFKD", text.lower()) if not unicodedata.combining(char))
 
 
 def _reading_order(boxes: Sequence[Box]) -> str:

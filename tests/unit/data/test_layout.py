@@ -78,6 +78,15 @@ def test_days_that_are_much_alike_are_told_apart() -> None:
     assert [(block.day, block.name) for block in said] == [told[0], told[2], told[3], told[1]]
 
 
+def test_a_block_is_found_where_marks_over_letters_were_misread() -> None:
+    texts = ("Tid", "Män", "Tis", "8-9", "Sprak", "Art", "9-10", "Art", "Sprak")
+    lines = [placed(text, 60 + 100 * (i % 3), 90 + 50 * (i // 3), 80) for i, text in enumerate(texts)]
+    told = [("Mån", "Språk", "8"), ("Mån", "Art", "9"), ("Tis", "Art", "8"), ("Tis", "Språk", "9")]
+    blocks = tuple(TimeBlock(day=day, name=name, startTime=start, endTime="-") for day, name, start in told)
+    said = in_order_of_page(Timetable(timeblocks=blocks), lines).timeblocks
+    assert [(block.day, block.startTime) for block in said] == [("Mån", "8"), ("Tis", "8"), ("Mån", "9"), ("Tis", "9")]
+
+
 def test_times_are_sorted_as_times() -> None:
     texts = ("Time", "Mon", "8:00", "Art", "9:00", "French", "10:00", "Art")
     lines = [placed(text, 60 + 100 * (i % 2), 90 + 50 * (i // 2), 80) for i, text in enumerate(texts)]
