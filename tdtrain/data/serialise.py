@@ -1,4 +1,4 @@
-"""A page as one text that keeps where its lines stand: four ways, for a model that does not see the picture."""
+"""A page as one text that keeps where its lines stand: five ways, for a model that does not see the picture."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Literal
 
 from rapidfuzz.fuzz import partial_ratio
 
+from tdtrain.data.found import Found, find_blocks, only_times
 from tdtrain.data.grid import find_grid
 from tdtrain.data.layout import Box, Grid, PlacedLine, text_rows, upright
 from tdtrain.data.merged_cells import with_labels
 from tdtrain.data.timetable import TimeBlock, Timetable
 
-Serialisation = Literal["reading_order", "markdown", "coordinates", "headings"]
+Serialisation = Literal["reading_order", "markdown", "coordinates", "headings", "cells"]
 ALIKE, MISREAD = 80, 10
 """Texts are held for the same from here on, and as well as the best one up to so much less: partial_ratio, of 100."""
 
@@ -26,13 +27,15 @@ def serialise(lines: Sequence[PlacedLine], way: Serialisation) -> str:
     reading_order: a line each, row by row from the left. markdown: rows of cells between bars, what is no cell on a
     line of its own; a cell that fills two rows is ^ in the second. coordinates: a line each, after the place of its
     middle in hundredths of the page, across and down. headings: as markdown, but each cell after what heads its column,
-    none that are empty, and labels that are merged over rows in each of these.
+    none that are empty, and labels that are merged over rows in each of these. cells: a line a cell that has a day and
+    times: the day, the cell, the times as HH:MM; other rows as headings has them.
     """
     ways: dict[Serialisation, Callable[[Sequence[Box]], str]] = {
         "reading_order": _reading_order,
         "markdown": lambda boxes: _table(boxes, _between_bars),
         "coordinates": _coordinates,
         "headings": lambda boxes: _table(boxes, lambda grid: _after_headings(with_labels(grid))),
+        "cells": lambda boxes: _table(boxes, lambda grid: _one_by_one(with_labels(grid))),
     }
     return ways[way](upright(lines)) if lines else ""
 
@@ -121,6 +124,20 @@ def _table(boxes: Sequence[Box], rows: Callable[[Grid], Iterator[str]]) -> str:
 def _between_bars(grid: Grid) -> Iterator[str]:
     for row in grid.rows:
         yield "|".join(row[column].text if column in row else "" for column in range(grid.num_columns))
+
+
+def _one_by_one(grid: Grid) -> Iterator[str]:
+    found: dict[int, list[Found]] = {}
+    for one in find_blocks(grid):
+        found.setdefault(one.row, []).append(one)
+    for r, (row, said) in enumerate(zip(grid.rows, _after_headings(grid), strict=True)):
+        here = sorted(found.get(r, ()), key=lambda one: one.cell.column)
+        told = {cell.column for one in here for cell in (one.cell, *one.beside)}
+        lines = ["|".join([one.day, one.cell.text, *(cell.text for cell in one.beside), *one.times]) for one in here]
+        left = [cell for column, cell in row.items() if column not in told and not (cell.again or only_times(cell))]
+        if any(cell.column for cell in left) or (left and not here):
+            lines.append(said)
+        yield "\n".join(lines)
 
 
 def _after_headings(grid: Grid) -> Iterator[str]:

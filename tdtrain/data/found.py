@@ -1,0 +1,122 @@
+"""What happens when, by a table's form alone: cells, the days that head them, and their times.
+
+No words of any language are known: days are what heads the columns (or rows) of a table whose rows (or columns) have
+times.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from tdtrain.data.layout import Cell, Grid
+from tdtrain.data.times import Times, times_of
+
+_NUMBER = re.compile(r"^\s*(\d{1,2})\s*(?:[.,:]?(?:\s|$)|[.,:](?=\d{1,2}\s?[:.h]\s?\d\d))")
+"""A number that stands alone, or before a text; readers lose the space between, as in `1.8.00-8.45`."""
+_WORD = re.compile(r"[^\W\d_]{3}")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A cell with what may be its day and its times.
+
+    Attributes:
+        row: of the grid.
+        beside: where a row is one entry of a list, its other cells.
+    """
+
+    row: int
+    day: str
+    cell: Cell
+    times: Times
+    beside: tuple[Cell, ...] = ()
+
+
+def timed(cell: Cell) -> Times | None:
+    """Of the first line of a cell that names two, or of its lines together."""
+    return next((times for box in cell.boxes if (times := times_of(box.text))), None) or times_of(cell.text)
+
+
+def only_times(cell: Cell) -> bool:
+    """Whether it names two times and no word."""
+    return timed(cell) is not None and not _WORD.search(cell.text)
+
+
+def find_blocks(grid: Grid) -> Iterator[Found]:
+    """All that have day and times, in no order; a cell that fills two rows comes once, with the times of both."""
+    rows = grid.rows
+    if not rows:
+        return
+    with_times = [[column for column, cell in row.items() if timed(cell)] for row in rows]
+    across = next((r for r, columns in enumerate(with_times) if len(columns) > 2 and 0 not in columns), None)
+    by_column = [sum(column in columns for columns in with_times) for column in range(grid.num_columns)]
+    if across is not None and sum(len(columns) > 2 for columns in with_times) == 1:
+        yield from _days_down(grid, across)
+    elif max(by_column) >= 0.5 * len(rows) and sum(count > 1 for count in by_column) == 1:
+        yield from _time_column(grid, by_column.index(max(by_column)))
+    elif sum(map(len, with_times)) > 2 and sum(count > 0 for count in by_column) > 1:
+        yield from _times_inside(grid, with_times)
+    else:
+        yield from _numbered(grid)
+
+
+def _days_down(grid: Grid, across: int) -> Iterator[Found]:
+    """Times head the columns, days the rows."""
+    head = grid.rows[across]
+    for r, row in enumerate(grid.rows[across + 1 :], across + 1):
+        for column, cell in row.items():
+            if column and 0 in row and column in head and not cell.again and (times := timed(head[column])):
+                yield Found(r, row[0].text, cell, times)
+
+
+def _time_column(grid: Grid, column: int) -> Iterator[Found]:
+    """One column of times: a list where a day stands in each row or is merged down, else days head the columns."""
+    rows = grid.rows
+    first = next(r for r, row in enumerate(rows) if column in row and timed(row[column]))
+    head = rows[first - 1] if first else {}
+    if column > 0 and not any(
+        c < column and _NUMBER.match(cell.text) for row in rows[first:] for c, cell in row.items()
+    ):
+        for r, row in enumerate(rows[first:], first):
+            if {0, column, column + 1} <= row.keys() and (times := timed(row[column])):
+                beside = tuple(cell for c, cell in sorted(row.items()) if c not in (0, column, column + 1))
+                yield Found(r, row[0].text, row[column + 1], times, beside)
+        return
+    for day_column, heading in head.items():
+        for r, (row, below) in enumerate(zip(rows[first:], [*rows[first + 1 :], {}], strict=True), first):
+            cell = row.get(day_column)
+            if cell and not cell.again and day_column > column and column in row and (times := timed(row[column])):
+                if day_column in below and below[day_column].again and column in below:
+                    later = timed(below[column])
+                    times = (times[0], later[1]) if later else times
+                yield Found(r, heading.text, cell, times)
+
+
+def _times_inside(grid: Grid, with_times: Sequence[Sequence[int]]) -> Iterator[Found]:
+    """Each cell has a time of its own; days head the columns."""
+    first = next(r for r, columns in enumerate(with_times) if columns)
+    for column, heading in (grid.rows[first - 1] if first else {}).items():
+        for r, row in enumerate(grid.rows[first:], first):
+            if column not in row or row[column].again or len(row[column].boxes) < 2:
+                continue
+            if times := times_of(row[column].boxes[0].text):
+                yield Found(r, heading.text, Cell(column, row[column].boxes[1:]), times)
+
+
+def _numbered(grid: Grid) -> Iterator[Found]:
+    """Numbers at the left, and a legend that says when they are."""
+    texts = [box.text for box in grid.others] + [box.text for row in grid.rows for c in row.values() for box in c.boxes]
+    legend = {
+        found[1]: times for text in texts if (found := _NUMBER.match(text)) and (times := times_of(text[found.end() :]))
+    }
+    numbers = [(r, found[1]) for r, row in enumerate(grid.rows) if 0 in row and (found := _NUMBER.match(row[0].text))]
+    numbers = [(r, number) for r, number in numbers if not times_of(grid.rows[r][0].text)]
+    if not numbers or not numbers[0][0]:
+        return
+    for column, heading in grid.rows[numbers[0][0] - 1].items():
+        for r, number in numbers:
+            cell = grid.rows[r].get(column)
+            if column and cell and not cell.again and number in legend:
+                yield Found(r, heading.text, cell, legend[number])

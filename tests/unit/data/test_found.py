@@ -1,0 +1,92 @@
+"""Cells are found with their day and times in each form of table, and what is not found is still said."""
+
+from __future__ import annotations
+
+import pytest
+
+from tdtrain.data.layout import PlacedLine
+from tdtrain.data.serialise import serialise
+
+Table = list[list[str]]
+
+
+def drawn(table: Table, pitch: float = 40, **moved: float) -> list[PlacedLine]:
+    """Lines of a table, 12 pixels high; `moved`: how many rows a text stands lower, by the text."""
+    lines = []
+    for r, row in enumerate(table):
+        for c, cell in enumerate(row):
+            for number, text in enumerate(cell.split("\n") if cell else []):
+                x, y = 60 + 120 * c, 100 + pitch * (r + moved.get(text, 0.0)) + 14 * number
+                lines.append(PlacedLine(text, (x, y, x + 80, y, x + 80, y + 12, x, y + 12)))
+    return lines
+
+
+def test_days_head_columns_and_a_cell_fills_two_rows() -> None:
+    table = [
+        ["Time", "Mon", "Tue", "Wed"],
+        ["8.00-8.45", "Art", "Sport", ""],
+        ["8.50-9.35", "", "Music", "French"],
+        ["9.40-10.25", "French", "", "Music"],
+    ]
+    said = serialise(drawn(table, Sport=0.0, Art=0.5), "cells").split("\n")
+    assert said == [
+        "Mon|Art|08:00|09:35",
+        "Tue|Sport|08:00|08:45",
+        "Tue|Music|08:50|09:35",
+        "Wed|French|08:50|09:35",
+        "Mon|French|09:40|10:25",
+        "Wed|Music|09:40|10:25",
+    ]
+
+
+def test_times_head_columns() -> None:
+    table = [["", "8.00-8.45", "8.50-9.35", "9.40-10.25"], ["Mon", "Art", "", "Sport"], ["Tue", "French", "Art", ""]]
+    said = serialise(drawn(table), "cells").split("\n")
+    assert said[0] == "Mon|Art|08:00|08:45" and said[-1] == "Tue|Art|08:50|09:35" and len(said) == 4
+
+
+@pytest.mark.parametrize("pitch", [18, 40])
+def test_a_list_keeps_its_rows_however_close_they_are(pitch: float) -> None:
+    """Days are merged over rows, and stand in the middle of these."""
+    times = [f"{hour}:00-{hour}:45" for hour in range(8, 14)]
+    table = [
+        ["Day", "Time", "Subject", "Room"],
+        *([["", time, f"Art{'abcdef'[i]}", "R1"] for i, time in enumerate(times)]),
+    ]
+    table[1][0], table[4][0] = "Monday", "Tuesday"
+    lines = drawn(table, pitch, Monday=1.0, Tuesday=1.0)
+    said = serialise(lines, "cells").split("\n")
+    assert said[0] == "Monday|Arta|R1|08:00|08:45"
+    assert [line.split("|")[0] for line in said] == ["Monday"] * 3 + ["Tuesday"] * 3
+
+
+@pytest.mark.parametrize("legend", [("1. 8.00-8.45", "2. 8.50-9.35"), ("1.8.00-8.45", "2:8.50-9.35")])
+def test_numbers_are_looked_up_in_a_legend(legend: tuple[str, str]) -> None:
+    lines = drawn([["No", "Mon", "Tue"], ["1", "Art", "Sport"], ["2,", "French", "Art"]])
+    for number, text in enumerate(legend):
+        y = 300 + 40 * number
+        lines.append(PlacedLine(text, (60, y, 140, y, 140, y + 12, 60, y + 12)))
+    said = serialise(lines, "cells").split("\n")
+    assert said[:2] == ["Mon|Art|08:00|08:45", "Tue|Sport|08:00|08:45"]
+    assert said[2:4] == ["Mon|French|08:50|09:35", "Tue|Art|08:50|09:35"]
+
+
+def test_what_has_times_but_no_cell_is_said() -> None:
+    table = [
+        ["Time", "Mon", "Tue"],
+        ["8.00-8.45", "Art", "Sport"],
+        ["Lunch 8.45-9.30", "", ""],
+        ["9.40-10.25", "", "Art"],
+    ]
+    assert "Time=Lunch 8.45-9.30" in serialise(drawn(table), "cells").split("\n")
+
+
+def test_a_row_whose_times_cannot_be_read_is_said_all_the_same() -> None:
+    table = [
+        ["Time", "Mon", "Tue"],
+        ["8.00-8.45", "Art", "Sport"],
+        ["8.S0-9.3S", "Music", ""],
+        ["9.40-10.25", "", "Art"],
+    ]
+    said = serialise(drawn(table), "cells").split("\n")
+    assert said == ["Mon|Art|08:00|08:45", "Tue|Sport|08:00|08:45", "Time=8.S0-9.3S|Mon=Music", "Tue|Art|09:40|10:25"]
