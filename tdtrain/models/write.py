@@ -22,8 +22,6 @@ from tdtrain.models.causal import CausalModule, Prompter
 from tdtrain.models.packed import PACKED
 from tdtrain.models.reader import evaluating
 
-LOOK, NGRAM = 10, 3
-
 
 @torch.inference_mode()
 def write_answers(
@@ -50,7 +48,6 @@ def write_answers(
                 logits_processor=processors, eos_token_id=prompter.end_ids[-1], pad_token_id=pad,
                 temperature=None, top_p=None, top_k=None,
                 repetition_penalty=1.0, no_repeat_ngram_size=0,  # timetables repeat themselves
-                **({"prompt_lookup_num_tokens": LOOK, "max_matching_ngram_size": NGRAM} if len(pages) == 1 else {}),
             )  # fmt: skip
     finally:
         model.set_attn_implementation(PACKED)
@@ -64,41 +61,24 @@ class _OnlyTimetables(LogitsProcessor):
         self._tokenizer, self._grammar = _constraint(prompter)
         self._end_id = prompter.end_ids[-1]
         self._num_prompt = num_prompt
-        self._rows: list[_Row] = []
+        self._matchers: list[LLMatcher] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        if not self._rows:
-            self._rows = [_Row(LLMatcher(self._tokenizer, self._grammar)) for _ in input_ids]
-        forbidden = np.ones(scores.shape, bool)
-        for row, tokens, out in zip(self._rows, input_ids[:, self._num_prompt :].tolist(), forbidden, strict=True):
-            row.go_to(tokens)
-            if row.matcher.is_stopped():  # the document is whole
-                out[self._end_id] = False
+        if not self._matchers:
+            self._matchers = [LLMatcher(self._tokenizer, self._grammar) for _ in input_ids]
+        elif input_ids.shape[1] > self._num_prompt:
+            for matcher, token in zip(self._matchers, input_ids[:, -1].tolist(), strict=True):
+                if not matcher.is_stopped():
+                    matcher.consume_token(token)
+        for row, matcher in enumerate(self._matchers):
+            allowed = np.zeros(scores.shape[1], np.uint8)
+            if matcher.is_stopped():  # the document is whole
+                allowed[self._end_id] = 1
             else:
-                bits = np.unpackbits(np.frombuffer(row.matcher.compute_bitmask(), np.uint8), bitorder="little")
-                out[: len(bits)] = bits[: len(out)] == 0
-        return scores.masked_fill(torch.from_numpy(forbidden).to(scores.device), -torch.inf)
-
-
-class _Row:
-    """Where one answer stands in the grammar; it may go back, where a guess was wrong."""
-
-    def __init__(self, matcher: LLMatcher) -> None:
-        self.matcher = matcher
-        self._consumed: list[int] = []
-
-    def go_to(self, tokens: Sequence[int]) -> None:
-        """Has the matcher stand behind these tokens; what follows the end of the document is not consumed."""
-        same = next((i for i, (a, b) in enumerate(zip(self._consumed, tokens, strict=False)) if a != b), None)
-        same = min(len(self._consumed), len(tokens)) if same is None else same
-        if same < len(self._consumed):
-            self.matcher.rollback(len(self._consumed) - same)
-            del self._consumed[same:]
-        for token in tokens[same:]:
-            if self.matcher.is_stopped():
-                break
-            self.matcher.consume_token(token)
-            self._consumed.append(token)
+                bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")
+                allowed[: len(bits)] = bits[: len(allowed)]
+            scores[row].masked_fill_(torch.from_numpy(allowed == 0).to(scores.device), -torch.inf)
+        return scores
 
 
 @lru_cache(maxsize=4)
