@@ -56,7 +56,7 @@ WAYS: dict[str, dict[str, Lora | None]] = {
     },
 }
 RATES = {
-    "ppocrv6-small": {"all weights": (2e-5, 5e-5, 1e-4), "LoRA": (5e-4, 1e-3, 2e-3)},
+    "ppocrv6-small": {"all weights": (2e-5, 5e-5, 1e-4), "LoRA": (5e-4, 1e-3, 2e-3, 5e-3, 1e-2)},
     "trocr": {"all weights": (2e-4, 5e-4, 1.5e-3), "LoRA": (1.5e-3, 5e-3, 1.5e-2)},
 }
 
