@@ -17,6 +17,9 @@ _NUMBER = re.compile(r"^\s*(\d{1,2})\s*(?:[.,:]?(?:\s|$)|[.,:](?=\d{1,2}\s?[:.h]
 """A number that stands alone, or before a text; readers lose the space between, as in `1.8.00-8.45`."""
 _WORD = re.compile(r"[^\W\d_]{3}")
 
+NUMBERS = 0.8
+"""A column has numbers where so many of its cells have a digit, and names where no more have one than are left."""
+
 
 @dataclass(frozen=True)
 class Found:
@@ -24,6 +27,7 @@ class Found:
 
     Attributes:
         row: of the grid.
+        day: empty in lists that name it elsewhere, as departures do.
         beside: where a row is one entry of a list, its other cells.
     """
 
@@ -84,6 +88,12 @@ def _time_column(grid: Grid, column: int) -> Iterator[Found]:
                 beside = tuple(cell for c, cell in sorted(row.items()) if c not in (0, column, column + 1))
                 yield Found(r, row[0].text, row[column + 1], times, beside)
         return
+    if (named := _named(rows[first:], column)) is not None:
+        for r, row in enumerate(rows[first:], first):
+            if {column, named} <= row.keys() and (times := timed(row[column])):
+                beside = tuple(cell for c, cell in sorted(row.items()) if c not in (column, named))
+                yield Found(r, "", row[named], times, beside)
+        return
     for day_column, heading in head.items():
         for r, (row, below) in enumerate(zip(rows[first:], [*rows[first + 1 :], {}], strict=True), first):
             cell = row.get(day_column)
@@ -92,6 +102,19 @@ def _time_column(grid: Grid, column: int) -> Iterator[Found]:
                     later = timed(below[column])
                     times = (times[0], later[1]) if later else times
                 yield Found(r, heading.text, cell, times)
+
+
+def _named(rows: Sequence[dict[int, Cell]], column: int) -> int | None:
+    """Which column right of the times has names, where another has numbers and all are full: such a table is a list."""
+    numbers: dict[int, list[bool]] = {}
+    for row in rows:
+        for c, cell in row.items():
+            if c > column:
+                numbers.setdefault(c, []).append(any(char.isdigit() for char in cell.text))
+    shares = {c: sum(own) / len(own) for c, own in numbers.items()}
+    names = [c for c, share in sorted(shares.items()) if share <= 1 - NUMBERS]
+    full = min(map(len, numbers.values()), default=0) >= NUMBERS * len(rows)
+    return names[0] if full and names and max(shares.values()) >= NUMBERS else None
 
 
 def _times_inside(grid: Grid, with_times: Sequence[Sequence[int]]) -> Iterator[Found]:

@@ -71,6 +71,12 @@ def test_numbers_are_looked_up_in_a_legend(legend: tuple[str, str]) -> None:
     assert said[2:4] == ["Mon|French|08:50|09:35", "Tue|Art|08:50|09:35"]
 
 
+def test_departures_are_a_list() -> None:
+    rows = [[f"{hour}:05-{hour}:30", f"Bus {hour}", "Harbour", "2"] for hour in range(8, 12)]
+    said = serialise(drawn([["Time", "Line", "To", "Track"], *rows]), "cells").split("\n")
+    assert said == [f"|Harbour|Bus {hour}|2|{hour:02}:05|{hour:02}:30" for hour in range(8, 12)]
+
+
 def test_what_has_times_but_no_cell_is_said() -> None:
     table = [
         ["Time", "Mon", "Tue"],
