@@ -76,23 +76,20 @@ def _days_down(grid: Grid, across: int) -> Iterator[Found]:
 
 
 def _time_column(grid: Grid, column: int) -> Iterator[Found]:
-    """One column of times: a list where a day stands in each row or is merged down, else days head the columns."""
+    """One column of times: a list, where days stand in each row, are merged down or stand elsewhere; else days head
+    columns."""
     rows = grid.rows
     first = next(r for r, row in enumerate(rows) if column in row and timed(row[column]))
     head = rows[first - 1] if first else {}
-    if column > 0 and not any(
-        c < column and _NUMBER.match(cell.text) for row in rows[first:] for c, cell in row.items()
-    ):
+    numbered = any(c < column and _NUMBER.match(cell.text) for row in rows[first:] for c, cell in row.items())
+    has_days = column > 0 and not numbered
+    named = column + 1 if has_days else _named(rows[first:], column)
+    if named is not None:
+        needed = {0, column, named} if has_days else {column, named}
         for r, row in enumerate(rows[first:], first):
-            if {0, column, column + 1} <= row.keys() and (times := timed(row[column])):
-                beside = tuple(cell for c, cell in sorted(row.items()) if c not in (0, column, column + 1))
-                yield Found(r, row[0].text, row[column + 1], times, beside)
-        return
-    if (named := _named(rows[first:], column)) is not None:
-        for r, row in enumerate(rows[first:], first):
-            if {column, named} <= row.keys() and (times := timed(row[column])):
-                beside = tuple(cell for c, cell in sorted(row.items()) if c not in (column, named))
-                yield Found(r, "", row[named], times, beside)
+            if needed <= row.keys() and (times := timed(row[column])):
+                beside = tuple(cell for c, cell in sorted(row.items()) if c not in needed)
+                yield Found(r, row[0].text if has_days else "", row[named], times, beside)
         return
     for day_column, heading in head.items():
         for r, (row, below) in enumerate(zip(rows[first:], [*rows[first + 1 :], {}], strict=True), first):
