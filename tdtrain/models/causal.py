@@ -155,6 +155,8 @@ def load_causal(
             f"none ({reason}); use {NAME}, whose weights come with a package, or a folder with config.json, "
             "model.safetensors and tokenizer.json"
         ) from error
+    if four_bit:
+        _keep_gradients(model)
     return CausalModule(model).eval(), Prompter(tokenizer)
 
 
@@ -193,6 +195,14 @@ def _in_four_bits(dtype: torch.dtype) -> BitsAndBytesConfig:
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
+
+
+def _keep_gradients(model: nn.Module) -> None:
+    """On processors with AVX-512 BF16, bitsandbytes (0.50, Linear4bit.forward) repacks weights for good at the first
+    evaluation, into a form that passes no gradient on and refuses widths that 32 does not divide. Not so here."""
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
 def source_of(name_or_folder: str) -> str:
