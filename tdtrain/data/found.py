@@ -7,8 +7,10 @@ times.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from tdtrain.data.layout import Cell, Grid
 from tdtrain.data.times import Times, times_of
@@ -129,14 +131,37 @@ def _numbered(grid: Grid) -> Iterator[Found]:
     """Numbers at the left, and a legend that says when they are."""
     texts = [box.text for box in grid.others] + [box.text for row in grid.rows for c in row.values() for box in c.boxes]
     legend = {
-        found[1]: times for text in texts if (found := _NUMBER.match(text)) and (times := times_of(text[found.end() :]))
+        int(found[1]): times
+        for text in texts
+        if (found := _NUMBER.match(text)) and (times := times_of(text[found.end() :]))
     }
-    numbers = [(r, found[1]) for r, row in enumerate(grid.rows) if 0 in row and (found := _NUMBER.match(row[0].text))]
-    numbers = [(r, number) for r, number in numbers if not times_of(grid.rows[r][0].text)]
-    if not numbers or not numbers[0][0]:
+    printed = {
+        r: int(found[1])
+        for r, row in enumerate(grid.rows)
+        if 0 in row and not times_of(row[0].text) and (found := _NUMBER.match(row[0].text))
+    }
+    head = min(printed, default=1) - 1
+    if not legend or head < 0:
         return
-    for column, heading in grid.rows[numbers[0][0] - 1].items():
-        for r, number in numbers:
+    for r, number in _by_place(grid.rows, head, printed).items():
+        for column, heading in grid.rows[head].items():
             cell = grid.rows[r].get(column)
-            if column and cell and not cell.again and number in legend:
+            if (column or not printed) and cell and not cell.again and number in legend:
                 yield Found(r, heading.text, cell, legend[number])
+
+
+def _by_place(rows: Sequence[dict[int, Cell]], head: int, printed: Mapping[int, int]) -> dict[int, int]:
+    """The numbers of rows: as printed, and of the others by how far they are from these, or from the headings."""
+    middles = [float(np.median([cell.y for cell in row.values()])) if row else np.nan for row in rows]
+    known = printed or {head: 0}
+    first, last = min(known), max(known)
+    step = float(np.nanmedian(np.diff(middles[head:])))
+    if known[last] > known[first]:
+        step = (middles[last] - middles[first]) / (known[last] - known[first])
+    found = dict(printed)
+    for r in range(head + 1, len(rows)):
+        near = min(known, key=lambda other: abs(other - r))
+        number = known[near] + round((middles[r] - middles[near]) / step) if rows[r] and step > 0 else 0
+        if r not in found and number not in found.values():
+            found[r] = number
+    return found

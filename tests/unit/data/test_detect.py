@@ -66,3 +66,26 @@ def test_a_single_tall_character_stays(text: str | None) -> None:
     line = Image.new("RGB", (24, 40), "white")
     ImageDraw.Draw(line).text((4, 4), "7", "black", ImageFont.load_default(30))
     assert np.array_equal(turn_upright(np.asarray(line), text, "tiny", 1280), np.asarray(line))
+
+
+def test_light_text_in_dark_cells_of_a_grainy_page_is_found() -> None:
+    days = ["MO", "DI", "MI", "DO", "FR", "SA"]
+    page = Image.new("RGB", (900, 300), "white")
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(13)
+    draw.rectangle((20, 40, 880, 64), (30, 60, 110))
+    places = [(90 + 140 * i, 52) for i in range(len(days))]
+    for day, place in zip(days, places, strict=True):
+        draw.text(place, day, "white", font, anchor="mm")
+        draw.text((place[0], 120), "Geography", "black", font, anchor="mm")
+    pixels, rng = np.asarray(page).copy(), np.random.default_rng(0)
+    pixels[rng.random(pixels.shape[:2]) < 0.03] = 255
+    pixels[rng.random(pixels.shape[:2]) < 0.03] = 0
+
+    def found(quads: np.ndarray) -> int:
+        return sum(
+            any((quad.min(0) < place).all() and (quad.max(0) > place).all() for quad in quads) for place in places
+        )
+
+    finder = line_finder("tiny", 1280)
+    assert found(finder._detect(pixels)) < len(days), "too easy: the page as it is would do"
+    assert found(finder.find(pixels)) == len(days)
