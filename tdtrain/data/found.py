@@ -12,11 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tdtrain.data.layout import Cell, Grid
-from tdtrain.data.times import Times, times_of
+from tdtrain.data.layout import Box, Cell, Grid
+from tdtrain.data.times import NUMBER, Times, numbered_times, times_of
 
-_NUMBER = re.compile(r"^\s*(\d{1,2})\s*(?:[.,:]?(?:\s|$)|[.,:](?=\d{1,2}\s?[:.h]\s?\d\d))")
-"""A number that stands alone, or before a text; readers lose the space between, as in `1.8.00-8.45`."""
 _WORD = re.compile(r"[^\W\d_]{3}")
 
 NUMBERS = 0.8
@@ -45,6 +43,11 @@ def timed(cell: Cell) -> Times | None:
     return next((times for box in cell.boxes if (times := times_of(box.text))), None) or times_of(cell.text)
 
 
+def _starts(cell: Cell) -> int:
+    """How many of its lines name two times."""
+    return 0 if cell.again else sum(times_of(box.text) is not None for box in cell.boxes)
+
+
 def only_times(cell: Cell) -> bool:
     """Whether it names two times and no word."""
     return timed(cell) is not None and not _WORD.search(cell.text)
@@ -62,8 +65,8 @@ def find_blocks(grid: Grid) -> Iterator[Found]:
         yield from _days_down(grid, across)
     elif max(by_column) >= 0.5 * len(rows) and sum(count > 1 for count in by_column) == 1:
         yield from _time_column(grid, by_column.index(max(by_column)))
-    elif sum(map(len, with_times)) > 2 and sum(count > 0 for count in by_column) > 1:
-        yield from _times_inside(grid, with_times)
+    elif sum(_starts(cell) for row in rows for cell in row.values()) > 2 and sum(count > 0 for count in by_column) > 1:
+        yield from _times_inside(grid)
     else:
         yield from _numbered(grid)
 
@@ -83,7 +86,7 @@ def _time_column(grid: Grid, column: int) -> Iterator[Found]:
     rows = grid.rows
     first = next(r for r, row in enumerate(rows) if column in row and timed(row[column]))
     head = rows[first - 1] if first else {}
-    numbered = any(c < column and _NUMBER.match(cell.text) for row in rows[first:] for c, cell in row.items())
+    numbered = any(c < column and NUMBER.match(cell.text) for row in rows[first:] for c, cell in row.items())
     has_days = column > 0 and not numbered
     named = column + 1 if has_days else _named(rows[first:], column)
     if named is not None:
@@ -116,32 +119,40 @@ def _named(rows: Sequence[dict[int, Cell]], column: int) -> int | None:
     return names[0] if full and names and max(shares.values()) >= NUMBERS else None
 
 
-def _times_inside(grid: Grid, with_times: Sequence[Sequence[int]]) -> Iterator[Found]:
-    """Each cell has a time of its own; days head the columns."""
-    first = next(r for r, columns in enumerate(with_times) if columns)
-    for column, heading in (grid.rows[first - 1] if first else {}).items():
-        for r, row in enumerate(grid.rows[first:], first):
-            if column not in row or row[column].again or len(row[column].boxes) < 2:
-                continue
-            if times := times_of(row[column].boxes[0].text):
-                yield Found(r, heading.text, Cell(column, row[column].boxes[1:]), times)
+def _times_inside(grid: Grid) -> Iterator[Found]:
+    """Each cell begins with its times, whatever rows the cells of other columns have; days head the columns."""
+    for column in range(grid.num_columns):
+        cells = [(r, row[column]) for r, row in enumerate(grid.rows) if column in row and not row[column].again]
+        lines = [(r, box) for r, cell in cells for box in cell.boxes]
+        starts = [place for place, (_, box) in enumerate(lines) if times_of(box.text)]
+        if not starts:
+            continue
+        heads = [box for _, box in lines[: starts[0]]] or _above(lines[0][1], grid.others)
+        for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
+            row, times = lines[start][0], times_of(lines[start][1].text)
+            said = tuple(box for r, box in lines[start + 1 : end] if r == row)
+            if said and times and heads:
+                yield Found(row, heads[-1].text, Cell(column, said), times)
+
+
+def _above(box: Box, others: Sequence[Box]) -> list[Box]:
+    """The nearest line above that shares some of its width."""
+    found = [other for other in others if other.y < box.y and min(other.x1, box.x1) > max(other.x0, box.x0)]
+    return sorted(found, key=lambda other: other.y)[-1:]
 
 
 def _numbered(grid: Grid) -> Iterator[Found]:
     """Numbers at the left, and a legend that says when they are."""
     texts = [box.text for box in grid.others] + [box.text for row in grid.rows for c in row.values() for box in c.boxes]
-    legend = {
-        int(found[1]): times
-        for text in texts
-        if (found := _NUMBER.match(text)) and (times := times_of(text[found.end() :]))
-    }
+    legend = dict(said for text in texts if (said := numbered_times(text)))
     printed = {
         r: int(found[1])
         for r, row in enumerate(grid.rows)
-        if 0 in row and not times_of(row[0].text) and (found := _NUMBER.match(row[0].text))
+        if 0 in row and not times_of(row[0].text) and (found := NUMBER.match(row[0].text))
     }
-    head = min(printed, default=1) - 1
-    if not legend or head < 0:
+    first = min(printed, default=0)
+    head = max(0, first - max(1, printed.get(first, 0)))
+    if not legend or not first and printed:
         return
     for r, number in _by_place(grid.rows, head, printed).items():
         for column, heading in grid.rows[head].items():

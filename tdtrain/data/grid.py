@@ -13,7 +13,7 @@ import numpy as np
 
 from tdtrain.data.layout import Box, Cell, Grid, text_rows
 from tdtrain.data.merged_cells import HALFWAY, WIDE, fill_two
-from tdtrain.data.times import times_of
+from tdtrain.data.times import NUMBER, clocks_of, numbered_times, times_of
 
 ANCHORS = 0.7
 """A column has a cell in each row where it has this share of the cells of the fullest one."""
@@ -30,10 +30,13 @@ def find_grid(boxes: Sequence[Box]) -> Grid:
     if len(columns) < 2:
         return Grid(1, (), tuple(boxes))
     rows = text_rows(boxes)
+    last = max(number for number, row in enumerate(rows) if len(row) > 1)
+    legend = [box for row in rows[last + 1 :] for box in row if numbered_times(box.text)]
+    boxes = [box for box in boxes if box not in legend]
     enough = min(max(map(len, rows)), max(3, len(columns) / 2))
     top = min(box.y0 for box in next(row for row in rows if len(row) >= enough))
     placed: dict[int, list[Box]] = {}
-    others = [box for box in boxes if box.y < top]
+    others = [*legend, *(box for box in boxes if box.y < top)]
     for box in (box for box in boxes if box.y >= top):
         shared = [min(box.x1, high) - max(box.x0, low) for low, high in columns]  # negative: how far away
         crossed = sum(part > 0.5 * (high - low) for part, (low, high) in zip(shared, columns, strict=True))
@@ -80,26 +83,27 @@ def _meet(box: Box, column: tuple[float, float]) -> bool:
 def _apart(columns: Collection[Sequence[Box]]) -> float:
     """How far apart the middles of two lines are in one column, pixels, from where on they are of two cells: where the
     distances that a page has leave the widest room, among those that lines of one cell may have. Lines that both name
-    when something begins and ends are of two."""
+    when something begins and ends are of two, and so are lines that are numbers."""
     pairs = [pair for own in columns for pair in itertools.pairwise(own)]
     if not pairs:
         return 0.0
     height = float(np.median([box.height for pair in pairs for box in pair]))
     steps = sorted((after.y - before.y) / height for before, after in pairs)
-    most = min(map(_between_times, columns), default=np.inf) / height
+    most = min(map(_between_labels, columns), default=np.inf) / height
     steps = [TIGHT, *(step for step in steps if TIGHT < step <= most)]  # what is nearer stands on one line
     room = [(b / a, (a + b) / 2) for a, b in itertools.pairwise(steps) if a <= LOOSE]
     return height * max(room, default=(0.0, TIGHT))[1]
 
 
-def _between_times(boxes: Sequence[Box]) -> float:
-    """How far apart the lines of a column are, most of which name when something begins and ends."""
-    steps = [after.y - before.y for before, after in itertools.pairwise(boxes) if _timed(before) and _timed(after)]
+def _between_labels(boxes: Sequence[Box]) -> float:
+    """How far apart the lines of a column are, most of which are numbers or name when something begins and ends."""
+    steps = [after.y - before.y for before, after in itertools.pairwise(boxes) if _label(before) and _label(after)]
     return float(np.median(steps)) if len(steps) > len(boxes) / 2 else np.inf
 
 
-def _timed(box: Box) -> bool:
-    return times_of(box.text) is not None
+def _label(box: Box) -> bool:
+    number = NUMBER.match(box.text)
+    return times_of(box.text) is not None or (number is not None and number.end() == len(box.text.rstrip()))
 
 
 def _cells(column: int, boxes: Sequence[Box], apart: float) -> list[Cell]:
@@ -109,7 +113,21 @@ def _cells(column: int, boxes: Sequence[Box], apart: float) -> list[Cell]:
         if box.y - before.y >= apart:
             groups.append([])
         groups[-1].append(box)
-    return [Cell(column, tuple(group)) for group in groups]
+    return [Cell(column, tuple(cell)) for group in groups for cell in _starts_and_ends(group)]
+
+
+def _starts_and_ends(boxes: list[Box]) -> list[list[Box]]:
+    """One group of lines; or two by two, where more than two below each other name one time each."""
+    clocks = [clocks_of(box.text) for box in boxes]
+    first = next((i for i, found in enumerate(clocks) if found), 0)
+    if len(boxes) - first < 3 or any(len(found) != 1 for found in clocks[first:]):
+        return [boxes]
+    cells = [boxes[:first]] if first else []
+    while first < len(boxes):
+        alone = first + 1 < len(boxes) and clocks[first + 1] == clocks[first]  # its start was not found
+        cells.append(boxes[first : first + 2 - alone])
+        first += len(cells[-1])
+    return cells
 
 
 def _rows(cells: Sequence[Cell]) -> tuple[list[dict[int, Cell]], list[Cell]]:

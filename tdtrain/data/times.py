@@ -5,16 +5,31 @@ from __future__ import annotations
 import re
 
 Times = tuple[str, str]
+NUMBER = re.compile(r"^\s*(\d{1,2})\s*(?:[.,:]?(?:\s|$)|[.,:](?=\d{1,2}\s?[:.h]\s?\d\d))")
+"""A number that stands alone, or before a text; readers lose the space between, as in `1.8.00-8.45`."""
 _TIME = re.compile(r"(?<!\d)(\d{1,2})\s?[:.h]\s?(\d{2})(?:\s?([ap])\.?m\.?)?(?![\d])", re.IGNORECASE)
 
 
 def times_of(text: str) -> Times | None:
     """Start and end as HH:MM where a text names exactly two times, such as `8.05am - 8.50am`."""
+    found = clocks_of(text)
+    return (found[0], found[1]) if len(found) == 2 else None
+
+
+def numbered_times(text: str) -> tuple[int, Times] | None:
+    """What a line of a legend says, such as `2. 8.50-9.35`: which row, and when that is."""
+    number = NUMBER.match(text)
+    times = times_of(text[number.end() :]) if number else None
+    return (int(number[1]), times) if number and times else None
+
+
+def clocks_of(text: str) -> list[str]:
+    """All times that a text names, as HH:MM; none where one of them is none of a day."""
     found = []
     for hour, minute, half in _TIME.findall(text):
         late = 12 * (half.lower() == "p")
         clock = int(hour) % 12 + late if half else int(hour)
         if clock > 24 or int(minute) > 59:
-            return None
+            return []
         found.append(f"{clock:02}:{minute}")
-    return (found[0], found[1]) if len(found) == 2 else None
+    return found

@@ -71,6 +71,56 @@ def test_numbers_are_looked_up_in_a_legend(legend: tuple[str, str]) -> None:
     assert said[2:4] == ["Mon|French|08:50|09:35", "Tue|Art|08:50|09:35"]
 
 
+@pytest.mark.parametrize("seen", [set(), {"2"}, {"1", "4"}])
+def test_rows_are_numbered_by_their_place_where_no_number_is_seen(seen: set[str]) -> None:
+    rows = [[str(number) if str(number) in seen else "", "Art", "Sport"] for number in (1, 2, 4)]
+    table = [["No", "Mon", "Tue"], *rows[:2], ["", "", ""], rows[2]]
+    lines = drawn(table)
+    for number in range(1, 5):
+        y = 300 + 16 * number
+        lines.append(PlacedLine(f"{number}. {7 + number}.00-{7 + number}.45", (60, y, 140, y, 140, y + 12, 60, y + 12)))
+    said = serialise(lines, "cells").split("\n")
+    assert [line for line in said if line.startswith("Tue|")] == [
+        f"Tue|Sport|{hour}:00|{hour}:45" for hour in ("08", "09", "11")
+    ]
+
+
+def test_starts_and_ends_below_each_other_are_rows_two_by_two() -> None:
+    """However close they stand: 8.45 is an end and a start."""
+    clocks = ["8.00", "8.45", "8.45", "9.30", "9.40", "10.25"]
+    lines = [
+        PlacedLine(clock, (60, 128 + 16 * i, 100, 128 + 16 * i, 100, 140 + 16 * i, 60, 140 + 16 * i))
+        for i, clock in enumerate(clocks)
+    ]
+    cells = drawn(
+        [["Time", "Mon", "Tue"], ["", "Art", "Sport"], ["", "French", "Art"], ["", "Music", "French"]], pitch=32
+    )
+    said = serialise([*lines, *cells], "cells").split("\n")
+    assert (
+        said[0] == "Mon|Art|08:00|08:45" and said[2] == "Mon|French|08:45|09:30" and said[5] == "Tue|French|09:40|10:25"
+    )
+
+
+def test_cells_that_begin_with_their_times_need_no_rows() -> None:
+    columns = [
+        ["8.00-8.45", "Art", "8.45-9.30", "French", "9.40-10.25", "Music"],
+        ["8.00-9.30", "Sport", "9.40-10.25", "Art"],
+    ]
+    lines = drawn([["Mon", "Tue"]])
+    for column, texts in enumerate(columns):
+        for i, text in enumerate(texts):
+            x, y = 60 + 120 * column, 140 + 16 * i
+            lines.append(PlacedLine(text, (x, y, x + 80, y, x + 80, y + 12, x, y + 12)))
+    said = set(serialise(lines, "cells").split("\n"))
+    assert {
+        "Mon|Art|08:00|08:45",
+        "Mon|French|08:45|09:30",
+        "Mon|Music|09:40|10:25",
+        "Tue|Sport|08:00|09:30",
+        "Tue|Art|09:40|10:25",
+    } <= said
+
+
 def test_departures_are_a_list() -> None:
     rows = [[f"{hour}:05-{hour}:30", f"Bus {hour}", "Harbour", "2"] for hour in range(8, 12)]
     said = serialise(drawn([["Time", "Line", "To", "Track"], *rows]), "cells").split("\n")
