@@ -152,7 +152,7 @@ def _numbered(grid: Grid) -> Iterator[Found]:
     }
     first = min(printed, default=0)
     head = max(0, first - max(1, printed.get(first, 0)))
-    if not legend or not first and printed:
+    if not legend or (not first and printed):
         return
     for r, number in _by_place(grid.rows, head, printed).items():
         for column, heading in grid.rows[head].items():

@@ -7,13 +7,19 @@ import re
 Times = tuple[str, str]
 NUMBER = re.compile(r"^\s*(\d{1,2})\s*(?:[.,:]?(?:\s|$)|[.,:](?=\d{1,2}\s?[:.h]\s?\d\d))")
 """A number that stands alone, or before a text; readers lose the space between, as in `1.8.00-8.45`."""
+_ANY = r"([01]?\d|2[0-4])\s?[:.,h1/-]{0,2}\s?([0-5]\d)"
+_MISREAD, _CLEAR = re.compile(rf"{_ANY}\s?[-–~.]\s?{_ANY}"), re.compile(r"\d\s?[:.h]\s?\d\d(?!\d)")
+"""Two times with little between hours and minutes, one of them clear: `1305-13.50`, `13.10-13155`; no `2024-2025`."""
 _TIME = re.compile(r"(?<!\d)(\d{1,2})\s?[:.h]\s?(\d{2})(?:\s?([ap])\.?m\.?)?(?![\d])", re.IGNORECASE)
 
 
 def times_of(text: str) -> Times | None:
     """Start and end as HH:MM where a text names exactly two times, such as `8.05am - 8.50am`."""
     found = clocks_of(text)
-    return (found[0], found[1]) if len(found) == 2 else None
+    if len(found) == 2:
+        return found[0], found[1]
+    told = _MISREAD.fullmatch(text.strip()) if len(found) < 2 and _CLEAR.search(text) else None
+    return (f"{int(told[1]):02}:{told[2]}", f"{int(told[3]):02}:{told[4]}") if told else None
 
 
 def numbered_times(text: str) -> tuple[int, Times] | None:
