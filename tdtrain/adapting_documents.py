@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from tdtrain.config import LoraDocumentRun
 from tdtrain.data.documents import PageText, read_pages
 from tdtrain.data.manifest import Manifest
+from tdtrain.data.order import in_order_of_page
 from tdtrain.data.pack_options import PackOptions
 from tdtrain.data.rows import SPLITS
 from tdtrain.data.sequences import Example, write_sequences
-from tdtrain.data.serialise import in_order_of_page, serialise
+from tdtrain.data.serialise import serialise
 from tdtrain.evaluate.documents import evaluate_documents
 from tdtrain.models.causal import Prompter, check_four_bit, check_packed, load_causal, save_causal
 from tdtrain.models.lora import adapt

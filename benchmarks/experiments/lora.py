@@ -22,9 +22,10 @@ from harness import Measured, Row, Settings, extra_memory_mb, in_turns, summary
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from tdtrain.data.layout import PlacedLine
+from tdtrain.data.order import in_order_of_page
 from tdtrain.data.sample.page import make_page
 from tdtrain.data.sequences import SequenceRecipe, write_sequences
-from tdtrain.data.serialise import in_order_of_page, serialise
+from tdtrain.data.serialise import serialise
 from tdtrain.data.training_set import stream
 from tdtrain.losses.objective import Objective
 from tdtrain.models.causal import CausalModule, Prompter, load_causal, source_of

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
 from typing import Literal
-
-from rapidfuzz.fuzz import partial_ratio
 
 from tdtrain.data.found import Found, find_blocks, only_times
 from tdtrain.data.grid import find_grid
 from tdtrain.data.layout import Box, Grid, PlacedLine, text_rows, upright
 from tdtrain.data.merged_cells import with_labels
-from tdtrain.data.timetable import TimeBlock, Timetable
 
 Serialisation = Literal["reading_order", "markdown", "coordinates", "headings", "cells"]
-ALIKE, MISREAD = 80, 10
-"""Texts are held for the same from here on, and as well as the best one up to so much less: partial_ratio, of 100."""
 
 
 def serialise(lines: Sequence[PlacedLine], way: Serialisation) -> str:
@@ -38,65 +30,6 @@ def serialise(lines: Sequence[PlacedLine], way: Serialisation) -> str:
         "cells": lambda boxes: _table(boxes, lambda grid: _one_by_one(with_labels(grid))),
     }
     return ways[way](upright(lines)) if lines else ""
-
-
-def in_order_of_page(truth: Timetable, lines: Sequence[PlacedLine]) -> Timetable:
-    """The same timetable, its blocks in the order in which the page's rows show them, as far as they are found there:
-    who reads the page as text need not jump from row to row to write them."""
-    places = _places(with_labels(find_grid(upright(lines))))
-    order: dict[int, tuple[int, int]] = {}
-    alike: dict[tuple[str, str], list[int]] = {}
-    for number, block in enumerate(truth.timeblocks):
-        alike.setdefault((block.day, block.name), []).append(number)
-    for (day, name), numbers in alike.items():
-        of_day = _best([_alike(day, around) for _, _, around in places])
-        among = [place for place, on_it in zip(places, of_day, strict=True) if on_it]  # Tuesday is much like Thursday
-        named = _best([_alike(name, text) for _, text, _ in among])
-        found = (place for (place, _, _), it_is in zip(among, named, strict=True) if it_is)
-        by_time = sorted(numbers, key=lambda number: _clock(truth.timeblocks[number].startTime))
-        order |= dict(zip(by_time, found, strict=False))
-    last = (-1, -1)
-    keys = []
-    for number in range(len(truth.timeblocks)):
-        last = order.get(number, last)  # what is not found stays behind the block before it
-        keys.append((last, number))
-    blocks: tuple[TimeBlock, ...] = tuple(truth.timeblocks[number] for _, number in sorted(keys))
-    return truth.model_copy(update={"timeblocks": blocks})
-
-
-def _places(grid: Grid) -> list[tuple[tuple[int, int], str, str]]:
-    """(row, column) of each cell, its text, and what heads it: its column's first cell, and its row's, or where that
-    is empty the one above."""
-    found, label = [], ""
-    for r, row in enumerate(grid.rows):
-        label = row[0].text if 0 in row else label
-        for column, cell in sorted(row.items()):
-            if cell.again:
-                continue
-            heads = grid.rows[0][column].text if column in grid.rows[0] else ""
-            found.append(((r, column), cell.text, f"{heads} {label}"))
-    return found
-
-
-def _clock(time: str) -> tuple[list[int], str]:
-    """What times are sorted by, as printed: 8:00 before 10:00."""
-    return [int(number) for number in re.findall(r"\d+", time)], time
-
-
-def _best(scores: Sequence[float]) -> list[bool]:
-    """Which are as good as the best, if that is good enough."""
-    least = max(ALIKE, max(scores, default=0.0) - MISREAD)
-    return [score >= least for score in scores]
-
-
-def _alike(part: str, whole: str) -> float:
-    """How well a text is found within another, of 100; readers often miss what stands above or below a letter."""
-    return partial_ratio(_plain(part), _plain(whole)) if len(part) <= len(whole) + 1 else 0.0
-
-
-@lru_cache(maxsize=10_000)
-def _plain(text: str) -> str:
-    return "".join(char for char in unicodedata.normalize("NFKD", text.lower()) if not unicodedata.combining(char))
 
 
 def _reading_order(boxes: Sequence[Box]) -> str:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from tdtrain.data.grid import find_grid
 from tdtrain.data.layout import PlacedLine, upright
+from tdtrain.data.order import in_order_of_page
 from tdtrain.data.sample.page import make_page
-from tdtrain.data.serialise import Serialisation, in_order_of_page, serialise
+from tdtrain.data.serialise import Serialisation, serialise
 from tdtrain.data.timetable import TimeBlock, Timetable
 
 
@@ -67,6 +68,18 @@ def test_a_name_is_found_where_it_is_best() -> None:
     blocks = tuple(TimeBlock(day="Mon", name=name, startTime=start, endTime="-") for name, start in told)
     said = in_order_of_page(Timetable(timeblocks=blocks), lines)
     assert [block.startTime for block in said.timeblocks] == ["08", "09", "10"]
+
+
+def test_times_tell_where_a_block_is_whose_name_cannot_be_read() -> None:
+    texts = ("Time", "Mon", "Tue", "8.00-8.45", "qb12", "Art", "8.50-9.35", "Art", "#", "9.40-10.25", "French", "Art")
+    lines = [placed(text, 60 + 100 * (i % 3), 90 + 50 * (i // 3), 80) for i, text in enumerate(texts)]
+    told = [("Mon", "Art", "08:50", "09:35"), ("Mon", "French", "09:40", "10:25"), ("Mon", "Physics", "08:00", "08:45"),
+            ("Tue", "Art", "09:40", "10:25"), ("Tue", "Sport", "08:50", "09:35"), ("Tue", "Art", "08:00", "08:45")]  # fmt: skip
+    blocks = tuple(TimeBlock(day=day, name=name, startTime=start, endTime=end) for day, name, start, end in told)
+    said = in_order_of_page(Timetable(timeblocks=blocks), lines).timeblocks
+    assert [(block.day, block.name) for block in said] == [
+        ("Mon", "Physics"), ("Tue", "Art"), ("Mon", "Art"), ("Tue", "Sport"), ("Mon", "French"), ("Tue", "Art"),
+    ]  # fmt: skip
 
 
 def test_days_that_are_much_alike_are_told_apart() -> None:
