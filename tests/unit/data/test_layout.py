@@ -73,9 +73,10 @@ def test_a_name_is_found_where_it_is_best() -> None:
 def test_times_tell_where_a_block_is_whose_name_cannot_be_read() -> None:
     texts = ("Time", "Mon", "Tue", "8.00-8.45", "qb12", "Art", "8.50-9.35", "Art", "#", "9.40-10.25", "French", "Art")
     lines = [placed(text, 60 + 100 * (i % 3), 90 + 50 * (i // 3), 80) for i, text in enumerate(texts)]
-    told = [("Mon", "Art", "08:50", "09:35"), ("Mon", "French", "09:40", "10:25"), ("Mon", "Physics", "08:00", "08:45"),
-            ("Tue", "Art", "09:40", "10:25"), ("Tue", "Sport", "08:50", "09:35"), ("Tue", "Art", "08:00", "08:45")]  # fmt: skip
-    blocks = tuple(TimeBlock(day=day, name=name, startTime=start, endTime=end) for day, name, start, end in told)
+    first, second, third = ("08:00", "08:45"), ("08:50", "09:35"), ("09:40", "10:25")
+    told = [("Mon", "Art", second), ("Mon", "French", third), ("Mon", "Physics", first)]
+    told += [("Tue", "Art", third), ("Tue", "Sport", second), ("Tue", "Art", first)]
+    blocks = tuple(TimeBlock(day=day, name=name, startTime=at[0], endTime=at[1]) for day, name, at in told)
     said = in_order_of_page(Timetable(timeblocks=blocks), lines).timeblocks
     assert [(block.day, block.name) for block in said] == [
         ("Mon", "Physics"), ("Tue", "Art"), ("Mon", "Art"), ("Tue", "Sport"), ("Mon", "French"), ("Tue", "Art"),
