@@ -160,7 +160,7 @@ class LoraDocumentRun(TrainingRun):
     """Reads the pages' lines. Built-in name, Hugging Face name or folder. Built in: ppocrv6-small, ppocrv6-tiny."""
     output_dir: Path = Path("output/lora_document")
     """Everything the job writes; the same command again resumes from it."""
-    serialisation: Serialisation = "headings"
+    serialisation: Serialisation = "cells"
     """How a page's lines become one text; see `tdtrain.data.serialise`."""
     max_document_tokens: Positive | None = None
     """Longer documents, page and answer together, are left out of training, and counted. Left out: max_tokens."""
