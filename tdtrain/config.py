@@ -167,7 +167,7 @@ class LoraDocumentRun(TrainingRun):
     max_tokens: Positive = 4096
     """Tokens of a worker's forward pass, at most: a step is cut into as many as that takes."""
     max_answer_tokens: Positive = 2048
-    """An answer that has not ended by then is cut, and counts as no JSON."""
+    """An answer that has not ended by then is closed after its last whole block."""
     gradient_checkpointing: bool = False
     """Compute each layer twice in place of keeping what it computed."""
     four_bit: bool = False
@@ -239,7 +239,7 @@ class PredictRun(WithPlaces):
     lines: bool = False
     """Each image is one line already."""
     max_answer_tokens: Positive = 2048
-    """A document that has not ended by then fails."""
+    """A document that has not ended by then fails; NAME.cut.json holds its whole blocks."""
     num_workers: int = Field(default=2, ge=0)
     """Models that work side by side on Ray. 0: in this process."""
     cpus_per_worker: float = Field(default=1, gt=0)

@@ -30,6 +30,8 @@ from tdtrain.train.progress import Display
 
 IMAGES_PER_TASK = 8
 FAILED = "failed.jsonl"
+CUT = ".cut.json"
+"""Ends the names of documents that are not whole; those are tried again."""
 
 
 @dataclass(frozen=True)
@@ -126,25 +128,31 @@ class _Predictor:
             except ValueError as error:
                 reasons[place] = first_line(error)
         for place, content in self._contents(pages, list(task["images"]), reasons).items():
-            out.write(f"{task['names'][place]}{self.ending}", content.encode())
+            name = task["names"][place]
+            out.write(f"{name}{CUT if reasons[place] else self.ending}", content.encode())
+            if not reasons[place]:
+                out.delete(f"{name}{CUT}")
         return {"images": list(task["images"]), "reasons": reasons}
 
     def _contents(
         self, pages: dict[int, list[PlacedLine]], images: Sequence[str], reasons: list[str]
     ) -> dict[int, str]:
-        """What each image's file holds; says why where there is none."""
+        """What each image's file holds; says why where there is none, or none that is whole."""
         if self.ending == ".txt":
             return {place: "".join(f"{line.text}\n" for line in lines) for place, lines in pages.items()}
         way: Serialisation = self.run.serialisation or "headings"
         texts = [serialise(lines, way) for lines in pages.values()]
         answers = write_answers(self._module, self._prompter, texts, self.run.max_answer_tokens) if texts else []
         contents = {}
-        for place, answer in zip(pages, answers, strict=True):
+        for place, (answer, ended) in zip(pages, answers, strict=True):
             said, _ = parse_answer(answer)
-            if said is None:
+            if not ended:
                 reasons[place] = (
-                    f"the answer was cut after {self.run.max_answer_tokens} tokens; raise max_answer_tokens"
+                    f"the answer went round in circles, or did not end within {self.run.max_answer_tokens} tokens; its "
+                    f"whole blocks are in NAME{CUT}; raise max_answer_tokens, or train longer"
                 )
+            if said is None:
+                reasons[place] = "the answer does not fit the schema"
                 continue
             document = Document(image_path=images[place], **said.model_dump())
             contents[place] = document.model_dump_json(indent=1, exclude_none=True) + "\n"

@@ -83,6 +83,7 @@ def evaluate_documents(
             ids,
             layouts,
             [one.seconds for one in written[role]] if role in written else None,
+            [one.ended for one in written[role]] if role in written else None,
             Path(models.get(role, models["student"])).name if role in written else "rules",
         )
         for role, own in counts.items()

@@ -33,6 +33,7 @@ class DocumentScores(BaseModel):
         tree_accuracy: mean over pages of max(0, 1 - edits / size of the truth's tree).
         exact: share of the pages with every field and block, and no other.
         valid_json, valid_schema: share of the answers.
+        ended: share of those that ended by themselves; a model's others were closed after their last whole block.
         seconds_per_page: mean, in batches; None for what takes no time worth the name.
         by_blocks, by_layout: block F1 of small and large pages, and by the pages' layout tag.
     """
@@ -53,6 +54,7 @@ class DocumentScores(BaseModel):
     exact: float
     valid_json: float
     valid_schema: float
+    ended: float = 1.0
     seconds_per_page: float | None = None
     num_pages: int
     num_blocks: int
@@ -77,12 +79,13 @@ def score_documents(
     page_ids: Sequence[str],
     layouts: Sequence[str | None],
     seconds: Sequence[float] | None = None,
+    ended: Sequence[bool] | None = None,
     model: str = "",
 ) -> DocumentScores:
     """All figures of one writer.
 
     Args:
-        counts, page_ids, layouts, seconds: one a page.
+        counts, page_ids, layouts, seconds, ended: one a page.
     """
     num = len(counts)
 
@@ -119,6 +122,7 @@ def score_documents(
         exact=total("exact") / num,
         valid_json=total("valid_json") / num,
         valid_schema=total("valid_schema") / num,
+        ended=sum(ended) / num if ended else 1.0,
         seconds_per_page=sum(seconds) / num if seconds else None,
         num_pages=num,
         num_blocks=sum(page.blocks_true for page in counts),

@@ -18,10 +18,11 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class Written:
-    """One page's answer, and its share of the time that its batch took, seconds."""
+    """One page's answer, its share of the time that its batch took, seconds, and whether it ended by itself."""
 
     answer: str
     seconds: float
+    ended: bool
 
 
 def write_pages(
@@ -48,15 +49,15 @@ def write_pages(
         for writer, model in models.items()
         for task in _tasks(writer, model, pages[writer])
     ]
-    written: dict[str, list[Written]] = {writer: [Written("", 0.0)] * len(pages[writer]) for writer in models}
+    written: dict[str, list[Written]] = {writer: [Written("", 0.0, False)] * len(pages[writer]) for writer in models}
     on_gpu = torch.cuda.is_available() if not num_actors else gpus_per_actor > 0
     threads = cpus_per_actor if num_actors else torch.get_num_threads()
     arguments = (threads, "cuda" if on_gpu else "cpu")
     answered = map_tasks(_Writer, arguments, tasks, num_actors, cpus_per_actor, gpus_per_actor)
     for done, found in enumerate(answered):
         progress(done, len(tasks))
-        for place, answer in zip(found["places"], found["answers"], strict=True):
-            written[found["writer"]][place] = Written(answer, found["seconds"] / len(found["places"]))
+        for place, (answer, ended) in zip(found["places"], found["answers"], strict=True):
+            written[found["writer"]][place] = Written(answer, found["seconds"] / len(found["places"]), ended)
     progress(len(tasks), len(tasks))
     return written
 

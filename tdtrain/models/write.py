@@ -1,6 +1,7 @@
 """Language models that write timetables: greedy, in batches, and never anything but the schema's JSON.
 
-What may come next is decided by `llguidance` from the schema's grammar; the model only chooses among that.
+What may come next is decided by `llguidance` from the schema's grammar; the model only chooses among that. An answer
+that does not end is closed after its last whole block.
 """
 
 from __future__ import annotations
@@ -8,26 +9,38 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from llguidance import LLMatcher, LLTokenizer
 from llguidance.hf import from_tokenizer
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from tdtrain.data.timetable import Timetable
 from tdtrain.models.causal import CausalModule, Prompter
 from tdtrain.models.packed import PACKED
 from tdtrain.models.reader import evaluating
 
+AGAIN, EVERY = 3, 32
+"""A timetable says nothing twice: an answer that has said so many blocks again goes round in circles. Looked for every
+so many tokens."""
+BLOCKS = '"timeblocks":['
+
+
+class Answer(NamedTuple):
+    """The JSON of one page, and whether it ended by itself; else it was closed after its last whole block."""
+
+    text: str
+    ended: bool
+
 
 @torch.inference_mode()
 def write_answers(
     module: CausalModule, prompter: Prompter, pages: Sequence[str], max_new_tokens: int, constrained: bool = True
-) -> list[str]:
-    """What the model writes about each page, as text; one that got no further than `max_new_tokens` is cut there.
+) -> list[Answer]:
+    """What the model writes about each page; no more than `max_new_tokens`, and nothing in circles.
 
     Args:
         pages: together in one batch; of similar length, or short ones wait for long ones.
@@ -45,13 +58,56 @@ def write_answers(
         with evaluating(module):
             written = model.generate(
                 input_ids=tokens, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False,
-                logits_processor=processors, eos_token_id=prompter.end_ids[-1], pad_token_id=pad,
+                logits_processor=processors,
+                stopping_criteria=StoppingCriteriaList([_GoesRound(prompter, width)] if constrained else []),
+                eos_token_id=prompter.end_ids[-1], pad_token_id=pad,
                 temperature=None, top_p=None, top_k=None,
                 repetition_penalty=1.0, no_repeat_ngram_size=0,  # timetables repeat themselves
             )  # fmt: skip
     finally:
         model.set_attn_implementation(PACKED)
-    return prompter.tokenizer.batch_decode(written[:, width:], skip_special_tokens=True)
+    texts = prompter.tokenizer.batch_decode(written[:, width:], skip_special_tokens=True)
+    return [_closed(text) if constrained else Answer(text, True) for text in texts]
+
+
+def _closed(text: str) -> Answer:
+    """The answer, or what is whole of one that was cut, without what it says again."""
+    try:
+        json.loads(text)
+    except ValueError:
+        head, blocks, _ = text.partition(BLOCKS)
+        if not blocks:  # it had not come to what happens
+            return Answer(f"{{{BLOCKS}]}}", False)
+        return Answer(f"{head}{BLOCKS}{','.join(dict.fromkeys(_whole_blocks(text)))}]}}", False)
+    return Answer(text, True)
+
+
+def _whole_blocks(text: str) -> list[str]:
+    """The JSON of each block of an answer that may be cut anywhere."""
+    rest, found, decoder = text.partition(BLOCKS)[2], [], json.JSONDecoder()
+    while rest.startswith("{"):
+        try:
+            _, end = decoder.raw_decode(rest)
+        except ValueError:
+            break
+        found.append(rest[:end])
+        rest = rest[end:].removeprefix(",")
+    return found
+
+
+class _GoesRound(StoppingCriteria):
+    """Which answers of a batch say blocks again, and so would go on for ever."""
+
+    def __init__(self, prompter: Prompter, num_prompt: int) -> None:
+        self._prompter, self._num_prompt = prompter, num_prompt
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        done = [False] * len(input_ids)
+        if (input_ids.shape[1] - self._num_prompt) % EVERY == 0:
+            texts = self._prompter.tokenizer.batch_decode(input_ids[:, self._num_prompt :], skip_special_tokens=True)
+            said = [_whole_blocks(text) for text in texts]
+            done = [len(blocks) - len(set(blocks)) >= AGAIN for blocks in said]
+        return torch.tensor(done, device=input_ids.device)
 
 
 class _OnlyTimetables(LogitsProcessor):
@@ -62,17 +118,20 @@ class _OnlyTimetables(LogitsProcessor):
         self._end_id = prompter.end_ids[-1]
         self._num_prompt = num_prompt
         self._matchers: list[LLMatcher] = []
+        self._ended: set[int] = set()
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         if not self._matchers:
             self._matchers = [LLMatcher(self._tokenizer, self._grammar) for _ in input_ids]
         elif input_ids.shape[1] > self._num_prompt:
-            for matcher, token in zip(self._matchers, input_ids[:, -1].tolist(), strict=True):
-                if not matcher.is_stopped():
+            for row, (matcher, token) in enumerate(zip(self._matchers, input_ids[:, -1].tolist(), strict=True)):
+                if token == self._end_id:
+                    self._ended.add(row)
+                elif not matcher.is_stopped():
                     matcher.consume_token(token)
         for row, matcher in enumerate(self._matchers):
             allowed = np.zeros(scores.shape[1], np.uint8)
-            if matcher.is_stopped():  # the document is whole
+            if matcher.is_stopped() or row in self._ended:  # the document is whole, or given up
                 allowed[self._end_id] = 1
             else:
                 bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")

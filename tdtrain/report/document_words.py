@@ -55,10 +55,10 @@ def verdict(
 
 def _next(writers: Mapping[str, DocumentScores], against: DocumentComparison | None) -> str:
     student = writers["student"]
-    if student.valid_schema < 1:
+    if student.ended < 1:
         return (
-            f"{percent(1 - student.valid_schema)} of the answers were cut; raise max_answer_tokens, or train on longer "
-            "documents (max_document_tokens)."
+            f"{percent(1 - student.ended)} of the answers did not end, and were closed after their last whole block; "
+            "train longer (epochs) or on longer documents (max_document_tokens), or raise max_answer_tokens."
         )
     if against is not None and against.difference < 0:
         return "train longer (epochs) or on more annotated pages; until then rules write these pages better."

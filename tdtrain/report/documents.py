@@ -29,7 +29,17 @@ from tdtrain.report.results import read_curves, versions
 from tdtrain.report.tracking import Tracker
 
 SHOWN_PAGES = 6
-FIGURES = ("block_f1", "field_f1", "anls", "tree_accuracy", "exact", "valid_json", "valid_schema", "seconds_per_page")
+FIGURES = (
+    "block_f1",
+    "field_f1",
+    "anls",
+    "tree_accuracy",
+    "exact",
+    "valid_json",
+    "valid_schema",
+    "ended",
+    "seconds_per_page",
+)
 
 
 class DocumentResults(BaseModel):

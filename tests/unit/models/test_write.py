@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
 from tdtrain.evaluate.fields import parse_answer
 from tdtrain.models.causal import CausalModule, Prompter, load_causal
 from tdtrain.models.packed import PACKED
-from tdtrain.models.write import write_answers
+from tdtrain.models.write import EVERY, Answer, _closed, _GoesRound, write_answers
 
 PAGES = ["Class 5a\nTime|Mon|Tue\n8:00-8:45|Art|Music", "Time|Fri\n9:00-9:45|Math", "x"]
 
@@ -21,12 +23,43 @@ def smol() -> tuple[CausalModule, Prompter]:
 def test_an_untrained_model_writes_only_what_the_schema_allows(smol: tuple[CausalModule, Prompter]) -> None:
     module, prompter = smol
     answers = write_answers(module, prompter, PAGES, 64)
-    whole = [answer for answer in answers if answer.endswith("]}")]
-    assert whole and all(parse_answer(answer)[0] is not None for answer in whole)
-    assert all(answer.startswith(('{"timeblocks":[', '{"teacher":', '{"className":')) for answer in answers)
+    assert all(parse_answer(answer.text)[0] is not None for answer in answers) and any(
+        answer.ended for answer in answers
+    )
+    assert all(answer.text.startswith(('{"timeblocks":[', '{"teacher":', '{"className":')) for answer in answers)
     free = write_answers(module, prompter, PAGES[:1], 16, constrained=False)
-    assert not free[0].startswith(('{"timeblocks":[', '{"teacher":', '{"className":'))
+    assert not free[0].text.startswith(('{"timeblocks":[', '{"teacher":', '{"className":'))
     assert module.model.config._attn_implementation == PACKED  # as training needs it
+
+
+def test_what_was_cut_is_closed_after_its_last_whole_block() -> None:
+    named = [{"day": "Mon", "name": name, "startTime": "08:00", "endTime": "08:45"} for name in ("Art", 'a "b" }]')]
+    blocks = [json.dumps(block, separators=(",", ":")) for block in named]
+    whole = f'{{"year":"2026","timeblocks":[{",".join(blocks)}]}}'
+    assert _closed(whole) == Answer(whole, True)
+    for end in range(len(whole)):
+        text, ended = _closed(whole[:end])
+        said = parse_answer(text)[0]
+        assert (
+            not ended
+            and said is not None
+            and said.timeblocks == parse_answer(whole)[0].timeblocks[: len(said.timeblocks)]
+        )
+    assert _closed(f'{{"timeblocks":[{blocks[0]},{blocks[1]},{blocks[0]},') == _closed(
+        f'{{"timeblocks":[{blocks[0]},{blocks[1]},'
+    )
+
+
+def test_who_goes_round_in_circles_is_stopped(smol: tuple[CausalModule, Prompter]) -> None:
+    _, prompter = smol
+    block = '{"day":"Mon","name":"Art","startTime":"08:00","endTime":"08:45"},'
+    other = block.replace("Art", "French")
+    prompt = prompter.prompt("x")
+    for blocks, stops in (([block] * 4, True), ([block, other] * 3, True), ([block, other, block], False)):
+        ids = prompter.tokenizer('{"timeblocks":[' + "".join(blocks))["input_ids"]
+        ids += prompter.tokenizer("1")["input_ids"] * (-len(ids) % EVERY)  # it looks now and then
+        found = _GoesRound(prompter, len(prompt))(torch.tensor([prompt + ids]), torch.zeros(1, 1))
+        assert found.tolist() == [stops]
 
 
 def test_a_model_s_own_penalties_do_not_count(smol: tuple[CausalModule, Prompter]) -> None:

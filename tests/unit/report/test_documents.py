@@ -68,7 +68,7 @@ def test_blocks_are_paired_as_they_are_counted() -> None:
 def test_what_to_do_next_follows_the_figures(evaluation: DocumentEvaluation) -> None:
     scores, compared = evaluation.scores, evaluation.comparisons
     assert "rayjobs/predict.py" in verdict(scores, compared, {})[-1]
-    cut = scores | {"student": scores["student"].model_copy(update={"valid_schema": 0.5})}
+    cut = scores | {"student": scores["student"].model_copy(update={"ended": 0.5})}
     assert "max_answer_tokens" in verdict(cut, compared, {})[-1]
     poor = scores | {"student": scores["student"].model_copy(update={"block_f1": 0.6})}
     assert "adapt the reader" in verdict(poor, compared, {})[-1]
