@@ -239,7 +239,7 @@ class PredictRun(WithPlaces):
     lines: bool = False
     """Each image is one line already."""
     max_answer_tokens: Positive = 2048
-    """A document that has not ended by then fails; NAME.cut.json holds its whole blocks."""
+    """A document that has not ended by then fails; NAME.json.cut holds its whole blocks."""
     num_workers: int = Field(default=2, ge=0)
     """Models that work side by side on Ray. 0: in this process."""
     cpus_per_worker: float = Field(default=1, gt=0)

@@ -15,7 +15,7 @@ from tdtrain.data.corpus import PageRef, first_line, load_page, scan_images
 from tdtrain.data.layout import PlacedLine
 from tdtrain.data.pack_options import PackOptions
 from tdtrain.data.page_lines import page_lines, whole_image
-from tdtrain.data.serialise import Serialisation, serialise
+from tdtrain.data.serialise import serialise
 from tdtrain.data.storage import absolute, open_folder
 from tdtrain.data.timetable import Document
 from tdtrain.evaluate.fields import parse_answer
@@ -30,8 +30,8 @@ from tdtrain.train.progress import Display
 
 IMAGES_PER_TASK = 8
 FAILED = "failed.jsonl"
-CUT = ".cut.json"
-"""Ends the names of documents that are not whole; those are tried again."""
+CUT = ".json.cut"
+"""Ends the names of documents that are not whole; those are tried again. No image's own file is named so."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class _Predictor:
         for place, content in self._contents(pages, list(task["images"]), reasons).items():
             name = task["names"][place]
             out.write(f"{name}{CUT if reasons[place] else self.ending}", content.encode())
-            if not reasons[place]:
+            if self.ending == ".json" and not reasons[place]:
                 out.delete(f"{name}{CUT}")
         return {"images": list(task["images"]), "reasons": reasons}
 
@@ -140,8 +140,8 @@ class _Predictor:
         """What each image's file holds; says why where there is none, or none that is whole."""
         if self.ending == ".txt":
             return {place: "".join(f"{line.text}\n" for line in lines) for place, lines in pages.items()}
-        way: Serialisation = self.run.serialisation or "headings"
-        texts = [serialise(lines, way) for lines in pages.values()]
+        assert self.run.serialisation is not None, "resolved before"
+        texts = [serialise(lines, self.run.serialisation) for lines in pages.values()]
         answers = write_answers(self._module, self._prompter, texts, self.run.max_answer_tokens) if texts else []
         contents = {}
         for place, (answer, ended) in zip(pages, answers, strict=True):

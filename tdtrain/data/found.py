@@ -124,14 +124,14 @@ def _times_inside(grid: Grid) -> Iterator[Found]:
     for column in range(grid.num_columns):
         cells = [(r, row[column]) for r, row in enumerate(grid.rows) if column in row and not row[column].again]
         lines = [(r, box) for r, cell in cells for box in cell.boxes]
-        starts = [place for place, (_, box) in enumerate(lines) if times_of(box.text)]
+        starts = [(place, times) for place, (_, box) in enumerate(lines) if (times := times_of(box.text))]
         if not starts:
             continue
-        heads = [box for _, box in lines[: starts[0]]] or _above(lines[0][1], grid.others)
-        for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
-            row, times = lines[start][0], times_of(lines[start][1].text)
+        heads = [box for _, box in lines[: starts[0][0]]] or _above(lines[0][1], grid.others)
+        for (start, times), (end, _) in zip(starts, [*starts[1:], (len(lines), None)], strict=True):
+            row = lines[start][0]
             said = tuple(box for r, box in lines[start + 1 : end] if r == row)
-            if said and times and heads:
+            if said and heads:
                 yield Found(row, heads[-1].text, Cell(column, said), times)
 
 
@@ -152,7 +152,7 @@ def _numbered(grid: Grid) -> Iterator[Found]:
     }
     first = min(printed, default=0)
     head = max(0, first - max(1, printed.get(first, 0)))
-    if not legend or (not first and printed):
+    if not legend or not grid.rows[head] or (printed and not first):
         return
     for r, number in _by_place(grid.rows, head, printed).items():
         for column, heading in grid.rows[head].items():

@@ -31,14 +31,14 @@ def run_of(scans: Path, out: Path, **changes: object) -> PredictRun:
 
 def test_a_document_for_each_page_that_could_be_written(scans: Path, tmp_path: Path) -> None:
     found = predict(run_of(scans, tmp_path, max_answer_tokens=100))
-    documents = sorted(path for path in tmp_path.glob("term/*.json") if not path.name.endswith(".cut.json"))
+    documents = sorted(tmp_path.glob("term/*.json"))
     assert found.done == len(documents) and found.done + found.failed == 2
     for path in documents:
         assert parse_document(path.read_bytes()).image_path == f"term/{path.stem}.png"
     failed = tmp_path / "failed.jsonl"
     reasons = [json.loads(line)["reason"] for line in failed.read_text().splitlines()] if failed.exists() else []
     assert len(reasons) == found.failed and all("did not end within 100 tokens" in reason for reason in reasons)
-    cut = sorted(tmp_path.glob("term/*.cut.json"))
+    cut = sorted(tmp_path.glob("term/*.json.cut"))
     assert len(cut) == found.failed and all(parse_document(path.read_bytes()).image_path for path in cut)
 
 

@@ -23,9 +23,8 @@ def smol() -> tuple[CausalModule, Prompter]:
 def test_an_untrained_model_writes_only_what_the_schema_allows(smol: tuple[CausalModule, Prompter]) -> None:
     module, prompter = smol
     answers = write_answers(module, prompter, PAGES, 64)
-    assert all(parse_answer(answer.text)[0] is not None for answer in answers) and any(
-        answer.ended for answer in answers
-    )
+    assert all(parse_answer(answer.text)[0] is not None for answer in answers)
+    assert any(answer.ended for answer in answers)
     assert all(answer.text.startswith(('{"timeblocks":[', '{"teacher":', '{"className":')) for answer in answers)
     free = write_answers(module, prompter, PAGES[:1], 16, constrained=False)
     assert not free[0].text.startswith(('{"timeblocks":[', '{"teacher":', '{"className":'))
@@ -39,15 +38,11 @@ def test_what_was_cut_is_closed_after_its_last_whole_block() -> None:
     assert _closed(whole) == Answer(whole, True)
     for end in range(len(whole)):
         text, ended = _closed(whole[:end])
-        said = parse_answer(text)[0]
-        assert (
-            not ended
-            and said is not None
-            and said.timeblocks == parse_answer(whole)[0].timeblocks[: len(said.timeblocks)]
-        )
-    assert _closed(f'{{"timeblocks":[{blocks[0]},{blocks[1]},{blocks[0]},') == _closed(
-        f'{{"timeblocks":[{blocks[0]},{blocks[1]},'
-    )
+        said, told = parse_answer(text)[0], parse_answer(whole)[0]
+        assert said and told and not ended
+        assert said.timeblocks == told.timeblocks[: len(said.timeblocks)]
+    twice = f'{{"timeblocks":[{blocks[0]},{blocks[1]},'
+    assert _closed(f"{twice}{blocks[0]},") == _closed(twice)
 
 
 def test_who_goes_round_in_circles_is_stopped(smol: tuple[CausalModule, Prompter]) -> None:
