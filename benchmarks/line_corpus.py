@@ -126,6 +126,7 @@ def write_corpus(
     languages: Sequence[str] = LANGUAGES,
     camera: bool = False,
     invented: float = 0.0,
+    validation_share: float = 0.05,
 ) -> Path:
     """Packs `num` drawn lines, the first `annotated` with their text.
 
@@ -136,7 +137,8 @@ def write_corpus(
     Returns: the folder of the packed corpus; the same arguments find it again.
     Raises: ValueError where the folder has a corpus of other arguments.
     """
-    packed, asked = folder / "lines", json.dumps([num, annotated, seed, list(languages), camera, invented])
+    packed = folder / "lines"
+    asked = json.dumps([num, annotated, seed, list(languages), camera, invented, validation_share])
     if (packed / "manifest.json").exists():
         if (folder / "arguments.json").read_text() != asked:
             raise ValueError(f"{folder} has lines of other arguments; remove it, or give another output_dir")
@@ -154,5 +156,5 @@ def write_corpus(
         if i < annotated:
             (folder / f"corpus/annotations/{i:06}.txt").write_text(text, encoding="utf-8")
     (folder / "arguments.json").write_text(asked)
-    pack(folder / "corpus", packed, PackOptions(corpus_kind="lines", validation_share=0.05, test_share=0.1))
+    pack(folder / "corpus", packed, PackOptions(corpus_kind="lines", validation_share=validation_share, test_share=0.1))
     return packed

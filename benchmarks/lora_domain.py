@@ -30,6 +30,7 @@ from pydantic import BaseModel
 from tdtrain.cli import parse
 from tdtrain.data.manifest import load_manifest, read_lines
 from tdtrain.data.pack import pack
+from tdtrain.data.pack_options import PackOptions
 from tdtrain.data.rows import SPLITS
 from tdtrain.data.sample.damage import IN_CAMERA, Harm
 from tdtrain.data.sample.page import make_page
@@ -59,6 +60,10 @@ RATES = {
     "ppocrv6-small": {"all weights": (2e-5, 5e-5, 1e-4), "LoRA": (5e-4, 1e-3, 2e-3, 5e-3, 1e-2)},
     "trocr": {"all weights": (2e-4, 5e-4, 1.5e-3), "LoRA": (1.5e-3, 5e-3, 1.5e-2)},
 }
+VALIDATION = 1 / 3
+"""Of the lines to learn from; the rates are chosen by them."""
+GPU_SHARE = 0.25
+"""Of a GPU, for a cell."""
 
 
 class Study(Frozen):
@@ -74,10 +79,12 @@ class Study(Frozen):
     lines: Positive = 2_000
     """Lines of the new domain that are learnt from, of TrOCR."""
     trocr: Path | None = None
-    """Folder of the trained TrOCR. Left out: it is trained first, on 40,000 lines."""
+    """Folder of the trained TrOCR. Left out: it is trained first."""
+    trocr_lines: Positive = 40_000
+    """Lines of that training."""
     trocr_steps: Positive = 6_000
     """Of that training, of 32 lines each."""
-    steps: Positive = 100
+    steps: Positive = 300
     batch_size: Positive = 16
     seed: int = 0
     dry_run: bool = False
@@ -132,7 +139,8 @@ def main() -> None:
     places = {reader: prepare(study, root, reader) for reader in study.readers}
     there = {(one.reader, one.way, one.learning_rate) for one in read_cells(root)}
     missing = [cell for cell in wanted if (cell.reader, cell.way, cell.learning_rate) not in there]
-    running = [_run.remote(study, cell, root, *places[cell.reader]) for cell in missing]
+    run = _run.options(num_gpus=GPU_SHARE if ray.cluster_resources().get("GPU") else 0)
+    running = [run.remote(study, cell, root, *places[cell.reader]) for cell in missing]
     while running:
         (done,), running = ray.wait(running)
         measured = ray.get(done)
@@ -156,17 +164,19 @@ def prepare(study: Study, root: Path, reader: str) -> tuple[str, str, str, str]:
     """The model to start from, and the packed corpora: what is learnt, the new and the old domain's test."""
     if reader == "trocr":
         model = study.trocr or _train_trocr(study, root)
-        learnt = write_corpus(root / "trocr_learn", study.lines, study.lines, seed=21, languages=NEW, camera=True)
+        lines = round(study.lines / (0.9 - VALIDATION))
+        learnt = write_corpus(root / "trocr_learn", lines, lines, 21, NEW, camera=True, validation_share=VALIDATION)
         new = write_corpus(root / "trocr_new", 1_000, 1_000, seed=22, languages=NEW, camera=True)
         old = write_corpus(root / "trocr_old", 1_000, 1_000, seed=23, languages=OLD)
         return str(model), str(learnt), str(new), str(old)
-    learnt = _pages(root / "learn", round(study.pages * 1.25), 31, NEW, camera=True)
+    learnt = _pages(root / "learn", round(study.pages / (1 - VALIDATION)), 31, NEW, camera=True)
     new = _pages(root / "new", study.test_pages, 32, NEW, camera=True)
     return reader, learnt, new, _pages(root / "old", study.test_pages, 33, OLD, camera=False)
 
 
 def _train_trocr(study: Study, root: Path) -> Path:
-    lines = write_corpus(root / "trocr_lines", 40_000, 40_000, seed=11, languages=OLD, invented=0.5)
+    num = study.trocr_lines
+    lines = write_corpus(root / "trocr_lines", num, num, seed=11, languages=OLD, invented=0.5)
     texts = sorted({line.text for line in read_lines(load_manifest(lines), "train") if line.text})
     if not (root / "before").exists():
         build_trocr(
@@ -197,7 +207,7 @@ def _pages(folder: Path, num: int, seed: int, languages: tuple[str, ...], camera
             image, truth = make_page(seed, index, language=rng.choice(languages), harms=harms if camera else None)
             (source / "images" / truth.name).write_bytes(image)
             (source / "boxes" / f"{Path(truth.name).stem}.json").write_text(truth.boxes.model_dump_json())
-        pack(source, folder / "lines")
+        pack(source, folder / "lines", PackOptions(validation_share=VALIDATION, test_share=0.0))
     return str(folder / "lines")
 
 
@@ -216,7 +226,7 @@ def _run(study: Study, cell: Cell, root: Path, model: str, learnt: str, new: str
             share = adapters.num_trained / adapters.num_parameters
         run = TrainRun(
             name="student", model=model, lines=learnt, storage=str(work / "checkpoints"), lora=lora,
-            max_steps=study.steps, max_evaluation_lines=300, compute=Compute(num_workers=0),
+            max_steps=study.steps, max_evaluation_lines=10_000, compute=Compute(num_workers=0),
             optimisation=Optimisation(
                 batch_size=study.batch_size, learning_rate=cell.learning_rate, evaluations=4, seed=study.seed
             ),
