@@ -7,6 +7,7 @@ times.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -86,15 +87,15 @@ def _time_column(grid: Grid, column: int) -> Iterator[Found]:
     rows = grid.rows
     first = next(r for r, row in enumerate(rows) if column in row and timed(row[column]))
     head = rows[first - 1] if first else {}
+    left = Counter(c for row in rows[first:] for c in row if c < column)
     numbered = any(c < column and NUMBER.match(cell.text) for row in rows[first:] for c, cell in row.items())
-    has_days = column > 0 and not numbered
-    named = column + 1 if has_days else _named(rows[first:], column)
+    day = max(left, key=left.__getitem__) if left and not numbered else None
+    named = _named(rows[first:], column) if day is None else _next_to(rows[first:], column)
     if named is not None:
-        needed = {0, column, named} if has_days else {column, named}
         for r, row in enumerate(rows[first:], first):
-            if needed <= row.keys() and (times := timed(row[column])):
-                beside = tuple(cell for c, cell in sorted(row.items()) if c not in needed)
-                yield Found(r, row[0].text if has_days else "", row[named], times, beside)
+            if {column, named} <= row.keys() and (times := timed(row[column])):
+                beside = tuple(cell for c, cell in sorted(row.items()) if c not in (day, column, named))
+                yield Found(r, row[day].text if day in row else "", row[named], times, beside)
         return
     for day_column, heading in head.items():
         for r, (row, below) in enumerate(zip(rows[first:], [*rows[first + 1 :], {}], strict=True), first):
@@ -104,6 +105,12 @@ def _time_column(grid: Grid, column: int) -> Iterator[Found]:
                     later = timed(below[column])
                     times = (times[0], later[1]) if later else times
                 yield Found(r, heading.text, cell, times)
+
+
+def _next_to(rows: Sequence[dict[int, Cell]], column: int) -> int | None:
+    """The first column right of the times that has a cell in half of the rows."""
+    right = Counter(c for row in rows for c in row if c > column)
+    return min((c for c, count in right.items() if count >= len(rows) / 2), default=None)
 
 
 def _named(rows: Sequence[dict[int, Cell]], column: int) -> int | None:

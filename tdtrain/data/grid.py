@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -19,6 +20,14 @@ ANCHORS = 0.7
 """A column has a cell in each row where it has this share of the cells of the fullest one."""
 TIGHT, LOOSE = 1.0, 1.7
 """From one line of a cell to the next, in heights of a line."""
+SHORT = 4
+"""Rows of a table that may have columns that are empty but for their headings."""
+CROSSING = 0.15
+"""A row whose lines are columns may have so much of a line less for each line of the page that crosses two of them."""
+FULL = 0.5
+"""It has at least so many of the lines of the fullest one."""
+CELLS = 0.2
+"""So many of the distances in columns, at least, are those between cells."""
 APART = 0.6
 """Headings are so far above the first row, in rows."""
 
@@ -38,26 +47,32 @@ def find_grid(boxes: Sequence[Box]) -> Grid:
     placed: dict[int, list[Box]] = {}
     others = [*legend, *(box for box in boxes if box.y < top)]
     for box in (box for box in boxes if box.y >= top):
-        shared = [min(box.x1, high) - max(box.x0, low) for low, high in columns]  # negative: how far away
-        crossed = sum(part > 0.5 * (high - low) for part, (low, high) in zip(shared, columns, strict=True))
-        if crossed > 1:
+        if sum(_fills(box, column) for column in columns) > 1:
             others.append(box)
         else:
-            placed.setdefault(int(np.argmax(shared)), []).append(box)
+            placed.setdefault(int(np.argmax([_shared(box, column) for column in columns])), []).append(box)
     in_columns = {column: sorted(own, key=lambda box: box.y) for column, own in placed.items()}
     apart = _apart(in_columns.values())
     cells = [cell for column, own in in_columns.items() for cell in _cells(column, own, apart)]
     table, below = _rows(cells)
-    return Grid(len(columns), tuple(table), (*others, *(box for cell in below for box in cell.boxes)))
+    table, empty = _without_empty(table)
+    kept = max((column for row in table for column in row), default=0) + 1
+    return Grid(kept, tuple(table), (*others, *(box for cell in (*below, *empty) for box in cell.boxes)))
 
 
 def _columns(boxes: Sequence[Box]) -> list[tuple[float, float]]:
-    """The extents of columns: of the lines in the fullest row, and of others that stand beside these, not below."""
+    """The extents of columns: of the lines in the fullest row, if not too many others cross two of them, and of lines
+    that stand beside these, not below."""
     rows = text_rows(boxes)
-    if max(map(len, rows), default=0) < 2:
+    most = max(map(len, rows), default=0)
+    if most < 2:
         return []
-    fullest = max(rows, key=lambda row: (len(row), sum(box.x1 - box.x0 for box in row)))
-    columns = [(box.x0, box.x1) for box in fullest]
+
+    def fits(row: Sequence[Box]) -> tuple[float, float]:
+        crossing = sum(sum(_fills(box, (one.x0, one.x1)) for one in row) > 1 for box in boxes)
+        return len(row) - CROSSING * crossing, sum(box.x1 - box.x0 for box in row)
+
+    columns = [(box.x0, box.x1) for box in max((row for row in rows if len(row) >= FULL * most), key=fits)]
     strays: list[list[tuple[list[Box], Box]]] = []
     outside = [(row, box) for row in rows for box in row if not any(_meet(box, column) for column in columns)]
     for row, box in sorted(outside, key=lambda stray: stray[1].x0):
@@ -76,8 +91,17 @@ def _columns(boxes: Sequence[Box]) -> list[tuple[float, float]]:
     return sorted(columns)
 
 
+def _shared(box: Box, column: tuple[float, float]) -> float:
+    """Pixels; negative: how far away it is."""
+    return min(box.x1, column[1]) - max(box.x0, column[0])
+
+
 def _meet(box: Box, column: tuple[float, float]) -> bool:
-    return box.x0 < column[1] and column[0] < box.x1
+    return _shared(box, column) > 0
+
+
+def _fills(box: Box, column: tuple[float, float]) -> bool:
+    return _shared(box, column) > 0.5 * (column[1] - column[0])
 
 
 def _apart(columns: Collection[Sequence[Box]]) -> float:
@@ -90,6 +114,7 @@ def _apart(columns: Collection[Sequence[Box]]) -> float:
     height = float(np.median([box.height for pair in pairs for box in pair]))
     steps = sorted((after.y - before.y) / height for before, after in pairs)
     most = min(map(_between_labels, columns), default=np.inf) / height
+    most = min(most, steps[int((1 - CELLS) * len(steps))])
     steps = [TIGHT, *(step for step in steps if TIGHT < step <= most)]  # what is nearer stands on one line
     room = [(b / a, (a + b) / 2) for a, b in itertools.pairwise(steps) if a <= LOOSE]
     return height * max(room, default=(0.0, TIGHT))[1]
@@ -162,6 +187,16 @@ def _rows(cells: Sequence[Cell]) -> tuple[list[dict[int, Cell]], list[Cell]]:
     while len(table) > 2 and (set(table[-1]) == {0} or min(cell.y for cell in table[-1].values()) > middles[-1] + step):
         below += table.pop().values()  # a remark
     return table, below
+
+
+def _without_empty(table: list[dict[int, Cell]]) -> tuple[list[dict[int, Cell]], list[Cell]]:
+    """The table without columns that have a heading alone, and these headings."""
+    filled = sorted({column for row in table[1:] for column in row})
+    if len(table) < SHORT:
+        return table, []
+    place = {column: new for new, column in enumerate(filled)}
+    rows = [{place[c]: replace(cell, column=place[c]) for c, cell in row.items() if c in place} for row in table]
+    return rows, [cell for column, cell in table[0].items() if column not in place]
 
 
 def _is_between(cell: Cell, middles: Sequence[float], step: float) -> bool:

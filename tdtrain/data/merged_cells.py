@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -9,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tdtrain.data.layout import Cell, Grid
+from tdtrain.data.times import times_of
 
 MIDDLE = 0.35
 """A label stands in the middle of its rows where it is off by at most so much of a row."""
+UNLABELLED, SKIPPED, WORST = 1.0, 1.0, 0.6
 HALFWAY, WIDE = 0.2, 1.4
 """In rows: a cell that is off the middle between two by less fills both, where these are not so far from each other."""
 
@@ -52,8 +55,42 @@ def _labels(rows: Sequence[dict[int, Cell]]) -> list[Cell | None]:
     if groups is None and not starts[0] and all(at_rows):  # at the top
         groups = np.diff([*starts, len(rows)]).tolist()
     if groups is None:
-        return own
+        return _nearest(labels, tops, bottoms, off / MIDDLE, _falls(rows)) or own
     return [label for label, size in zip(labels, groups, strict=True) for _ in range(size)]
+
+
+def _falls(rows: Sequence[dict[int, Cell]]) -> set[int]:
+    """The rows that begin no later than the one before them: where times go back, another label begins."""
+    starts = [next((times[0] for cell in row.values() if (times := times_of(cell.text))), None) for row in rows]
+    return {r for r, (a, b) in enumerate(itertools.pairwise(starts), 1) if a and b and b <= a}
+
+
+def _nearest(
+    labels: Sequence[Cell], tops: NDArray[np.float64], bottoms: NDArray[np.float64], step: float, begins: set[int]
+) -> list[Cell | None] | None:
+    """The label of each row where the strict ways fail: groups of rows, none of which goes on where another begins, so
+    that labels are as near to the middles of theirs as can be; some groups have none, and some labels no rows."""
+    num = len(tops)
+    best: dict[tuple[int, int], tuple[float, list[Cell | None]]] = {(0, 0): (0.0, [])}
+    for start in range(num):
+        for used in range(len(labels) + 1):
+            if (start, used) not in best:
+                continue
+            cost, said = best[start, used]
+            for end in range(start + 1, num + 1):
+                if any(start < b < end for b in begins):
+                    break
+                middle = (tops[start] + bottoms[end - 1]) / 2
+                ways: list[tuple[int, float, Cell | None]] = [(used, UNLABELLED, None)]
+                for label in range(used, len(labels)):
+                    off = abs(middle - labels[label].y) / step
+                    ways.append((label + 1, off + SKIPPED * (label - used), labels[label]))
+                for now, more, label_ in ways:
+                    new = cost + more + SKIPPED * (len(labels) - now) * (end == num)
+                    if new < best.get((end, now), (np.inf, []))[0]:
+                        best[end, now] = new, [*said, *[label_] * (end - start)]
+    found = min((one for (end, _), one in best.items() if end == num), key=lambda one: one[0])
+    return found[1] if found[0] <= WORST * len(labels) else None
 
 
 def _in_the_middle(

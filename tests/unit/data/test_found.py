@@ -121,6 +121,41 @@ def test_cells_that_begin_with_their_times_need_no_rows() -> None:
     } <= said
 
 
+FALLING = ["8:00-8:45", "9:00-9:45", "10:00-10:45", "8:00-8:45", "9:00-9:45", "8:00-8:45", "9:00-9:45"]
+
+
+@pytest.mark.parametrize("moved", [{}, {"Mon": 0.4, "Wed": -0.4}, {"Tue": 0.3, "Wed": 0.3}])
+def test_days_change_where_times_go_back(moved: dict[str, float]) -> None:
+    """The day in the middle of whose rows a label would stand is not always seen where it is."""
+    table = [["Day", "Time", "Subject"], *(["", time, "Art"] for time in FALLING)]
+    table[2][0], table[4][0], table[6][0] = "Mon", "Tue", "Wed"
+    said = serialise(drawn(table, **({"Tue": 0.5, "Wed": 0.5} | moved)), "cells").split("\n")
+    assert [line.split("|")[0] for line in said] == ["Mon"] * 3 + ["Tue"] * 2 + ["Wed"] * 2
+
+
+def test_a_day_that_was_not_seen_has_none_of_another() -> None:
+    table = [["Day", "Time", "Subject"], *(["", time, "Art"] for time in FALLING)]
+    table[2][0], table[6][0] = "Mon", "Wed"
+    said = serialise(drawn(table, Wed=0.5), "cells").split("\n")
+    assert [line.split("|")[0] for line in said] == ["Mon"] * 3 + [""] * 2 + ["Wed"] * 2
+
+
+def test_specks_beside_headings_and_lines_in_two_parts_make_no_columns() -> None:
+    rows = [[f"{hour}:05-{hour}:30", f"Bus {hour}", "Harbour"] for hour in range(8, 13)]
+    lines = drawn([["Time", "Line", "To"], *rows])
+    x, y = 10, 100
+    lines.append(PlacedLine("n", (x, y, x + 8, y, x + 8, y + 12, x, y + 12)))  # left of all, in the headings' row
+    first = next(line for line in lines if line.text == "8:05-8:30")
+    x, y = first.quad[:2]
+    parts = [
+        PlacedLine(text, (at, y, at + 38, y, at + 38, y + 12, at, y + 12))
+        for text, at in (("8:05", x), ("8:30", x + 42))
+    ]
+    lines = [line for line in lines if line is not first] + parts
+    said = serialise(lines, "cells")
+    assert all(f"|Harbour|Bus {hour}|{hour:02}:05|{hour:02}:30" in said for hour in range(9, 13))
+
+
 def test_departures_are_a_list() -> None:
     rows = [[f"{hour}:05-{hour}:30", f"Bus {hour}", "Harbour", "2"] for hour in range(8, 12)]
     said = serialise(drawn([["Time", "Line", "To", "Track"], *rows]), "cells").split("\n")
