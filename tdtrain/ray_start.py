@@ -38,6 +38,8 @@ def connect(num_cpus: int | None = None, at_least: float = 2) -> dict[str, float
     # Two trainings and their data tasks are a dozen processes; Ray warns from four times this number on.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(max(6, cores())))
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # Threads of an operation wait for each other by spinning; beside other processes that makes it 10 times as slow.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     if not ray.is_initialized():
         in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
         address = os.environ.get("RAY_ADDRESS") or ("auto" if in_job else "local")
