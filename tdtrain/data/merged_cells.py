@@ -15,6 +15,9 @@ from tdtrain.data.times import times_of
 MIDDLE = 0.35
 """A label stands in the middle of its rows where it is off by at most so much of a row."""
 UNLABELLED, SKIPPED, WORST = 1.0, 1.0, 0.6
+"""In rows: what a group of rows costs that has no label, a label that has no rows, and a label at most, on average."""
+MOST = 2_000
+"""Rows times labels that are matched: larger tables are none that anybody prints."""
 HALFWAY, WIDE = 0.2, 1.4
 """In rows: a cell that is off the middle between two by less fills both, where these are not so far from each other."""
 
@@ -70,27 +73,25 @@ def _nearest(
 ) -> list[Cell | None] | None:
     """The label of each row where the strict ways fail: groups of rows, none of which goes on where another begins, so
     that labels are as near to the middles of theirs as can be; some groups have none, and some labels no rows."""
-    num = len(tops)
-    best: dict[tuple[int, int], tuple[float, list[Cell | None]]] = {(0, 0): (0.0, [])}
+    num, worst = len(tops), WORST * len(labels)
+    if num * len(labels) > MOST or step <= 0:
+        return None
+    # By how many rows are grouped and labels used: the cost, and each row's label.
+    best: list[dict[int, tuple[float, list[Cell | None]]]] = [{0: (0.0, [])}, *({} for _ in range(num))]
     for start in range(num):
-        for used in range(len(labels) + 1):
-            if (start, used) not in best:
-                continue
-            cost, said = best[start, used]
-            for end in range(start + 1, num + 1):
-                if any(start < b < end for b in begins):
-                    break
-                middle = (tops[start] + bottoms[end - 1]) / 2
-                ways: list[tuple[int, float, Cell | None]] = [(used, UNLABELLED, None)]
-                for label in range(used, len(labels)):
-                    off = abs(middle - labels[label].y) / step
-                    ways.append((label + 1, off + SKIPPED * (label - used), labels[label]))
-                for now, more, label_ in ways:
-                    new = cost + more + SKIPPED * (len(labels) - now) * (end == num)
-                    if new < best.get((end, now), (np.inf, []))[0]:
-                        best[end, now] = new, [*said, *[label_] * (end - start)]
-    found = min((one for (end, _), one in best.items() if end == num), key=lambda one: one[0])
-    return found[1] if found[0] <= WORST * len(labels) else None
+        stop = min((row for row in begins if row > start), default=num)
+        for (used, (cost, said)), end in itertools.product(best[start].items(), range(start + 1, stop + 1)):
+            middle = (tops[start] + bottoms[end - 1]) / 2
+            ways: list[tuple[int, float, Cell | None]] = [(used, UNLABELLED, None)]
+            for number, label in enumerate(labels[used:], used):
+                if tops[start] < label.y < bottoms[end - 1]:
+                    ways.append((number + 1, SKIPPED * (number - used) + abs(middle - label.y) / step, label))
+            for now, more, label_or_none in ways:
+                if cost + more < min(best[end].get(now, (np.inf,))[0], worst):
+                    best[end][now] = cost + more, [*said, *[label_or_none] * (end - start)]
+    whole = [(cost + SKIPPED * (len(labels) - used), said) for used, (cost, said) in best[num].items()]
+    cost, said = min(whole, key=lambda one: one[0], default=(np.inf, []))
+    return said if cost <= worst else None
 
 
 def _in_the_middle(

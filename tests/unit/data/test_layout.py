@@ -176,6 +176,12 @@ def test_labels_that_nearly_fit_belong_to_the_rows_they_are_nearest_to(labels: d
     assert [row.partition("|")[0] for row in said] == [*["Day=Mon"] * 2, *["Day=Tue"] * 3]
 
 
+def test_a_page_with_more_labels_than_a_table_has_is_not_matched_for_ever() -> None:
+    lines = [placed(f"x{row}", 160, 90 + 10 * row) for row in range(300)]
+    lines += [placed("abcdefghij"[row % 10], 60, 93 + 20 * row) for row in range(149)]
+    assert serialise(lines, "headings").count("x299") == 1
+
+
 TIMES = ("8-9", "9-10", "10-11", "11-12")
 
 
