@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 from tdtrain.config import LoraDocumentRun
 from tdtrain.data.documents import PageText, read_pages
+from tdtrain.data.lexicon import FILE as LEXICON
+from tdtrain.data.lexicon import Lexicon
 from tdtrain.data.manifest import Manifest
 from tdtrain.data.order import in_order_of_page
 from tdtrain.data.pack_options import PackOptions
@@ -49,9 +51,10 @@ def adapt_to_documents(run: LoraDocumentRun) -> DocumentResults | None:
         manifest = job.pack_corpus(need_labels=False, options=PackOptions(use_boxes=False))
         texts = read_annotated_pages(job, manifest, run.reader)
         pages = [page for page in read_pages(manifest, texts) if page.truth is not None]
+        lexicon = mend(job, pages) if run.lexicon else None
         longest = write_examples(run, job, pages, prompter)
         with job.stage("train", f"the adapters of {run.model_name}"):
-            train(run, job, manifest)
+            train(run, job, manifest, lexicon)
         by_split = {split: [page for page in pages if page.split == split] for split in SPLITS}
         if not by_split["test"]:
             job.display.say("Nothing was measured, for no page of the test split has an annotation.")
@@ -71,6 +74,18 @@ def adapt_to_documents(run: LoraDocumentRun) -> DocumentResults | None:
             )
         done = run.model_copy(update={"compute": job.compute})
         return report_documents(done, evaluation, manifest, job.timings_s, job.left_out, job.tracker, job.display.say)
+
+
+def mend(job: Stages, pages: Sequence[PageText]) -> Lexicon:
+    """Mends the lines of the pages by the words of the training split's documents."""
+    lexicon = Lexicon.of((page.page_id, page.truth) for page in pages if page.truth and page.split == "train")
+    changed = total = 0
+    for page in pages:
+        lines, total = lexicon.mended(page.lines, page.page_id), total + len(page.lines)
+        changed += sum(line != before for line, before in zip(lines, page.lines, strict=True))
+        page.lines = lines
+    job.display.say(f"  {changed:,} of {total:,} lines are mended by the words of other pages' documents")
+    return lexicon
 
 
 def write_examples(run: LoraDocumentRun, job: Stages, pages: Sequence[PageText], prompter: Prompter) -> int:
@@ -101,7 +116,7 @@ def write_examples(run: LoraDocumentRun, job: Stages, pages: Sequence[PageText],
     return longest
 
 
-def train(run: LoraDocumentRun, job: Stages, manifest: Manifest) -> None:
+def train(run: LoraDocumentRun, job: Stages, manifest: Manifest, lexicon: Lexicon | None) -> None:
     """Trains the adapters, and merges them into a folder of their own that appears at once."""
     training = LanguageRun(
         name="student",
@@ -127,6 +142,8 @@ def train(run: LoraDocumentRun, job: Stages, manifest: Manifest) -> None:
     module, prompter = load_causal(str(job.output / ADAPTER))
     save_causal(module, prompter, partial_folder, dict(module.state_dict()))
     (partial_folder / "run.json").write_text(run.model_dump_json(indent=2))
+    if lexicon is not None:
+        (partial_folder / LEXICON).write_text(lexicon.json(), encoding="utf-8")
     os.replace(partial_folder, merged)
 
 

@@ -162,6 +162,8 @@ class LoraDocumentRun(TrainingRun):
     """Everything the job writes; the same command again resumes from it."""
     serialisation: Serialisation = "cells"
     """How a page's lines become one text; see `tdtrain.data.serialise`."""
+    lexicon: bool = True
+    """Mend what the reader misread by the words of the training pages' documents; see `tdtrain.data.lexicon`."""
     max_document_tokens: Positive | None = None
     """Longer documents, page and answer together, are left out of training, and counted. Left out: max_tokens."""
     max_tokens: Positive = 4096

@@ -13,6 +13,8 @@ from tdtrain.config import PredictRun
 from tdtrain.data.batches import decode
 from tdtrain.data.corpus import PageRef, first_line, load_page, scan_images
 from tdtrain.data.layout import PlacedLine
+from tdtrain.data.lexicon import FILE as LEXICON
+from tdtrain.data.lexicon import Lexicon
 from tdtrain.data.pack_options import PackOptions
 from tdtrain.data.page_lines import page_lines, whole_image
 from tdtrain.data.serialise import serialise
@@ -141,7 +143,8 @@ class _Predictor:
         if self.ending == ".txt":
             return {place: "".join(f"{line.text}\n" for line in lines) for place, lines in pages.items()}
         assert self.run.serialisation is not None, "resolved before"
-        texts = [serialise(lines, self.run.serialisation) for lines in pages.values()]
+        mended = [self._lexicon.mended(lines) if self._lexicon else lines for lines in pages.values()]
+        texts = [serialise(lines, self.run.serialisation) for lines in mended]
         answers = write_answers(self._module, self._prompter, texts, self.run.max_answer_tokens) if texts else []
         contents = {}
         for place, (answer, ended) in zip(pages, answers, strict=True):
@@ -184,4 +187,6 @@ class _Predictor:
         self._reader = load_on(device, self.run.reader or self.run.model)
         if self.run.reader is not None:
             self._module, self._prompter = load_writer(self.run.model, device)
+            words = Path(self.run.model) / LEXICON
+            self._lexicon = Lexicon.read(words.read_bytes()) if words.exists() else None
         self._loaded = True

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 
 from rapidfuzz.fuzz import partial_ratio
 
 from tdtrain.data.found import find_blocks
 from tdtrain.data.grid import find_grid
 from tdtrain.data.layout import Grid, PlacedLine, upright
+from tdtrain.data.lexicon import plain
 from tdtrain.data.merged_cells import with_labels
 from tdtrain.data.times import times_of
 from tdtrain.data.timetable import TimeBlock, Timetable
@@ -89,9 +88,4 @@ def _best(scores: Sequence[float]) -> list[bool]:
 
 def _alike(part: str, whole: str) -> float:
     """How well a text is found within another, of 100; readers often miss what stands above or below a letter."""
-    return partial_ratio(_plain(part), _plain(whole)) if len(part) <= len(whole) + 1 else 0.0
-
-
-@lru_cache(maxsize=10_000)
-def _plain(text: str) -> str:
-    return "".join(char for char in unicodedata.normalize("NFKD", text.lower()) if not unicodedata.combining(char))
+    return partial_ratio(plain(part), plain(whole)) if len(part) <= len(whole) + 1 else 0.0

@@ -1,0 +1,130 @@
+"""The words of a corpus's documents, to mend what a reader misread: marks over letters above all.
+
+A word becomes one that is the same but for marks and case, or else one that is a letter or two away. It has to come
+from a document that has several other words of the page as well: words of one language do not become those of another.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+
+from rapidfuzz import process
+from rapidfuzz.distance import OSA
+
+from tdtrain.data.layout import PlacedLine
+from tdtrain.data.timetable import Timetable
+
+FILE = "lexicon.json"
+SHARED, SHARED_IF_MISREAD = 3, 4
+"""So many other words a page has to share with a document, if the word differs in marks alone, or in letters."""
+SHORT, LONG = 5, 9
+"""Words of fewer letters are not mended but in marks; words of so many may differ in two."""
+ALONE = 4
+"""Words of fewer letters are mended where a line has no other."""
+_WORD = re.compile(r"[^\W\d_]{2,}")
+_BARE = str.maketrans("ıłøđðß", "ilodds")
+
+
+class Lexicon:
+    """Words by the documents that have them."""
+
+    def __init__(self, texts: Mapping[str, Sequence[str]]) -> None:
+        """`texts`: what each document says, by the page's name."""
+        self._texts = {page: list(said) for page, said in texts.items()}
+        self._words = {page: {plain(word) for word in _words(said)} for page, said in texts.items()}
+        self._forms: dict[str, dict[str, set[str]]] = {}
+        for page, said in texts.items():
+            for word in _words(said):
+                self._forms.setdefault(plain(word), {}).setdefault(word, set()).add(page)
+        self._long = [word for word in self._forms if len(word) >= SHORT]
+
+    @classmethod
+    def of(cls, documents: Iterable[tuple[str, Timetable]]) -> Lexicon:
+        """Of the days and names of documents, by their pages' names."""
+        return cls({
+            page: sorted({text for block in said.timeblocks for text in (block.day, block.name)})
+            for page, said in documents
+        })  # fmt: skip
+
+    @classmethod
+    def read(cls, content: bytes) -> Lexicon:
+        """What `json` wrote."""
+        return cls(json.loads(content))
+
+    def json(self) -> str:
+        """All of it."""
+        return json.dumps(self._texts, ensure_ascii=False)
+
+    def mended(self, lines: Sequence[PlacedLine], page: str = "") -> list[PlacedLine]:
+        """The lines of one page, their words as documents spell them. What the page's own document says is not used,
+        if the page is one of those: what is learnt from is read as what is met later."""
+        here = {plain(word) for word in _words(line.text for line in lines)}
+        shared = {other: len(words & here) - 1 for other, words in self._words.items() if other != page}
+        known: dict[tuple[str, bool], str] = {}
+
+        def spelled(text: str) -> str:
+            alone = len(_WORD.findall(text)) == 1
+
+            def word(found: re.Match[str]) -> str:
+                key = (found[0], alone)
+                if key not in known:
+                    known[key] = self._spelled(*key, shared)
+                return known[key]
+
+            return _WORD.sub(word, text)
+
+        return [replace(line, text=spelled(line.text)) for line in lines]
+
+    def _spelled(self, word: str, alone: bool, shared: Mapping[str, int]) -> str:
+        """One word as documents have it that share most words with the page."""
+        bare, needed = plain(word), SHARED
+        if bare not in self._forms:
+            needed, most = SHARED_IF_MISREAD, 1 + (len(bare) >= LONG)
+            near = (
+                process.extract(bare, self._long, scorer=OSA.distance, score_cutoff=most) if len(bare) >= SHORT else []
+            )
+            likely = [(self._support(other, shared), -away, other) for other, away, _ in near]
+            if not likely:
+                return word
+            bare = max(likely)[2]
+        elif len(bare) < ALONE and not alone:
+            return word
+        forms = {form: max((shared.get(page, -1) for page in on), default=-1) for form, on in self._forms[bare].items()}
+        enough = [form for form, support in forms.items() if support >= needed]
+        if not enough:
+            return word
+        alike = [form for form in enough if _case(form) == _case(word)]
+        best = max(alike or enough, key=lambda form: (forms[form], form == word, len(self._forms[bare][form])))
+        return best if alike else _cased(best, word)
+
+    def _support(self, bare: str, shared: Mapping[str, int]) -> int:
+        return max(shared.get(page, -1) for on in self._forms[bare].values() for page in on)
+
+
+@lru_cache(maxsize=100_000)
+def plain(text: str) -> str:
+    """Small letters without marks."""
+    parted = unicodedata.normalize("NFKD", text.lower())
+    return "".join(char for char in parted if not unicodedata.combining(char)).translate(_BARE)
+
+
+def _words(texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        yield from _WORD.findall(text)
+
+
+def _case(word: str) -> tuple[bool, bool]:
+    return word.isupper(), word[0].isupper()
+
+
+def _cased(form: str, like: str) -> str:
+    """The form in the case of another word."""
+    if like.isupper():
+        return form.upper()
+    rest = form[1:].lower() if form.isupper() else form[1:]
+    return (form[0].upper() if like[0].isupper() else form[0].lower()) + rest
