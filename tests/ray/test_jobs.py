@@ -237,6 +237,7 @@ def test_lora_teaches_a_language_model_documents_and_resumes(tmp_path: Path) -> 
     assert set(results["writers"]) == {"student", "baseline", "student_true_text", "rules", "rules_true_text"}
     assert all(scores["num_blocks"] > 0 for scores in results["writers"].values())
     assert results["writers"]["rules_true_text"]["valid_schema"] == 1.0
+    assert json.loads((out / "merged" / "lexicon.json").read_text()).keys()
     trained = (out / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns
     run(*command)
     assert (out / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns == trained

@@ -1,0 +1,88 @@
+"""Misread words become those of documents that share words with the page, and no others do."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tdtrain.data.layout import PlacedLine
+from tdtrain.data.lexicon import Lexicon, plain
+from tdtrain.data.timetable import TimeBlock, Timetable
+
+WORD = re.compile(r"[^\W\d_]{2,}")
+TURKISH = ("Pazartesi", "Salı", "Çarşamba", "İngilizce", "Matematik", "Beden Eğitimi")
+POLISH = ("Poniedziałek", "Wtorek", "Śr", "Język polski", "Matematyka", "Świetlica")
+FRENCH = ("Lundi", "Mardi", "Mercredi", "Permanence", "Équipe du matin", "Relève", "Vie de classe")
+LEXICON = Lexicon({"tr": TURKISH, "pl": POLISH, "fr": FRENCH})
+
+
+def mended(*texts: str, lexicon: Lexicon = LEXICON, page: str = "") -> list[str]:
+    lines = [
+        PlacedLine(text, (0.0, float(i), 9.0, float(i), 9.0, i + 1.0, 0.0, i + 1.0)) for i, text in enumerate(texts)
+    ]
+    found = lexicon.mended(lines, page)
+    assert [line.quad for line in found] == [line.quad for line in lines]
+    return [line.text for line in found]
+
+
+def test_marks_and_letters_are_mended_where_the_page_shares_words_with_a_document() -> None:
+    page = ("Pazartesi", "Sali", "Carsamba", "Matematik (R 4)", "Beden Egitimi", "Matemalik", "MATEMALIK", "Müdür")
+    found = mended(*page)
+    assert found == [
+        "Pazartesi",
+        "Salı",
+        "Çarşamba",
+        "Matematik (R 4)",
+        "Beden Eğitimi",
+        "Matematik",
+        "MATEMATIK",
+        "Müdür",
+    ]
+
+
+def test_words_of_other_languages_stay_as_they_are() -> None:
+    page = ("Monday", "Tuesday", "Class 4b", "Mathematics", "Relevo", "Sali")
+    assert mended(*page) == list(page)
+    assert mended(*TURKISH, "Matematyka", "Matematyk")[-2:] == ["Matematyka", "Matematik"]  # a word; nearest to two
+
+
+def test_short_words_are_mended_only_where_they_stand_alone() -> None:
+    page = ("Poniedziałek", "Wtorek", "Język polski", "Świetlica", "Sr", "Sr. Nowak")
+    assert mended(*page)[-2:] == ["Śr", "Sr. Nowak"]
+
+
+def test_a_page_is_not_mended_by_its_own_document() -> None:
+    page = ("Lundi", "Mardi", "Mercredi", "Permańencè", "Equipe du matin")
+    assert mended(*page)[3:] == ["Permanence", "Équipe du matin"]
+    assert mended(*page, page="fr") == list(page)
+
+
+def test_the_words_of_documents_are_kept_in_a_file() -> None:
+    blocks = tuple(
+        TimeBlock(day=day, name=name, startTime="08:00", endTime="08:45")
+        for day, name in (("Salı", "Beden Eğitimi"), ("Pazartesi", "Matematik"), ("Çarşamba", "İngilizce"))
+    )
+    lexicon = Lexicon.of([("page", Timetable(timeblocks=blocks, teacher="Bn. Şahin"))])
+    again = Lexicon.read(lexicon.json().encode())
+    page = ("Pazartesi", "Sali", "Carsamba", "Beden Egitimi", "Bn. Sahin")
+    for one in (lexicon, again):
+        assert mended(*page, lexicon=one) == ["Pazartesi", "Salı", "Çarşamba", "Beden Eğitimi", "Bn. Sahin"]
+
+
+@pytest.mark.parametrize(
+    ("text", "bare"),
+    [("İNGİLİZCE", "ingilizce"), ("Świetlica ł", "swietlica l"), ("KÜLTÜRÜ", "kulturu"), ("ısı", "isi")],
+)
+def test_plain_letters(text: str, bare: str) -> None:
+    assert plain(text) == bare
+
+
+@given(st.lists(st.text(max_size=12), max_size=12))
+def test_any_text_is_taken_and_what_is_no_word_stays(texts: list[str]) -> None:
+    found = mended(*texts)
+    assert len(found) == len(texts)
+    assert [WORD.sub("", text) for text in texts] == [WORD.sub("", text) for text in found]
+    assert mended(*texts, lexicon=Lexicon({})) == texts
