@@ -1,0 +1,92 @@
+"""Answers of services, kept for good: what was paid for once is never asked for again.
+
+    answers/3f/3f9a....json    one an answer, written whole and to the disk the moment it arrives
+
+An answer's name is a hash of all that it depends on: the picture, the service and its model, the prompt and the schema.
+Jobs that share a folder on a file system wait for each other where they ask the same; on an object store, which has no
+locks, two jobs that run at the same time may both ask.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from tdtrain.data.storage import Folder
+from tdtrain.teachers.services.service import Answer, Fixed, Question, Usage
+
+
+class Kept(Fixed):
+    """An answer with what it answers; `paid` is what all attempts at it used."""
+
+    question: Question
+    image: str
+    """SHA-256 of the picture's file."""
+    answer: Answer
+    paid: Usage
+    attempts: int = 1
+    seconds: float
+    """Of the last attempt."""
+    answered: str
+    """When, ISO 8601."""
+
+
+def key_of(question: Question, image: bytes) -> str:
+    """The name of the answer to a question about a picture."""
+    asked = json.dumps([*question.model_dump(mode="json").values(), hashlib.sha256(image).hexdigest()])
+    return hashlib.sha256(asked.encode()).hexdigest()
+
+
+class Answers:
+    """A folder of answers, local or remote. Picklable."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+
+    def get(self, key: str) -> Kept | None:
+        """The answer, if there is one. Raises ValueError where the file is not what `put` wrote."""
+        name = _name(key)
+        if not self._folder.exists(name):
+            return None
+        try:
+            return Kept.model_validate_json(self._folder.read(name))
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ValueError(
+                f"{self._folder.path(name)} is no answer ({first['loc']}: {first['msg']}); remove it to ask again"
+            ) from error
+
+    def put(self, key: str, kept: Kept) -> None:
+        """Keeps an answer; returns when it is on the disk."""
+        name = _name(key)
+        self._folder.write(name, kept.model_dump_json(indent=1).encode())
+        if self._folder.is_local:
+            for path in (Path(self._folder.path(name)), Path(self._folder.path(name)).parent):
+                descriptor = os.open(path, os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+
+    @contextlib.contextmanager
+    def alone(self, key: str) -> Iterator[None]:
+        """While this is held, no other job on the file system asks for this answer. A process that dies lets go."""
+        if not self._folder.is_local:
+            yield
+            return
+        path = Path(self._folder.path(f"locks/{key[:3]}"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def _name(key: str) -> str:
+    return f"answers/{key[:2]}/{key}.json"

@@ -1,0 +1,129 @@
+"""Asking a service about one picture until it has answered: once, patiently, and within the budget."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from hashlib import sha256
+
+from tdtrain.teachers.services.answers import Answers, Kept, key_of
+from tdtrain.teachers.services.desk import Desk
+from tdtrain.teachers.services.service import NOTHING, Busy, Fixed, Refused, Service, Unusable, Usage
+
+
+class Price(Fixed):
+    """What a service takes, US dollars."""
+
+    per_page: float = 0.0
+    per_million_input_tokens: float = 0.0
+    per_million_output_tokens: float = 0.0
+
+    def of(self, usage: Usage) -> float:
+        """What this costs."""
+        tokens = (
+            self.per_million_input_tokens * usage.input_tokens + self.per_million_output_tokens * usage.output_tokens
+        )
+        return self.per_page * usage.pages + tokens / 1e6
+
+
+class Patience(Fixed):
+    """How long one picture is tried."""
+
+    attempts: int = 8
+    """Calls that are not answered, at most."""
+    unusable: int = 3
+    """Answers that cannot be used, at most."""
+    first_wait_s: float = 1.0
+    """After the first call that is not answered; twice as long after each other."""
+    longest_wait_s: float = 60.0
+
+    def wait_s(self, failed: int, draw: float) -> float:
+        """How long to wait after so many failed calls: anything up to a limit that doubles, so that workers that failed
+        together do not come back together (Brooker 2015, Exponential Backoff And Jitter, "full jitter").
+
+        Args:
+            draw: in [0, 1).
+        """
+        return draw * min(self.longest_wait_s, self.first_wait_s * 2.0 ** (failed - 1))
+
+
+class GivenUp(Exception):
+    """There is no answer to be had for this picture; what was paid for trying is `paid`."""
+
+    def __init__(self, reason: str, paid: Usage) -> None:
+        super().__init__(reason)
+        self.paid = paid
+
+
+def ask(
+    service: Service,
+    image: bytes,
+    answers: Answers,
+    desk: Desk,
+    price: Price = Price(),  # noqa: B008 - frozen
+    expected: Usage = NOTHING,
+    patience: Patience = Patience(),  # noqa: B008
+    sleep: Callable[[float], None] = time.sleep,
+    draw: Callable[[], float] = random.random,
+) -> Kept:
+    """The service's answer, the one that is kept or a new one, which is kept from then on.
+
+    Args:
+        image: a PNG or JPEG file.
+        expected: what an attempt may use, set aside of the budget until it is known.
+
+    Raises: GivenUp where the service does not answer, or not so that it can be used; Spent where the budget is.
+    """
+    key = key_of(service.question, image)
+    if (kept := answers.get(key)) is not None:
+        return kept
+    with answers.alone(key):
+        if (kept := answers.get(key)) is not None:  # of another job, meanwhile
+            return kept
+        desk.open()
+        kept = _attempts(service, image, desk, price, expected, patience, sleep, draw)
+        answers.put(key, kept)
+        return kept
+
+
+def _attempts(
+    service: Service,
+    image: bytes,
+    desk: Desk,
+    price: Price,
+    expected: Usage,
+    patience: Patience,
+    sleep: Callable[[float], None],
+    draw: Callable[[], float],
+) -> Kept:
+    paid, failed, unusable, complaint, aside = NOTHING, 0, 0, None, price.of(expected)
+    while True:
+        sleep(desk.begin(aside))
+        used, began = NOTHING, time.perf_counter()
+        try:
+            answer = service.ask(image, complaint)
+            used = answer.usage
+            paid += used
+            return Kept(
+                question=service.question, image=sha256(image).hexdigest(), answer=answer, paid=paid,
+                attempts=failed + unusable + 1, seconds=round(time.perf_counter() - began, 3),
+                answered=datetime.now(UTC).isoformat(timespec="seconds"),
+            )  # fmt: skip
+        except Unusable as error:
+            used, unusable, complaint = error.usage, unusable + 1, str(error)
+            paid += used
+            if unusable >= patience.unusable:
+                raise GivenUp(f"{unusable} answers could not be used, the last: {error}", paid) from error
+        except Busy as error:
+            failed += 1
+            if failed >= patience.attempts:
+                raise GivenUp(f"no answer to {failed} calls, the last: {error}", paid) from error
+            if error.retry_after_s:
+                desk.hold(error.retry_after_s)
+            sleep(patience.wait_s(failed, draw()))
+        except Refused as error:
+            raise GivenUp(str(error), paid) from error
+        finally:
+            desk.ended(aside, price.of(used))

@@ -1,0 +1,85 @@
+"""Where calls to a service are handed out: how fast, and for how much money."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+MARGIN = 1.03
+"""Calls are so much further apart than the limit says, for they do not travel equally fast."""
+
+
+class Spent(Exception):
+    """The budget is used up."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Of one job so far. `cost_usd` includes what calls under way may cost."""
+
+    calls: int = 0
+    pages: int = 0
+    cost_usd: float = 0.0
+
+
+class Desk:
+    """Hands out calls one after the other, evenly: what is not used is not saved up, so no second has more than its
+    share. One for all workers; safe to share between threads.
+
+    Args:
+        per_second: calls that may begin, at most; None: as they come.
+        max_pages: pages that may be asked about.
+        max_cost_usd: what they may cost together.
+    """
+
+    def __init__(
+        self,
+        per_second: float | None = None,
+        max_pages: int | None = None,
+        max_cost_usd: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._apart = MARGIN / per_second if per_second else 0.0
+        self._max_pages, self._max_cost_usd = max_pages, max_cost_usd
+        self._clock, self._lock = clock, threading.Lock()
+        self._next = 0.0
+        self._counts = Counts()
+
+    def open(self) -> None:
+        """One more page. Raises Spent where those were all."""
+        with self._lock:
+            now = self._counts
+            if self._max_pages is not None and now.pages >= self._max_pages:
+                raise Spent(f"max_pages={self._max_pages} pages were asked about")
+            self._counts = Counts(now.calls, now.pages + 1, now.cost_usd)
+
+    def begin(self, may_cost_usd: float = 0.0) -> float:
+        """Sets a call's cost aside. Returns how many seconds from now it may begin. Raises Spent."""
+        with self._lock:
+            now, moment = self._counts, self._clock()
+            if self._max_cost_usd is not None and now.cost_usd + may_cost_usd > self._max_cost_usd:
+                raise Spent(
+                    f"max_cost_usd={self._max_cost_usd:g}: {now.cost_usd:.4f} are spent, and the next call may cost "
+                    f"{may_cost_usd:.4f}"
+                )
+            self._counts = Counts(now.calls + 1, now.pages, now.cost_usd + may_cost_usd)
+            begins = max(moment, self._next)
+            self._next = begins + self._apart
+            return begins - moment
+
+    def ended(self, may_cost_usd: float, cost_usd: float) -> None:
+        """Puts what a call cost in the place of what was set aside for it."""
+        with self._lock:
+            now = self._counts
+            self._counts = Counts(now.calls, now.pages, now.cost_usd + cost_usd - may_cost_usd)
+
+    def hold(self, seconds: float) -> None:
+        """The service asked everybody to wait."""
+        with self._lock:
+            self._next = max(self._next, self._clock() + seconds)
+
+    def counts(self) -> Counts:
+        """What was asked and spent."""
+        return self._counts

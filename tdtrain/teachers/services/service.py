@@ -1,0 +1,100 @@
+"""What a teacher behind an API is asked and says, whichever it is.
+
+A service makes one attempt at a time, without retries of its own: `asking` decides what is tried again, and when.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from tdtrain.data.timetable import Timetable
+
+
+class Fixed(BaseModel):
+    """Immutable, and nothing but its fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Usage(Fixed):
+    """What an attempt is billed by."""
+
+    pages: int = 1
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            pages=self.pages + other.pages,
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+        )
+
+
+NOTHING = Usage(pages=0)
+
+
+class SpokenLine(Fixed):
+    """A line of text that a service found. `quad`: corners clockwise from the top left (x, y, x, y, ...), pixels."""
+
+    text: str
+    confidence: float | None = None
+    quad: tuple[float, ...] | None = None
+
+
+class Answer(Fixed):
+    """What a service says of one picture: lines, a document, or both; `raw` is its answer as it came, JSON."""
+
+    lines: tuple[SpokenLine, ...] = ()
+    document: Timetable | None = None
+    usage: Usage = Usage()
+    raw: str
+
+
+class Question(Fixed):
+    """All that an answer depends on, but for the picture."""
+
+    service: str
+    """Service and model, such as openai/qwen2.5-vl."""
+    prompt: str = ""
+    form: str = ""
+    """The schema that the answer has to fit."""
+
+
+class Service(Protocol):
+    """A teacher behind an API."""
+
+    question: Question
+
+    def ask(self, image: bytes, complaint: str | None = None) -> Answer:
+        """One attempt.
+
+        Args:
+            image: a PNG or JPEG file.
+            complaint: why the answer before could not be used, for those who can be told.
+
+        Raises: Busy, Unusable or Refused.
+        """
+        ...
+
+
+class Busy(Exception):
+    """It may answer later: too many calls, an error of its own, no connection, no answer in time."""
+
+    def __init__(self, reason: str, retry_after_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.retry_after_s = retry_after_s
+
+
+class Unusable(Exception):
+    """It answered, and is paid, but the answer is cut, no JSON, or does not fit the schema."""
+
+    def __init__(self, reason: str, usage: Usage = NOTHING) -> None:
+        super().__init__(reason)
+        self.usage = usage
+
+
+class Refused(Exception):
+    """It will never answer this: a picture it does not take, a key it does not know."""

@@ -1,0 +1,188 @@
+"""Services are asked evenly, patiently, within a budget, and never twice."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import multiprocessing as mp
+import os
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tdtrain.data.storage import open_folder
+from tdtrain.teachers.services.answers import Answers, key_of
+from tdtrain.teachers.services.asking import GivenUp, Patience, Price, ask
+from tdtrain.teachers.services.desk import Desk, Spent
+from tdtrain.teachers.services.service import Answer, Busy, Question, Refused, SpokenLine, Unusable, Usage
+
+QUESTION = Question(service="fake/1", prompt="Read this.", form="lines-1")
+
+
+class Fake:
+    """Does what a script says, an attempt a step: an exception is raised, anything else answered; then it answers."""
+
+    def __init__(self, *script: Exception | str, question: Question = QUESTION) -> None:
+        self.question, self.script, self.complaints = question, list(script), []
+
+    def ask(self, image: bytes, complaint: str | None = None) -> Answer:
+        self.complaints.append(complaint)
+        step = self.script.pop(0) if self.script else image.decode()
+        if isinstance(step, Exception):
+            raise step
+        return Answer(lines=(SpokenLine(text=step),), usage=Usage(input_tokens=100, output_tokens=10), raw="{}")
+
+
+def asked(service: Fake, folder: Path, image: bytes = b"a", **options: object):
+    slept: list[float] = []
+    kept = ask(service, image, Answers(open_folder(folder)), sleep=slept.append, **({"desk": Desk()} | options))  # type: ignore[arg-type]
+    return kept, slept
+
+
+def test_what_was_answered_once_is_not_asked_again(tmp_path: Path) -> None:
+    service = Fake()
+    first, _ = asked(service, tmp_path)
+    again, _ = asked(service, tmp_path)
+    assert again == first and first.answer.lines[0].text == "a" and len(service.complaints) == 1
+    for other in ({"service": "fake/2"}, {"prompt": "Read that."}, {"form": "lines-2"}):
+        asked(Fake(question=QUESTION.model_copy(update=other)), tmp_path)
+    asked(service, tmp_path, b"b")
+    assert len(list(tmp_path.glob("answers/*/*.json"))) == 5
+
+
+def test_an_answer_that_is_none_is_named(tmp_path: Path) -> None:
+    asked(Fake(), tmp_path)
+    (path,) = tmp_path.glob("answers/*/*.json")
+    path.write_text('{"question": 1')
+    with pytest.raises(ValueError, match=f"{path.name} is no answer .*remove it to ask again"):
+        asked(Fake(), tmp_path)
+
+
+def test_failures_are_tried_again_with_longer_waits_and_retry_after_holds_everybody(tmp_path: Path) -> None:
+    now = [0.0]
+    desk = Desk(clock=lambda: now[0])
+    service = Fake(Busy("500"), Busy("429", retry_after_s=7.0), Busy("no answer in 120 s"))
+    kept, slept = asked(service, tmp_path, desk=desk, draw=lambda: 0.5)
+    assert kept.attempts == 4 and kept.paid.input_tokens == 100
+    assert slept == [0.0, 0.5, 0.0, 1.0, 7.0, 2.0, 7.0]  # the clock stands still: the hold is still seven seconds long
+    assert desk.counts().calls == 4 and desk.counts().pages == 1
+
+
+def test_it_is_told_what_was_wrong_and_every_attempt_is_paid(tmp_path: Path) -> None:
+    price = Price(per_page=0.01, per_million_input_tokens=1000.0)
+    desk = Desk()
+    service = Fake(Unusable("timeblocks: Field required", Usage(input_tokens=50)), Busy("500"))
+    kept, _ = asked(service, tmp_path, desk=desk, price=price, expected=Usage(input_tokens=500))
+    assert service.complaints == [None, "timeblocks: Field required", "timeblocks: Field required"]
+    assert kept.paid == Usage(pages=2, input_tokens=150, output_tokens=10) and kept.attempts == 3
+    assert desk.counts().cost_usd == pytest.approx(2 * 0.01 + 150 * 0.001)
+
+
+@pytest.mark.parametrize(
+    ("service", "why"),
+    [
+        (Fake(*[Busy("503")] * 8), "no answer to 8 calls, the last: 503"),
+        (Fake(*[Unusable("no JSON", Usage())] * 3), "3 answers could not be used, the last: no JSON"),
+        (Fake(Refused("the key is not known")), "the key is not known"),
+    ],
+)
+def test_what_never_comes_is_given_up_in_words(service: Fake, why: str, tmp_path: Path) -> None:
+    with pytest.raises(GivenUp, match=why):
+        asked(service, tmp_path)
+    assert not list(tmp_path.glob("answers/*/*.json"))
+
+
+@given(st.lists(st.floats(0, 2), min_size=1, max_size=200), st.floats(0.5, 50))
+def test_no_second_has_more_calls_than_the_limit(gaps: list[float], per_second: float) -> None:
+    now = [0.0]
+    desk = Desk(per_second, clock=lambda: now[0])
+    begun = []
+    for gap in gaps:
+        now[0] += gap
+        begun.append(now[0] + desk.begin())
+    assert begun == sorted(begun)
+    most = math.ceil(per_second)
+    assert all(later - first >= 1 - 1e-9 for first, later in zip(begun, begun[most:], strict=False))
+
+
+def test_a_limit_is_used_to_more_than_nine_tenths() -> None:
+    desk = Desk(20.0, clock=lambda: 0.0)
+    assert 0.9 * 20 <= 200 / [desk.begin() for _ in range(201)][-1] <= 20
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), max_size=50), st.floats(0, 5))
+def test_the_budget_is_never_overspent(calls: list[tuple[float, float]], budget: float) -> None:
+    """As long as no call costs more than was set aside for it."""
+    desk, spent = Desk(max_cost_usd=budget), 0.0
+    for aside, share in calls:
+        try:
+            desk.begin(aside)
+        except Spent:
+            break
+        spent += aside * share
+        desk.ended(aside, aside * share)
+    assert spent <= budget + 1e-9
+
+
+def test_a_budget_of_pages_counts_pages_not_attempts(tmp_path: Path) -> None:
+    desk = Desk(max_pages=2)
+    asked(Fake(Busy("500"), Busy("500")), tmp_path, b"a", desk=desk)
+    asked(Fake(), tmp_path, b"b", desk=desk)
+    asked(Fake(), tmp_path, b"a", desk=desk)  # is there already
+    with pytest.raises(Spent, match="max_pages=2"):
+        asked(Fake(), tmp_path, b"c", desk=desk)
+
+
+@given(st.integers(1, 30), st.floats(0, 1, exclude_max=True))
+def test_waits_stay_below_their_limit(failed: int, draw: float) -> None:
+    patience = Patience(first_wait_s=0.5, longest_wait_s=20.0)
+    assert 0 <= patience.wait_s(failed, draw) <= min(20.0, 0.5 * 2 ** (failed - 1))
+
+
+class Counting(Fake):
+    """Takes a while, and notes each answer it gives in a file."""
+
+    def __init__(self, log: Path) -> None:
+        super().__init__()
+        self._log = log
+
+    def ask(self, image: bytes, complaint: str | None = None) -> Answer:
+        time.sleep(0.01)
+        with self._log.open("ab", buffering=0) as file:
+            file.write(image + b"\n")
+        return super().ask(image, complaint)
+
+
+def all_of_them(folder: str, num: int) -> None:
+    """A job."""
+    service = Counting(Path(folder) / "log")
+    for number in range(num):
+        ask(service, str(number).encode(), Answers(open_folder(folder)), Desk())
+
+
+def test_jobs_that_run_together_and_are_killed_ask_once(tmp_path: Path) -> None:
+    """Ten kills lose at most what was on its way: an answer that is on the disk is never asked for again."""
+    spawn = mp.get_context("spawn")
+    num = 60
+    for kill in itertools.chain([0.05] * 5, [None]):
+        jobs = [spawn.Process(target=all_of_them, args=(str(tmp_path), num)) for _ in range(2)]
+        for job in jobs:
+            job.start()
+        if kill is not None:
+            while not (tmp_path / "log").exists():
+                time.sleep(0.01)
+            time.sleep(kill)
+            for job in jobs:
+                os.kill(job.pid, signal.SIGKILL)
+        for job in jobs:
+            job.join(60)
+    calls = Counter((tmp_path / "log").read_text().split())
+    assert set(calls) == {str(number) for number in range(num)}
+    assert calls.total() <= num + 2 * 5
+    answers = Answers(open_folder(tmp_path))
+    assert all(answers.get(key_of(QUESTION, name.encode())) for name in calls)
