@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import queue
 import random
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -10,7 +12,7 @@ from hashlib import sha256
 
 from tdtrain.teachers.services.answers import Answers, Kept, key_of
 from tdtrain.teachers.services.desk import Desk
-from tdtrain.teachers.services.service import NOTHING, Busy, Fixed, Refused, Service, Unusable, Usage
+from tdtrain.teachers.services.service import NOTHING, Answer, Busy, Fixed, Refused, Service, Unusable, Usage
 
 
 class Price(Fixed):
@@ -38,6 +40,8 @@ class Patience(Fixed):
     first_wait_s: float = 1.0
     """After the first call that is not answered; twice as long after each other."""
     longest_wait_s: float = 60.0
+    deadline_s: float = 300.0
+    """An answer that is not whole by then is none, however it drips: clients only limit each read."""
 
     def wait_s(self, failed: int, draw: float) -> float:
         """How long to wait after so many failed calls: anything up to a limit that doubles, so that workers that failed
@@ -103,7 +107,7 @@ def _attempts(
         sleep(desk.begin(aside))
         used, began = NOTHING, time.perf_counter()
         try:
-            answer = service.ask(image, complaint)
+            answer = _in_time(service, image, complaint, patience.deadline_s)
             used = answer.usage
             paid += used
             return Kept(
@@ -127,3 +131,23 @@ def _attempts(
             raise GivenUp(str(error), paid) from error
         finally:
             desk.ended(aside, price.of(used))
+
+
+def _in_time(service: Service, image: bytes, complaint: str | None, deadline_s: float) -> Answer:
+    """One attempt in a thread of its own, which is left behind where it takes too long."""
+    ended: queue.SimpleQueue[Answer | BaseException] = queue.SimpleQueue()
+
+    def attempt() -> None:
+        try:
+            ended.put(service.ask(image, complaint))
+        except BaseException as error:  # raised below, in the caller's thread
+            ended.put(error)
+
+    threading.Thread(target=attempt, daemon=True).start()
+    try:
+        answer = ended.get(timeout=deadline_s)
+    except queue.Empty:
+        raise Busy(f"no answer in {deadline_s:g} s") from None
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer
