@@ -1,4 +1,4 @@
-"""Have a teacher label a packed corpus once, for all the runs that learn from it.
+"""Have a teacher label a packed corpus once, for all the runs that learn from it; or a service write pages as JSON.
 
     python rayjobs/prepare.py --output_dir runs/lines
     python rayjobs/label.py --dataset_path runs/lines --output_dir runs/labels
@@ -6,21 +6,37 @@
 
     ray job submit --working-dir . -- python rayjobs/label.py --teacher_model microsoft/trocr-large-printed \\
         --dataset_path s3://bucket/lines --output_dir s3://bucket/labels --teacher_actors 8 --teacher_gpus 1
+
+`--task document` asks a service about each page of a folder of images, and leaves annotations/NAME.json. What was
+answered once is never paid again, and never more than a budget; `--task document --help` explains its flags.
+
+    python rayjobs/label.py --task document --service_url http://localhost:8000/v1 --service_model qwen2.5-vl \\
+        --dataset_path scans --output_dir output/asked --calls_per_second 2 --max_pages 100
 """
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tdtrain.cli import parse, run_job, show
-from tdtrain.config import LabelRun
+from tdtrain.config import AskRun, LabelRun
 
 
 def main() -> None:
     """Parses the run, shows it with --dry_run, or runs it."""
+    flags = sys.argv[1:]
+    if "--task=document" in flags or ("--task", "document") in itertools.pairwise(flags):
+        asked = parse(AskRun, __doc__)
+        if asked.dry_run:
+            show(asked)
+        from tdtrain.asking_pages import ask_pages
+
+        run_job(ask_pages, asked)
+        return
     run = parse(LabelRun, __doc__)
     if run.dry_run:
         show(run)

@@ -23,6 +23,7 @@ from tdtrain.options import (
     OptionalTeacher,
     Pages,
     Positive,
+    Price,
     TeacherCache,
     Teaching,
     WithPlaces,
@@ -207,6 +208,8 @@ class LoraDocumentRun(TrainingRun):
 class LabelRun(WithPlaces):
     """Have a teacher label a packed corpus."""
 
+    task: Literal["lines"] = "lines"
+    """lines: what a reader makes of each line. document: see --task document --help."""
     teacher_model: str = "ppocrv6-small"
     """Built-in name, Hugging Face name or folder."""
     dataset_path: str
@@ -220,6 +223,48 @@ class LabelRun(WithPlaces):
     kept: Kept = Kept()
     dry_run: bool = False
     """Print the resolved run and exit."""
+
+
+class AskRun(WithPlaces):
+    """Have a service write every page of a folder as a document."""
+
+    task: Literal["document"] = "document"
+    """document: the timetable as JSON."""
+    service: Literal["openai", "claude"] = "openai"
+    """openai: any endpoint of OpenAI's chat completions, such as vLLM or Ollama; OPENAI_API_KEY, if it needs one.
+    claude: Anthropic's messages; ANTHROPIC_API_KEY."""
+    service_model: str
+    """As the service calls it."""
+    service_url: str | None = None
+    """Of the endpoint, such as http://localhost:8000/v1. Left out: the vendor's own."""
+    dataset_path: str
+    """Folder of images, or of images/ (or s3://); those below it as well."""
+    output_dir: str = "output/asked"
+    """Folder (or s3://): annotations/NAME.json of each page, and answers/, which other jobs may share."""
+    calls_per_second: float | None = Field(default=1.0, gt=0)
+    """Calls that may begin in any second, of all workers together."""
+    calls_at_once: Positive = 8
+    """Calls that wait for an answer side by side, of all workers together."""
+    max_pages: Positive | None = None
+    """Ask about so many pages that have no answer yet, then stop."""
+    max_cost_usd: float | None = Field(default=None, gt=0)
+    """Stop before the service has taken more; needs a price."""
+    price: Price = Price()
+    expected_tokens: tuple[int, int] = (1_500, 1_000)
+    """Of a page and its answer, for the estimate; set aside of the budget for each call under way."""
+    num_workers: int = Field(default=2, ge=0)
+    """That ask side by side on Ray. 0: in this process."""
+    dry_run: bool = False
+    """Print the resolved run, the pages that have no answer and what they may cost, and exit."""
+
+    @model_validator(mode="after")
+    def _budget(self) -> Self:
+        if self.max_cost_usd is not None and self.price == Price():
+            raise ValueError(
+                f"max_cost_usd={self.max_cost_usd:g} needs a price; give per_page, per_million_input_tokens or "
+                "per_million_output_tokens, as the service bills"
+            )
+        return self
 
 
 class PredictRun(WithPlaces):

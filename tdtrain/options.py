@@ -294,3 +294,14 @@ def micro_batches(optimisation: Optimisation, compute: Compute) -> int:
     workers = max(compute.num_workers, 1)
     per_worker = optimisation.batch_size // workers
     return max(1, -(-per_worker // (optimisation.micro_batch_size or per_worker)))
+
+
+class Price(Frozen):
+    """What a service takes, US dollars."""
+
+    per_page: float = Field(default=0.0, ge=0)
+    """For each page that it is asked about."""
+    per_million_input_tokens: float = Field(default=0.0, ge=0)
+    """For a million tokens that it reads, the picture's own among them."""
+    per_million_output_tokens: float = Field(default=0.0, ge=0)
+    """For a million tokens that it writes."""

@@ -10,24 +10,16 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from hashlib import sha256
 
+from tdtrain.options import Price
 from tdtrain.teachers.services.answers import Answers, Kept, key_of
-from tdtrain.teachers.services.desk import Desk
+from tdtrain.teachers.services.desk import AnyDesk
 from tdtrain.teachers.services.service import NOTHING, Answer, Busy, Fixed, Refused, Service, Unusable, Usage
 
 
-class Price(Fixed):
-    """What a service takes, US dollars."""
-
-    per_page: float = 0.0
-    per_million_input_tokens: float = 0.0
-    per_million_output_tokens: float = 0.0
-
-    def of(self, usage: Usage) -> float:
-        """What this costs."""
-        tokens = (
-            self.per_million_input_tokens * usage.input_tokens + self.per_million_output_tokens * usage.output_tokens
-        )
-        return self.per_page * usage.pages + tokens / 1e6
+def cost_of(usage: Usage, price: Price) -> float:
+    """US dollars."""
+    tokens = price.per_million_input_tokens * usage.input_tokens + price.per_million_output_tokens * usage.output_tokens
+    return price.per_page * usage.pages + tokens / 1e6
 
 
 class Patience(Fixed):
@@ -65,7 +57,7 @@ def ask(
     service: Service,
     image: bytes,
     answers: Answers,
-    desk: Desk,
+    desk: AnyDesk,
     price: Price = Price(),  # noqa: B008 - frozen
     expected: Usage = NOTHING,
     patience: Patience = Patience(),  # noqa: B008
@@ -95,14 +87,14 @@ def ask(
 def _attempts(
     service: Service,
     image: bytes,
-    desk: Desk,
+    desk: AnyDesk,
     price: Price,
     expected: Usage,
     patience: Patience,
     sleep: Callable[[float], None],
     draw: Callable[[], float],
 ) -> Kept:
-    paid, failed, unusable, complaint, aside = NOTHING, 0, 0, None, price.of(expected)
+    paid, failed, unusable, complaint, aside = NOTHING, 0, 0, None, cost_of(expected, price)
     while True:
         sleep(desk.begin(aside))
         used, began = NOTHING, time.perf_counter()
@@ -130,7 +122,7 @@ def _attempts(
         except Refused as error:
             raise GivenUp(str(error), paid) from error
         finally:
-            desk.ended(aside, price.of(used))
+            desk.ended(aside, cost_of(used, price))
 
 
 def _in_time(service: Service, image: bytes, complaint: str | None, deadline_s: float) -> Answer:

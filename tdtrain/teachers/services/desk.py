@@ -6,9 +6,24 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 MARGIN = 1.03
 """Calls are so much further apart than the limit says, for they do not travel equally fast."""
+
+
+class AnyDesk(Protocol):
+    """What askers need of a desk; see `Desk`."""
+
+    def open(self) -> None: ...
+
+    def begin(self, may_cost_usd: float = 0.0) -> float: ...
+
+    def ended(self, may_cost_usd: float, cost_usd: float) -> None: ...
+
+    def hold(self, seconds: float) -> None: ...
+
+    def counts(self) -> Counts: ...
 
 
 class Spent(Exception):

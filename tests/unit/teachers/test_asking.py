@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tdtrain.data.storage import open_folder
+from tdtrain.options import Price
 from tdtrain.teachers.services.answers import Answers, key_of
-from tdtrain.teachers.services.asking import GivenUp, Patience, Price, ask
+from tdtrain.teachers.services.asking import GivenUp, Patience, ask
 from tdtrain.teachers.services.desk import Desk, Spent
 from tdtrain.teachers.services.service import Answer, Busy, Question, Refused, SpokenLine, Unusable, Usage
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import threading
 import time
@@ -11,13 +12,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tdtrain.data.storage import open_folder
 from tdtrain.teachers.services.answers import Answers
 from tdtrain.teachers.services.asking import GivenUp, Patience, ask
+from tdtrain.teachers.services.claude import Claude
 from tdtrain.teachers.services.desk import Desk
 from tdtrain.teachers.services.openai_compatible import OpenAiCompatible
-from tdtrain.teachers.services.service import Busy, Refused, Unusable
+from tdtrain.teachers.services.service import Busy, Refused, Service, Unusable
 
 PICTURE = b"\x89PNG a page"
 TIMETABLE = {
@@ -27,13 +30,26 @@ TIMETABLE = {
 Step = Callable[[BaseHTTPRequestHandler, dict], None]
 
 
-def completion(content: str, finish: str = "stop") -> dict:
+def completion(content: str, cut: bool = False) -> dict:
+    """What a model that speaks OpenAI's chat completions answers."""
     message = {"role": "assistant", "content": content}
     return {
         "id": "1", "object": "chat.completion", "created": 1, "model": "m",
-        "choices": [{"index": 0, "message": message, "finish_reason": finish}],
+        "choices": [{"index": 0, "message": message, "finish_reason": "length" if cut else "stop"}],
         "usage": {"prompt_tokens": 900, "completion_tokens": 80, "total_tokens": 980},
     }  # fmt: skip
+
+
+def message(content: str, cut: bool = False) -> dict:
+    """What Claude answers."""
+    return {
+        "id": "1", "type": "message", "role": "assistant", "model": "m", "content": [{"type": "text", "text": content}],
+        "stop_reason": "max_tokens" if cut else "end_turn", "stop_sequence": None,
+        "usage": {"input_tokens": 900, "output_tokens": 80},
+    }  # fmt: skip
+
+
+WIRES = {"openai": (OpenAiCompatible, completion), "claude": (Claude, message)}
 
 
 def says(body: object, status: int = 200, **headers: str) -> Step:
@@ -81,6 +97,11 @@ def drips(handler: BaseHTTPRequestHandler, request: dict) -> None:
 RIGHT = says(completion(json.dumps(TIMETABLE)))
 
 
+def right(handler: BaseHTTPRequestHandler, request: dict) -> None:
+    """The timetable, as the endpoint that was asked has it."""
+    says((message if handler.path.endswith("/messages") else completion)(json.dumps(TIMETABLE)))(handler, request)
+
+
 class Server:
     """Takes the steps of a script, a call each, then answers rightly; `requests` are the bodies that came."""
 
@@ -94,8 +115,8 @@ class Server:
             def do_POST(self) -> None:
                 request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 server.requests.append(request)
-                server.keys.append(self.headers.get("Authorization"))
-                (server.script.pop(0) if server.script else RIGHT)(self, request)
+                server.keys.append(self.headers.get("X-Api-Key") or self.headers.get("Authorization"))
+                (server.script.pop(0) if server.script else right)(self, request)
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -117,28 +138,57 @@ def server() -> Iterator[Server]:
     one.close()
 
 
-def service(server: Server, timeout_s: float = 5.0) -> OpenAiCompatible:
-    return OpenAiCompatible("qwen", server.url, timeout_s=timeout_s)
-
-
-def test_a_page_goes_as_a_picture_with_the_schema_and_comes_back_as_a_document(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(params=WIRES)
+def wire(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("OPENAI_API_KEY", "planted-secret")
-    answer = service(server).ask(PICTURE)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "planted-secret")
+    return request.param
+
+
+def service(wire: str, server: Server, timeout_s: float = 5.0) -> Service:
+    return WIRES[wire][0](
+        "qwen", server.url if wire == "openai" else server.url.removesuffix("/v1"), timeout_s=timeout_s
+    )
+
+
+def said(wire: str, content: str, cut: bool = False) -> Step:
+    return says(WIRES[wire][1](content, cut))
+
+
+def test_a_page_goes_as_a_picture_with_the_schema_and_comes_back_as_a_document(wire: str, server: Server) -> None:
+    answer = service(wire, server).ask(PICTURE)
     assert answer.document is not None and answer.document.model_dump(exclude_none=True, mode="json") == TIMETABLE
     assert (answer.usage.pages, answer.usage.input_tokens, answer.usage.output_tokens) == (1, 900, 80)
     (request,) = server.requests
-    text, picture = request["messages"][0]["content"]
-    assert text["text"].startswith("This picture shows a timetable.")
-    assert base64.b64decode(picture["image_url"]["url"].removeprefix("data:image/png;base64,")) == PICTURE
-    assert request["response_format"]["json_schema"]["schema"]["required"] == ["timeblocks"]
-    assert server.keys == ["Bearer planted-secret"] and "planted" not in answer.model_dump_json()
+    parts = {part["type"]: part for part in request["messages"][0]["content"]}
+    assert parts["text"]["text"].startswith("This picture shows a timetable.")
+    if wire == "openai":
+        sent = parts["image_url"]["image_url"]["url"].removeprefix("data:image/png;base64,")
+        schema = request["response_format"]["json_schema"]["schema"]
+    else:
+        sent = parts["image"]["source"]["data"]
+        schema = request["output_config"]["format"]["schema"]
+    assert base64.b64decode(sent) == PICTURE
+    assert schema["required"] == ["timeblocks"] and schema["additionalProperties"] is False
+    assert server.keys[0].endswith("planted-secret") and "planted" not in answer.model_dump_json()
 
 
-def test_a_complaint_is_told(server: Server) -> None:
-    service(server).ask(PICTURE, "timeblocks: Field required")
-    assert "could not be used: timeblocks: Field required" in server.requests[0]["messages"][0]["content"][0]["text"]
+def test_a_picture_of_another_kind_goes_as_png(wire: str, server: Server) -> None:
+    file = io.BytesIO()
+    Image.new("L", (4, 4)).save(file, "TIFF")
+    service(wire, server).ask(file.getvalue())
+    assert "iVBORw0KGgo" in json.dumps(server.requests[0])  # how PNG begins, in base64
+
+
+def test_a_complaint_is_told(wire: str, server: Server) -> None:
+    service(wire, server).ask(PICTURE, "timeblocks: Field required")
+    assert "could not be used: timeblocks: Field required" in json.dumps(server.requests[0])
+
+
+def test_what_is_no_picture_is_refused_before_anybody_is_asked(wire: str, server: Server) -> None:
+    with pytest.raises(Refused, match="cannot be decoded"):
+        service(wire, server).ask(b"no picture")
+    assert not server.requests
 
 
 @pytest.mark.parametrize(
@@ -146,42 +196,62 @@ def test_a_complaint_is_told(server: Server) -> None:
     [
         (says({"error": {"message": "slow down"}}, 429, Retry_After="3"), Busy, "429"),
         (says({"error": {"message": "oh"}}, 500), Busy, "500"),
+        (says({"error": {"message": "overloaded"}}, 529), Busy, "529"),
         (says({"error": {"message": "who?"}}, 401), Refused, "401"),
         (says({"error": {"message": "no such model"}}, 404), Refused, "404"),
         (says("<html>bad gateway</html>", 502, Content_Type="text/html"), Busy, "502"),
         (says("not JSON at all"), Busy, "no"),
-        (says({"unexpected": True}), Busy, "no completion"),
+        (says({"unexpected": True}), Busy, "is no (completion|message)"),
         (cut_short, Busy, "Connection"),
         (hangs_up, Busy, "Connection"),
-        (says(completion(json.dumps(TIMETABLE)[:40], "length")), Unusable, "cut"),
-        (says(completion("Here is your timetable!")), Unusable, "JSON"),
-        (says(completion('{"timeblocks": [{"day": "Mon"}]}')), Unusable, "timeblocks.0.name: Field required"),
-        (says(completion('{"blocks": []}')), Unusable, "timeblocks: Field required"),
     ],
 )
-def test_each_fault_is_what_it_is(server: Server, step: Step, error: type[Exception], why: str) -> None:
+def test_each_fault_is_what_it_is(wire: str, server: Server, step: Step, error: type[Exception], why: str) -> None:
     server.script = [step]
     with pytest.raises(error, match=why):
-        service(server).ask(PICTURE)
+        service(wire, server).ask(PICTURE)
     assert len(server.requests) == 1  # the client does not try again by itself
 
 
-def test_retry_after_and_usage_come_with_the_faults(server: Server) -> None:
-    server.script = [says({"error": {"message": "slow down"}}, 429, Retry_After="3"), says(completion("{}"))]
-    with pytest.raises(Busy) as busy:
-        service(server).ask(PICTURE)
-    assert busy.value.retry_after_s == 3.0
-    with pytest.raises(Unusable) as unusable:
-        service(server).ask(PICTURE)
+@pytest.mark.parametrize(
+    ("content", "cut", "why"),
+    [
+        (json.dumps(TIMETABLE)[:40], True, "cut"),
+        ("Here is your timetable!", False, "JSON"),
+        ('{"timeblocks": [{"day": "Mon"}]}', False, r"timeblocks\.0\.name: Field required"),
+        ('{"blocks": []}', False, "timeblocks: Field required"),
+    ],
+)
+def test_an_answer_that_does_not_fit_is_unusable_and_paid(
+    wire: str, server: Server, content: str, cut: bool, why: str
+) -> None:
+    server.script = [said(wire, content, cut)]
+    with pytest.raises(Unusable, match=why) as unusable:
+        service(wire, server).ask(PICTURE)
     assert unusable.value.usage.input_tokens == 900
 
 
-def test_an_answer_that_drips_is_given_up_in_time(server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("told", "seconds"), [("3", 3.0), ("0.5", 0.5), ("Wed, 21 Oct 2026 07:28:00 GMT", None)])
+def test_retry_after_is_told(wire: str, server: Server, told: str, seconds: float | None) -> None:
+    server.script = [says({"error": {"message": "slow down"}}, 429, Retry_After=told)]
+    with pytest.raises(Busy) as busy:
+        service(wire, server).ask(PICTURE)
+    assert busy.value.retry_after_s == seconds
+
+
+def test_a_refusal_of_the_model_is_final(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "planted-secret")
+    server.script = [says(message("I cannot.") | {"stop_reason": "refusal"})]
+    with pytest.raises(Refused, match="refused"):
+        service("claude", server).ask(PICTURE)
+
+
+def test_an_answer_that_drips_is_given_up_in_time(wire: str, server: Server, tmp_path: Path) -> None:
     server.script = [drips]
     began = time.perf_counter()
     with pytest.raises(GivenUp, match=r"no answer in 0\.5 s"):
         ask(
-            service(server),
+            service(wire, server),
             PICTURE,
             Answers(open_folder(tmp_path)),
             Desk(),
@@ -190,23 +260,24 @@ def test_an_answer_that_drips_is_given_up_in_time(server: Server, tmp_path: Path
     assert time.perf_counter() - began < 5
 
 
-def test_after_any_faults_the_page_is_answered_and_kept(server: Server, tmp_path: Path) -> None:
-    server.script = [says({"error": {}}, 500), cut_short, says(completion("{}")), hangs_up]
+def test_after_any_faults_the_page_is_answered_and_kept(wire: str, server: Server, tmp_path: Path) -> None:
+    server.script = [says({"error": {}}, 500), cut_short, said(wire, "{}"), hangs_up]
     answers, desk = Answers(open_folder(tmp_path)), Desk()
-    kept = ask(service(server), PICTURE, answers, desk, sleep=lambda _: None)
+    kept = ask(service(wire, server), PICTURE, answers, desk, sleep=lambda _: None)
     assert kept.attempts == 5 == len(server.requests) == desk.counts().calls
     assert kept.paid.input_tokens == 1800
-    again = ask(service(server), PICTURE, answers, desk, sleep=lambda _: None)
+    again = ask(service(wire, server), PICTURE, answers, desk, sleep=lambda _: None)
     assert again == kept and len(server.requests) == 5
 
 
-def test_a_wrong_key_is_said_at_once(server: Server, tmp_path: Path) -> None:
+def test_a_wrong_key_is_said_at_once(wire: str, server: Server, tmp_path: Path) -> None:
     server.script = [says({"error": {"message": "who are you?"}}, 401)]
     with pytest.raises(GivenUp, match=r"401.*who are you"):
-        ask(service(server), PICTURE, Answers(open_folder(tmp_path)), Desk())
+        ask(service(wire, server), PICTURE, Answers(open_folder(tmp_path)), Desk())
 
 
-def test_without_a_url_a_key_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    with pytest.raises(ValueError, match="OPENAI_API_KEY"):
-        OpenAiCompatible("gpt-x")
+@pytest.mark.parametrize(("wire", "key"), [("openai", "OPENAI_API_KEY"), ("claude", "ANTHROPIC_API_KEY")])
+def test_a_key_comes_from_the_environment_alone(wire: str, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(key, raising=False)
+    with pytest.raises(ValueError, match=key):
+        WIRES[wire][0]("some-model")

@@ -1,0 +1,156 @@
+"""The job that has a service write pages as documents: images in, one JSON file a page out. Nothing is paid twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from tdtrain.config import AskRun
+from tdtrain.data.corpus import scan_images
+from tdtrain.data.storage import absolute, open_folder
+from tdtrain.data.timetable import Document
+from tdtrain.ray_map import Task, map_tasks
+from tdtrain.teachers.services.answers import Answers, key_of
+from tdtrain.teachers.services.asking import GivenUp, ask, cost_of
+from tdtrain.teachers.services.desk import AnyDesk, Counts, Desk, Spent
+from tdtrain.teachers.services.service import Service, Usage
+from tdtrain.train.progress import Display
+
+FAILED = "failed.jsonl"
+ROUNDS = 4
+"""Calls side by side that a task of one worker has, one after the other."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How many pages have their document now; how many of them were answered before, failed, or are left."""
+
+    done: int
+    there: int
+    failed: int
+    left: int
+    counts: Counts
+
+
+def ask_pages(run: AskRun) -> Asked:
+    """Asks about every page that has no answer yet, and writes annotations/NAME.json of each that has one.
+
+    Raises: ValueError where there is no image, or the service cannot be used.
+    """
+    run = run.model_copy(update={"dataset_path": absolute(run.dataset_path), "output_dir": absolute(run.output_dir)})
+    service = service_of(run)
+    images = _images(run)
+    out, answers = open_folder(run.output_dir), Answers(open_folder(run.output_dir))
+    source = open_folder(run.dataset_path)
+    missing = {
+        name: path for name, path in images.items() if not answers.get(key_of(service.question, source.read(path)))
+    }
+    estimate = cost_of(_expected(run), run.price) * len(missing)
+    with Display() as display:
+        words = f"; they may cost {estimate:.2f} US dollars" if estimate else ""
+        display.say(
+            f"{len(images):,} pages, {len(missing):,} of them without an answer of {service.question.service}{words}"
+        )
+        if run.dry_run:
+            return Asked(0, len(images) - len(missing), 0, len(missing), Counts())
+        desk: AnyDesk = Desk(run.calls_per_second, run.max_pages, run.max_cost_usd)
+        if run.num_workers and missing:
+            from tdtrain.ray_start import connect  # Ray only where it is used
+            from tdtrain.teachers.services.desk_on_ray import SharedDesk
+
+            connect()
+            desk = SharedDesk(run.calls_per_second, run.max_pages, run.max_cost_usd)
+        counting, ended = display.counting("ask", "pages"), 0
+        reasons: dict[str, str] = {}
+        tasks = list(_tasks(images, run))
+        for outcome in map_tasks(_Asker, (run, desk), tasks, run.num_workers if missing else 0, cpus=0.5):
+            reasons |= dict(zip(outcome["images"], outcome["reasons"], strict=True))
+            ended += len(outcome["images"])
+            counting(ended, len(images))
+        failed = {image: why for image, why in reasons.items() if why and not why.startswith(_LEFT)}
+        left = sum(why.startswith(_LEFT) for why in reasons.values())
+        out.delete(FAILED)
+        if failed:
+            rows = (json.dumps({"image": image, "reason": why}, ensure_ascii=False) for image, why in failed.items())
+            out.write(FAILED, "".join(f"{row}\n" for row in rows).encode())
+        counts = desk.counts()
+        done = len(images) - len(failed) - left
+        result = Asked(done, len(images) - len(missing), len(failed), left, counts)
+        display.say(
+            f"{done} documents, {result.there} of them answered before; {len(failed)} failed"
+            f"{f', see {FAILED}' if failed else ''}; {left} left; {counts.calls} calls"
+            f"{f', {counts.cost_usd:.4f} US dollars' if counts.cost_usd else ''}: {run.output_dir}"
+        )
+    return result
+
+
+def service_of(run: AskRun) -> Service:
+    """The service that a run names. Raises ValueError where its package or its key is missing."""
+    try:
+        if run.service == "claude":
+            from tdtrain.teachers.services.claude import Claude  # each is a package of its own
+
+            return Claude(run.service_model, run.service_url)
+        from tdtrain.teachers.services.openai_compatible import OpenAiCompatible
+    except ImportError as error:
+        raise ValueError(f"service={run.service} needs its SDK; run `pip install 'tdtrain[services]'`") from error
+    return OpenAiCompatible(run.service_model, run.service_url)
+
+
+_LEFT = "left: "
+
+
+class _Asker:
+    """Asks about the pages of a task, several at once."""
+
+    def __init__(self, run: AskRun, desk: AnyDesk) -> None:
+        self._run, self._desk = run, desk
+        self._service = service_of(run)
+        self._threads = max(1, run.calls_at_once // max(run.num_workers, 1))
+
+    def __call__(self, task: Task) -> Task:
+        with ThreadPoolExecutor(self._threads) as pool:
+            reasons = list(pool.map(self._one, task["names"], task["images"]))
+        return {"images": list(task["images"]), "reasons": reasons}
+
+    def _one(self, name: str, path: str) -> str:
+        """Why there is no document; empty where there is."""
+        run = self._run
+        answers, out = Answers(open_folder(run.output_dir)), open_folder(run.output_dir)
+        image = open_folder(run.dataset_path).read(path)
+        try:
+            kept = ask(self._service, image, answers, self._desk, run.price, _expected(run))
+        except GivenUp as error:
+            return str(error)
+        except Spent as error:
+            return f"{_LEFT}{error}"
+        if kept.answer.document is None:
+            return "the answer holds no document"
+        document = Document(image_path=path, **kept.answer.document.model_dump())
+        content = document.model_dump_json(indent=1, exclude_none=True) + "\n"
+        target = f"annotations/{name}.json"
+        if not out.exists(target) or out.read(target) != content.encode():
+            out.write(target, content.encode())
+        return ""
+
+
+def _images(run: AskRun) -> dict[str, str]:
+    source = open_folder(run.dataset_path)
+    images, bad = scan_images(source, "images" if source.files("images") else "")
+    if not images:
+        why = f" ({bad[0].path}: {bad[0].reason})" if bad else ""
+        raise ValueError(f"dataset_path={run.dataset_path} holds no image that can be used{why}")
+    return images
+
+
+def _tasks(images: dict[str, str], run: AskRun) -> Iterator[Task]:
+    names, size = sorted(images), ROUNDS * max(1, run.calls_at_once // max(run.num_workers, 1))
+    for start in range(0, len(names), size):
+        some = names[start : start + size]
+        yield {"names": some, "images": [images[name] for name in some]}
+
+
+def _expected(run: AskRun) -> Usage:
+    return Usage(input_tokens=run.expected_tokens[0], output_tokens=run.expected_tokens[1])

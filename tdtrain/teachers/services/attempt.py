@@ -1,0 +1,46 @@
+"""One call of a vendor's SDK, its errors told apart: what may be tried again, and what never helps.
+
+The SDKs of OpenAI and Anthropic are generated alike, and name their errors alike.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from types import ModuleType
+from typing import TypeVar
+
+from tdtrain.teachers.services.service import Busy, Refused
+
+Said = TypeVar("Said")
+LATER = (408, 409, 425, 429)
+"""And all from 500 on."""
+
+
+def attempt(sdk: ModuleType, key: str, call: Callable[[], Said]) -> Said:
+    """What the call returns.
+
+    Args:
+        key: a secret that no reason may hold: some servers say which one they refuse.
+
+    Raises: Busy or Refused.
+    """
+    try:
+        return call()
+    except sdk.APIStatusError as error:
+        reason = f"{error.status_code}: {error.message}".replace(key, "***")
+        if error.status_code in LATER or error.status_code >= 500:
+            raise Busy(reason, _seconds(error.response.headers.get("retry-after"))) from None
+        raise Refused(reason) from None  # its cause holds the request
+    except sdk.APIConnectionError as error:  # time-outs too
+        raise Busy(f"{type(error).__name__}: {error}") from error
+    except (sdk.APIResponseValidationError, json.JSONDecodeError) as error:
+        raise Busy(f"its answer is no JSON ({error})") from error
+
+
+def _seconds(told: str | None) -> float | None:
+    """What Retry-After says in seconds; dates, which it may say as well, are not waited for."""
+    try:
+        return max(0.0, float(told)) if told else None
+    except ValueError:
+        return None

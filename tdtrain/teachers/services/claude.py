@@ -1,0 +1,62 @@
+"""Claude through Anthropic's SDK, its answers held to the timetable's schema."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import anthropic
+
+from tdtrain.data.timetable import Timetable
+from tdtrain.teachers.services.attempt import attempt
+from tdtrain.teachers.services.document import FORM, PROMPT, answer_of, asked, picture
+from tdtrain.teachers.services.service import Answer, Busy, Question, Refused, Usage
+
+KEY = "ANTHROPIC_API_KEY"
+
+
+class Claude:
+    """One model. Its key is ANTHROPIC_API_KEY.
+
+    Args:
+        model: as Anthropic calls it.
+        url: None: Anthropic's own.
+        timeout_s: of each read.
+        max_tokens: of an answer.
+    """
+
+    def __init__(
+        self, model: str, url: str | None = None, prompt: str = PROMPT, timeout_s: float = 120.0, max_tokens: int = 8192
+    ) -> None:
+        self.question = Question(service=f"claude/{model}", prompt=prompt, form=FORM)
+        self._model, self._max_tokens = model, max_tokens
+        key = os.environ.get(KEY)
+        if not key:
+            raise ValueError(f"service=claude needs {KEY} in the environment")
+        self._key = key
+        self._client = anthropic.Anthropic(api_key=key, base_url=url, timeout=timeout_s, max_retries=0)
+
+    def ask(self, image: bytes, complaint: str | None = None) -> Answer:
+        """See `Service`."""
+        said = attempt(anthropic, self._key, lambda: self._create(image, asked(self.question.prompt, complaint)))
+        if not getattr(said, "content", None) or not getattr(said, "usage", None):
+            raise Busy("its answer is no message")
+        if said.stop_reason == "refusal":
+            raise Refused("the model refused to answer")
+        used = Usage(input_tokens=said.usage.input_tokens, output_tokens=said.usage.output_tokens)
+        content = "".join(part.text for part in said.content if part.type == "text")
+        return answer_of(content, said.stop_reason == "max_tokens", used, said.model_dump_json())
+
+    def _create(self, image: bytes, text: str) -> Any:
+        kind, content = picture(image)
+        parts: Any = [
+            {"type": "image", "source": {"type": "base64", "media_type": kind, "data": content}},
+            {"type": "text", "text": text},
+        ]
+        schema: Any = anthropic.transform_schema(Timetable)
+        return self._client.messages.create(
+            model=self._model,
+            max_tokens=self._max_tokens,
+            messages=[{"role": "user", "content": parts}],
+            output_config={"format": {"type": "json_schema", "schema": schema}},
+        )

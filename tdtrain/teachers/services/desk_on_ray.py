@@ -1,0 +1,44 @@
+"""One desk for the workers of a whole cluster."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+
+from tdtrain.teachers.services.desk import Counts, Desk
+
+_Desk = ray.remote(num_cpus=0, max_concurrency=64)(Desk)
+
+
+class SharedDesk:
+    """A desk that lives in an actor of its own. Picklable; every copy is the same desk."""
+
+    def __init__(self, per_second: float | None, max_pages: int | None, max_cost_usd: float | None) -> None:
+        self._actor: Any = _Desk.remote(per_second, max_pages, max_cost_usd)
+
+    def open(self) -> None:
+        """See `Desk`."""
+        self._call("open")
+
+    def begin(self, may_cost_usd: float = 0.0) -> float:
+        """See `Desk`."""
+        return self._call("begin", may_cost_usd)
+
+    def ended(self, may_cost_usd: float, cost_usd: float) -> None:
+        """See `Desk`."""
+        self._call("ended", may_cost_usd, cost_usd)
+
+    def hold(self, seconds: float) -> None:
+        """See `Desk`."""
+        self._call("hold", seconds)
+
+    def counts(self) -> Counts:
+        """See `Desk`."""
+        return self._call("counts")
+
+    def _call(self, method: str, *arguments: float) -> Any:
+        try:
+            return ray.get(getattr(self._actor, method).remote(*arguments))
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None  # type: ignore[misc]

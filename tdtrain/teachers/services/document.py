@@ -1,0 +1,56 @@
+"""What models that see pictures are asked about a page, and what they have to answer."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+from PIL import Image
+from pydantic import ValidationError
+
+from tdtrain.data.timetable import Timetable
+from tdtrain.teachers.services.service import Answer, Refused, Unusable, Usage
+
+PROMPT = (
+    "This picture shows a timetable. Write down all that it says, as JSON: a block for each lesson, shift or "
+    "departure, with its day and its name as they are printed, and when it starts and ends as HH:MM. Leave out what is "
+    "not printed."
+)
+COMPLAINT = "Your last answer could not be used: {}. Answer again, with the whole timetable."
+FORM = "timetable-1"
+"""Changes whenever the schema of `Timetable` does."""
+_KINDS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg"}
+
+
+def asked(prompt: str, complaint: str | None) -> str:
+    """The prompt, and what was wrong with the answer before."""
+    return prompt + (f"\n\n{COMPLAINT.format(complaint)}" if complaint else "")
+
+
+def picture(image: bytes) -> tuple[str, str]:
+    """The media type of a picture's file, and its bytes in base64; as PNG where it is none of a kind that all take.
+
+    Raises: Refused where it is no picture.
+    """
+    kind = next((name for magic, name in _KINDS.items() if image.startswith(magic)), None)
+    if kind is None:
+        file = io.BytesIO()
+        try:
+            Image.open(io.BytesIO(image)).convert("RGB").save(file, "PNG")
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            raise Refused(f"the picture cannot be decoded ({error})") from error
+        kind, image = "png", file.getvalue()
+    return f"image/{kind}", base64.b64encode(image).decode()
+
+
+def answer_of(content: str, cut: bool, used: Usage, raw: str) -> Answer:
+    """The timetable that a model wrote. Raises Unusable where it is cut, no JSON, or does not fit the schema."""
+    if cut:
+        raise Unusable("it is cut; it was too long", used)
+    try:
+        document = Timetable.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise Unusable(f"{where}: {first['msg']}" if where else first["msg"], used) from error
+    return Answer(document=document, usage=used, raw=raw)

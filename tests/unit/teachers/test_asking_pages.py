@@ -1,0 +1,94 @@
+"""The job that asks a service about a folder of pages: every page once, whatever fails, and within the budget."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydantic import ValidationError
+
+from tdtrain.asking_pages import ask_pages
+from tdtrain.config import AskRun
+from tests.unit.teachers.test_services import TIMETABLE, Server, completion, cut_short, says
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    one = Server()
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def pages(tmp_path: Path) -> Path:
+    folder = tmp_path / "scans" / "images"
+    (folder / "more").mkdir(parents=True)
+    for number in range(6):
+        place = folder / ("more" if number > 3 else ".") / f"page{number}.png"
+        Image.fromarray(np.full((8, 8, 3), 40 * number, np.uint8)).save(place)
+    return folder.parent
+
+
+def run(server: Server, pages: Path, **changes: object) -> AskRun:
+    told = {"service_model": "qwen", "service_url": server.url, "dataset_path": str(pages), "num_workers": 0}
+    return AskRun(**(told | {"output_dir": str(pages.parent / "out"), "calls_per_second": None} | changes))  # type: ignore[arg-type]
+
+
+def test_every_page_has_its_document_and_is_asked_about_once(server: Server, pages: Path) -> None:
+    server.script = [says({"error": {}}, 500), cut_short, says(completion("{}"))]
+    asked = ask_pages(run(server, pages, price={"per_million_input_tokens": 2.0}))
+    assert (asked.done, asked.there, asked.failed, asked.left) == (6, 0, 0, 0)
+    assert len(server.requests) == 9 == asked.counts.calls
+    assert asked.counts.cost_usd == pytest.approx(7 * 900 * 2e-6)  # two calls were not answered
+    out = pages.parent / "out"
+    names = {str(path.relative_to(out / "annotations")) for path in out.glob("annotations/**/*.json")}
+    assert names == {"page0.json", "page1.json", "page2.json", "page3.json", "more/page4.json", "more/page5.json"}
+    document = json.loads((out / "annotations/more/page4.json").read_text())
+    assert document == {"image_path": "images/more/page4.png", **TIMETABLE}
+    again = ask_pages(run(server, pages))
+    assert (again.done, again.there, again.counts.calls) == (6, 6, 0) and len(server.requests) == 9
+    elsewhere = ask_pages(run(server, pages, output_dir=str(out), service_model="other"))
+    assert elsewhere.there == 0 and len(server.requests) == 15
+
+
+def test_what_fails_is_said_and_tried_again_by_the_next_run(server: Server, pages: Path) -> None:
+    server.script = [says({"error": {"message": "a picture of nothing"}}, 400)]
+    asked = ask_pages(run(server, pages, calls_at_once=1))
+    assert (asked.done, asked.failed) == (5, 1)
+    (failed,) = map(json.loads, (pages.parent / "out" / "failed.jsonl").read_text().splitlines())
+    assert failed["reason"].startswith("400: ") and "a picture of nothing" in failed["reason"]
+    assert ask_pages(run(server, pages)).done == 6 and not (pages.parent / "out" / "failed.jsonl").exists()
+
+
+def test_a_budget_of_pages_or_money_is_kept(server: Server, pages: Path) -> None:
+    asked = ask_pages(run(server, pages, max_pages=2))
+    assert (asked.done, asked.left, len(server.requests)) == (2, 4, 2)
+    dear = {"max_cost_usd": 0.05, "price": {"per_page": 0.02}, "calls_at_once": 1}
+    asked = ask_pages(run(server, pages, **dear))
+    assert (asked.done, asked.there, asked.left, len(server.requests)) == (4, 2, 2, 4)
+    assert asked.counts.cost_usd == pytest.approx(0.04)
+
+
+def test_a_dry_run_asks_nothing(server: Server, pages: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ask_pages(run(server, pages, dry_run=True, price={"per_page": 0.5}))
+    said = " ".join(capsys.readouterr().err.split())
+    assert "6 pages, 6 of them without an answer of openai/qwen; they may cost 3.00 US dollars" in said
+    assert not server.requests and not (pages.parent / "out").exists()
+
+
+def test_a_budget_without_a_price_is_refused(server: Server, pages: Path) -> None:
+    with pytest.raises(ValidationError, match="max_cost_usd=1 needs a price"):
+        run(server, pages, max_cost_usd=1.0)
+
+
+def test_no_secret_reaches_the_disk(server: Server, pages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "planted-secret-4711")
+    server.script = [says({"error": {"message": "planted-secret-4711 is not known"}}, 401)]
+    ask_pages(run(server, pages, calls_at_once=1))
+    assert any("4711" in (key or "") for key in server.keys)
+    held = [path for path in pages.parent.rglob("*") if path.is_file()]
+    assert held and not [path for path in held if b"4711" in path.read_bytes()]
