@@ -15,7 +15,7 @@ from tdtrain.ray_map import Task, map_tasks
 from tdtrain.teachers.services.answers import Answers, key_of
 from tdtrain.teachers.services.asking import GivenUp, ask, cost_of
 from tdtrain.teachers.services.desk import AnyDesk, Counts, Desk, Spent
-from tdtrain.teachers.services.service import Service, Usage
+from tdtrain.teachers.services.service import NOTHING, Service, Usage
 from tdtrain.train.progress import Display
 
 FAILED = "failed.jsonl"
@@ -32,6 +32,9 @@ class Asked:
     failed: int
     left: int
     counts: Counts
+    """Of this job alone."""
+    paid: Usage
+    """For all documents that there are, whichever job asked."""
 
 
 def ask_pages(run: AskRun) -> Asked:
@@ -54,7 +57,7 @@ def ask_pages(run: AskRun) -> Asked:
             f"{len(images):,} pages, {len(missing):,} of them without an answer of {service.question.service}{words}"
         )
         if run.dry_run:
-            return Asked(0, len(images) - len(missing), 0, len(missing), Counts())
+            return Asked(0, len(images) - len(missing), 0, len(missing), Counts(), NOTHING)
         desk: AnyDesk = Desk(run.calls_per_second, run.max_pages, run.max_cost_usd)
         if run.num_workers and missing:
             from tdtrain.ray_start import connect  # Ray only where it is used
@@ -64,9 +67,11 @@ def ask_pages(run: AskRun) -> Asked:
             desk = SharedDesk(run.calls_per_second, run.max_pages, run.max_cost_usd)
         counting, ended = display.counting("ask", "pages"), 0
         reasons: dict[str, str] = {}
+        paid = NOTHING
         tasks = list(_tasks(images, run))
         for outcome in map_tasks(_Asker, (run, desk), tasks, run.num_workers if missing else 0, cpus=0.5):
             reasons |= dict(zip(outcome["images"], outcome["reasons"], strict=True))
+            paid = sum((Usage(**one) for one in outcome["paid"]), paid)
             ended += len(outcome["images"])
             counting(ended, len(images))
         failed = {image: why for image, why in reasons.items() if why and not why.startswith(_LEFT)}
@@ -75,14 +80,17 @@ def ask_pages(run: AskRun) -> Asked:
         if failed:
             rows = (json.dumps({"image": image, "reason": why}, ensure_ascii=False) for image, why in failed.items())
             out.write(FAILED, "".join(f"{row}\n" for row in rows).encode())
-        counts = desk.counts()
+        counts, cost = desk.counts(), cost_of(paid, run.price)
         done = len(images) - len(failed) - left
-        result = Asked(done, len(images) - len(missing), len(failed), left, counts)
+        result = Asked(done, len(images) - len(missing), len(failed), left, counts, paid)
+        where = f", see {FAILED}" if failed else ""
+        money = f", {counts.cost_usd:.4f} US dollars" if counts.cost_usd else ""
         display.say(
-            f"{done} documents, {result.there} of them answered before; {len(failed)} failed"
-            f"{f', see {FAILED}' if failed else ''}; {left} left; {counts.calls} calls"
-            f"{f', {counts.cost_usd:.4f} US dollars' if counts.cost_usd else ''}: {run.output_dir}"
+            f"{done} documents, {result.there} of them answered before; {len(failed)} failed{where}; {left} left; "
+            f"{counts.calls} calls{money}: {run.output_dir}"
         )
+        if cost:
+            display.say(f"all answers of these documents cost {cost:.4f} US dollars")
     return result
 
 
@@ -112,28 +120,29 @@ class _Asker:
 
     def __call__(self, task: Task) -> Task:
         with ThreadPoolExecutor(self._threads) as pool:
-            reasons = list(pool.map(self._one, task["names"], task["images"]))
-        return {"images": list(task["images"]), "reasons": reasons}
+            found = list(pool.map(self._one, task["names"], task["images"]))
+        reasons, paid = [reason for reason, _ in found], [usage.model_dump() for _, usage in found]
+        return {"images": list(task["images"]), "reasons": reasons, "paid": paid}
 
-    def _one(self, name: str, path: str) -> str:
-        """Why there is no document; empty where there is."""
+    def _one(self, name: str, path: str) -> tuple[str, Usage]:
+        """Why there is no document, empty where there is; and what it took."""
         run = self._run
         answers, out = Answers(open_folder(run.output_dir)), open_folder(run.output_dir)
         image = open_folder(run.dataset_path).read(path)
         try:
             kept = ask(self._service, image, answers, self._desk, run.price, _expected(run))
         except GivenUp as error:
-            return str(error)
+            return str(error), error.paid
         except Spent as error:
-            return f"{_LEFT}{error}"
+            return f"{_LEFT}{error}", NOTHING
         if kept.answer.document is None:
-            return "the answer holds no document"
+            return "the answer holds no document", kept.paid
         document = Document(image_path=path, **kept.answer.document.model_dump())
         content = document.model_dump_json(indent=1, exclude_none=True) + "\n"
         target = f"annotations/{name}.json"
         if not out.exists(target) or out.read(target) != content.encode():
             out.write(target, content.encode())
-        return ""
+        return "", kept.paid
 
 
 def _images(run: AskRun) -> dict[str, str]:

@@ -8,14 +8,13 @@ import ray
 
 from tdtrain.teachers.services.desk import Counts, Desk
 
-_Desk = ray.remote(num_cpus=0, max_concurrency=64)(Desk)
-
 
 class SharedDesk:
     """A desk that lives in an actor of its own. Picklable; every copy is the same desk."""
 
     def __init__(self, per_second: float | None, max_pages: int | None, max_cost_usd: float | None) -> None:
-        self._actor: Any = _Desk.remote(per_second, max_pages, max_cost_usd)
+        actor: Any = ray.remote(Desk)
+        self._actor = actor.options(num_cpus=0, max_concurrency=64).remote(per_second, max_pages, max_cost_usd)
 
     def open(self) -> None:
         """See `Desk`."""

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import json
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +19,9 @@ from pydantic import ValidationError
 
 from tdtrain.asking_pages import ask_pages
 from tdtrain.config import AskRun
-from tests.unit.teachers.test_services import TIMETABLE, Server, completion, cut_short, says
+from tests.unit.teachers.test_services import TIMETABLE, Server, completion, cut_short, hangs_up, right, says
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -44,6 +52,7 @@ def test_every_page_has_its_document_and_is_asked_about_once(server: Server, pag
     assert (asked.done, asked.there, asked.failed, asked.left) == (6, 0, 0, 0)
     assert len(server.requests) == 9 == asked.counts.calls
     assert asked.counts.cost_usd == pytest.approx(7 * 900 * 2e-6)  # two calls were not answered
+    assert asked.paid.pages == 7 and asked.paid.input_tokens == 7 * 900
     out = pages.parent / "out"
     names = {str(path.relative_to(out / "annotations")) for path in out.glob("annotations/**/*.json")}
     assert names == {"page0.json", "page1.json", "page2.json", "page3.json", "more/page4.json", "more/page5.json"}
@@ -92,3 +101,54 @@ def test_no_secret_reaches_the_disk(server: Server, pages: Path, monkeypatch: py
     assert any("4711" in (key or "") for key in server.keys)
     held = [path for path in pages.parent.rglob("*") if path.is_file()]
     assert held and not [path for path in held if b"4711" in path.read_bytes()]
+
+
+FAULTS = (
+    says({"error": {"message": "slow down"}}, 429, Retry_After="0.05"), says({"error": {}}, 500), cut_short, hangs_up,
+    says("no JSON"), says(completion("no JSON either")), says(completion(json.dumps(TIMETABLE)[:50], cut=True)),
+)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_faulty_service_and_five_kills_cost_no_page_twice(server: Server, tmp_path: Path) -> None:
+    """30 % of the calls fail, and the job is killed five times: what is on the disk is never asked for again."""
+    rng, num = random.Random(0), 80
+    (tmp_path / "images").mkdir()
+    for number in range(num):
+        Image.fromarray(np.full((4, 4, 3), number, np.uint8)).save(tmp_path / "images" / f"{number:02}.png")
+    answered: Counter[str] = Counter()
+
+    def sometimes(handler: BaseHTTPRequestHandler, request: dict) -> None:
+        time.sleep(0.02)
+        if rng.random() < 0.3:
+            rng.choice(FAULTS)(handler, request)
+        else:
+            right(handler, request)
+            answered[request["messages"][0]["content"][1]["image_url"]["url"]] += 1
+
+    server.script = [sometimes] * 10_000
+    command = [
+        sys.executable, "rayjobs/label.py", "--task", "document", "--service_url", server.url, "--service_model", "q",
+        "--dataset_path", str(tmp_path), "--output_dir", str(tmp_path / "out"), "--calls_per_second", "100",
+        "--calls_at_once", "4", "--num_workers", "0", "--per_page", "0.01",
+    ]  # fmt: skip
+    kills = 0
+    while True:
+        job = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        if kills == 5:
+            break
+        before = answered.total()
+        while answered.total() < before + rng.randint(3, 12) and job.poll() is None:
+            time.sleep(0.005)
+        job.kill()
+        job.communicate()
+        kills += 1
+    _, said = job.communicate(timeout=120)
+    assert job.returncode == 0, said
+    assert len(answered) == num and len(list((tmp_path / "out" / "annotations").glob("*.json"))) == num
+    assert answered.total() <= num + 4 * kills  # no more than was on its way
+    answers = [json.loads(path.read_text()) for path in (tmp_path / "out").glob("answers/*/*.json")]
+    cost = sum(one["paid"]["pages"] for one in answers) * 0.01
+    assert len(answers) == num and f"all answers of these documents cost {cost:.4f} US dollars" in " ".join(
+        said.split()
+    )
