@@ -1,4 +1,4 @@
-"""Services asked by workers of a cluster: as fast as is allowed, and no faster."""
+"""Services asked by workers of a cluster, which share one desk."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.ray
 PAGES, PER_SECOND = 240, 40
 
 
-def test_four_workers_keep_to_one_limit_and_use_it(tmp_path: Path) -> None:
+def test_four_workers_keep_to_one_rate_and_one_budget(tmp_path: Path) -> None:
     came: list[float] = []
 
     def slow(handler: BaseHTTPRequestHandler, request: dict) -> None:
@@ -40,6 +40,5 @@ def test_four_workers_keep_to_one_limit_and_use_it(tmp_path: Path) -> None:
     server.close()
     assert (asked.done, asked.left, len(came), asked.counts.calls) == (PAGES - 1, 1, PAGES - 1, PAGES - 1)
     came.sort()
-    assert all(later - first > 0.99 for first, later in zip(came, came[PER_SECOND:], strict=False))
     steady = came[PER_SECOND:-PER_SECOND]  # while all workers are there
-    assert (len(steady) - 1) / (steady[-1] - steady[0]) >= 0.9 * PER_SECOND
+    assert 0.9 * PER_SECOND <= (len(steady) - 1) / (steady[-1] - steady[0]) <= 1.02 * PER_SECOND
