@@ -34,6 +34,7 @@ class Claude:
         if not key:
             raise ValueError(f"service=claude needs {KEY} in the environment")
         self._key = key
+        self._schema: Any = anthropic.transform_schema(Timetable)
         self._client = anthropic.Anthropic(api_key=key, base_url=url, timeout=timeout_s, max_retries=0)
 
     def ask(self, image: bytes, complaint: str | None = None) -> Answer:
@@ -53,10 +54,9 @@ class Claude:
             {"type": "image", "source": {"type": "base64", "media_type": kind, "data": content}},
             {"type": "text", "text": text},
         ]
-        schema: Any = anthropic.transform_schema(Timetable)
         return self._client.messages.create(
             model=self._model,
             max_tokens=self._max_tokens,
             messages=[{"role": "user", "content": parts}],
-            output_config={"format": {"type": "json_schema", "schema": schema}},
+            output_config={"format": {"type": "json_schema", "schema": self._schema}},
         )

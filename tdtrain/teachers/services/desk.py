@@ -40,8 +40,8 @@ class Counts:
 
 
 class Desk:
-    """Hands out calls one after the other, evenly: what is not used is not saved up, so no second has more than its
-    share. One for all workers; safe to share between threads.
+    """Hands out calls one after the other, evenly: what is not used is not saved up, so no more than its share may set
+    off in a second. One for all workers; safe to share between threads.
 
     Args:
         per_second: calls that may begin, at most; None: as they come.
