@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from tdtrain.config import AskRun
-from tdtrain.data.corpus import scan_images
+from tdtrain.data.corpus import FAILED, images_of, write_failed
 from tdtrain.data.storage import absolute, open_folder
 from tdtrain.data.timetable import Document
 from tdtrain.ray_map import Task, map_tasks
@@ -18,7 +17,6 @@ from tdtrain.teachers.services.desk import AnyDesk, Counts, Desk, Spent
 from tdtrain.teachers.services.service import NOTHING, Service, Usage
 from tdtrain.train.progress import Display
 
-FAILED = "failed.jsonl"
 ROUNDS = 4
 """Calls side by side that a task of one worker has, one after the other."""
 
@@ -44,9 +42,9 @@ def ask_pages(run: AskRun) -> Asked:
     """
     run = run.model_copy(update={"dataset_path": absolute(run.dataset_path), "output_dir": absolute(run.output_dir)})
     service = service_of(run)
-    images = _images(run)
-    out, answers = open_folder(run.output_dir), Answers(open_folder(run.output_dir))
     source = open_folder(run.dataset_path)
+    images, failed = images_of(source)
+    out, answers = open_folder(run.output_dir), Answers(open_folder(run.output_dir))
     missing = {
         name: path for name, path in images.items() if not answers.get(key_of(service.question, source.read(path)))
     }
@@ -74,14 +72,11 @@ def ask_pages(run: AskRun) -> Asked:
             paid = sum((Usage(**one) for one in outcome["paid"]), paid)
             ended += len(outcome["images"])
             counting(ended, len(images))
-        failed = {image: why for image, why in reasons.items() if why and not why.startswith(_LEFT)}
+        failed |= {image: why for image, why in reasons.items() if why and not why.startswith(_LEFT)}
         left = sum(why.startswith(_LEFT) for why in reasons.values())
-        out.delete(FAILED)
-        if failed:
-            rows = (json.dumps({"image": image, "reason": why}, ensure_ascii=False) for image, why in failed.items())
-            out.write(FAILED, "".join(f"{row}\n" for row in rows).encode())
+        write_failed(out, failed)
         counts, cost = desk.counts(), cost_of(paid, run.price)
-        done = len(images) - len(failed) - left
+        done = sum(not why for why in reasons.values())
         result = Asked(done, len(images) - len(missing), len(failed), left, counts, paid)
         where = f", see {FAILED}" if failed else ""
         money = f", {counts.cost_usd:.4f} US dollars" if counts.cost_usd else ""
@@ -143,15 +138,6 @@ class _Asker:
         if not out.exists(target) or out.read(target) != content.encode():
             out.write(target, content.encode())
         return "", kept.paid
-
-
-def _images(run: AskRun) -> dict[str, str]:
-    source = open_folder(run.dataset_path)
-    images, bad = scan_images(source, "images" if source.files("images") else "")
-    if not images:
-        why = f" ({bad[0].path}: {bad[0].reason})" if bad else ""
-        raise ValueError(f"dataset_path={run.dataset_path} holds no image that can be used{why}")
-    return images
 
 
 def _tasks(images: dict[str, str], run: AskRun) -> Iterator[Task]:

@@ -11,7 +11,7 @@ import torch
 
 from tdtrain.config import PredictRun
 from tdtrain.data.batches import decode
-from tdtrain.data.corpus import PageRef, first_line, load_page, scan_images
+from tdtrain.data.corpus import FAILED, PageRef, first_line, images_of, load_page, write_failed
 from tdtrain.data.layout import PlacedLine
 from tdtrain.data.lexicon import FILE as LEXICON
 from tdtrain.data.lexicon import Lexicon
@@ -31,7 +31,6 @@ from tdtrain.ray_map import Task, map_tasks
 from tdtrain.train.progress import Display
 
 IMAGES_PER_TASK = 8
-FAILED = "failed.jsonl"
 CUT = ".json.cut"
 """Ends the names of documents that are not whole; those are tried again. No image's own file is named so."""
 
@@ -51,17 +50,12 @@ def predict(run: PredictRun) -> Predicted:
     Raises: ValueError where there is no image, or the model cannot be used.
     """
     source, out = open_folder(run.dataset_path), open_folder(run.output_dir)
-    part = "images" if source.files("images") else ""
-    images, bad = scan_images(source, part)
-    if not images:
-        why = f" ({bad[0].path}: {bad[0].reason})" if bad else ""
-        raise ValueError(f"dataset_path={run.dataset_path} holds no image that can be used{why}")
+    images, failed = images_of(source)
     predictor = _Predictor(_resolved(run))
     load_reader(predictor.run.reader or run.model)  # says what is wrong before any worker starts
     there = set(out.files(""))
     missing = {name: path for name, path in images.items() if f"{name}{predictor.ending}" not in there}
     tasks = list(_tasks(missing))
-    failed = {entry.path: entry.reason for entry in bad if entry.kind != "ignored"}
     if run.num_workers and tasks:
         from tdtrain.ray_start import connect
 
@@ -76,10 +70,7 @@ def predict(run: PredictRun) -> Predicted:
             done += len(reasons)
             written += sum(not reason for reason in reasons.values())
             counting(done, len(missing))
-        out.delete(FAILED)
-        if failed:
-            rows = (json.dumps({"image": image, "reason": why}, ensure_ascii=False) for image, why in failed.items())
-            out.write(FAILED, "".join(f"{row}\n" for row in rows).encode())
+        write_failed(out, failed)
         result = Predicted(written, len(images) - len(missing), len(failed))
         words = f"; {result.failed} failed, see {FAILED}" if failed else ""
         display.say(f"{result.done} images done, {result.there} were there{words}: {run.output_dir}")

@@ -10,7 +10,9 @@ The user's files are never changed. Nothing bad is dropped in silence: it become
 
 from __future__ import annotations
 
+import json
 import posixpath
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -108,6 +110,29 @@ def scan(folder: Folder) -> Listing:
         raise ValueError(f"dataset_path={folder.root} has no usable file in images/ ({bad[0].reason}); {LAYOUT}")
     pages = [PageRef(image=path, annotation=texts.get(k), boxes=boxes.get(k)) for k, path in images.items()]
     return Listing(tuple(pages), documents, tuple(bad))
+
+
+FAILED = "failed.jsonl"
+
+
+def images_of(folder: Folder) -> tuple[dict[str, str], dict[str, str]]:
+    """The images of a folder, or of its images/: path by name without the ending; and why others cannot be used.
+
+    Raises: ValueError where there is none.
+    """
+    images, bad = scan_images(folder, "images" if folder.files("images") else "")
+    if not images:
+        why = f" ({bad[0].path}: {bad[0].reason})" if bad else ""
+        raise ValueError(f"dataset_path={folder.root} holds no image that can be used{why}")
+    return images, {entry.path: entry.reason for entry in bad if entry.kind != "ignored"}
+
+
+def write_failed(out: Folder, failed: Mapping[str, str]) -> None:
+    """Writes failed.jsonl: which images have nothing, and why; none where there are none."""
+    out.delete(FAILED)
+    if failed:
+        rows = (json.dumps({"image": image, "reason": why}, ensure_ascii=False) for image, why in failed.items())
+        out.write(FAILED, "".join(f"{row}\n" for row in rows).encode())
 
 
 def scan_images(folder: Folder, part: str) -> tuple[dict[str, str], list[Quarantined]]:
