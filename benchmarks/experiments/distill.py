@@ -38,7 +38,8 @@ from tdtrain.train.loop import take_step
 from tdtrain.train.runs import TrainRun
 from tdtrain.train.worker import to_device
 
-BATCH, TOKENS = 4, 32
+BATCH = 64 if torch.cuda.is_available() else 4
+TOKENS = 32
 IMAGE = {"image_size": (384, 384), "patch_size": (16, 16)}
 LARGE = {"encoder_width": 1024, "encoder_layers": 24, "num_heads": 16, "decoder_width": 1024, "decoder_layers": 12}
 SMALL = {"encoder_width": 384, "encoder_layers": 12, "num_heads": 6, "decoder_width": 256, "decoder_layers": 6}
@@ -174,7 +175,7 @@ def measure(settings: Settings) -> Measured:
 
 
 def _variants(root: Path, settings: Settings, device: torch.device) -> dict[str, Variant | Guide]:
-    lines = write_corpus(root, 48, 48, seed=3)
+    lines = write_corpus(root, 12 * BATCH, 12 * BATCH, seed=3)
     texts = line_texts(2_000, seed=3)
     for like, sizes, heads in (("large", LARGE, 16), ("small", SMALL, 8)):
         real = {**IMAGE, **sizes, "decoder_heads": heads, "num_logits": HEADS[like]}

@@ -109,8 +109,10 @@ class Trl:
         threading.Thread(target=trainer.train, daemon=True).start()
 
     def __call__(self) -> None:
+        torch.backends.cuda.enable_cudnn_sdp(True)  # torch's own default, which tdtrain changes
         self._go.release()
         self._done.acquire()
+        torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def make(name: str, folder: str) -> Callable[[], object]:

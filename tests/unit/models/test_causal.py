@@ -143,3 +143,7 @@ def test_no_model_and_no_template_are_said_so(tmp_path: Path, smol: tuple[Causal
     tokenizer.chat_template = template
     with pytest.raises(ValueError, match="has no chat template"):
         load_causal(str(tmp_path / "bare"))
+
+
+def test_attention_does_not_plan_anew_for_every_length() -> None:
+    assert not torch.backends.cuda.cudnn_sdp_enabled()  # 0.12 s a new length on Hopper (benchmarks/LOG.md)
