@@ -7,11 +7,14 @@
     ray job submit --working-dir . -- python rayjobs/label.py --teacher_model microsoft/trocr-large-printed \\
         --dataset_path s3://bucket/lines --output_dir s3://bucket/labels --teacher_actors 8 --teacher_gpus 1
 
-`--task document` asks a service about each page of a folder of images, and leaves annotations/NAME.json. What was
-answered once is never paid again, and never more than a budget; `--task document --help` explains its flags.
+`--task document` asks a service about each page of a folder of images, and leaves a corpus with annotations/NAME.json;
+`--task text` leaves boxes/NAME.json, the lines of each. What was answered once is never paid again, and never more than
+a budget; `--task text --help` explains the flags.
 
     python rayjobs/label.py --task document --service_url http://localhost:8000/v1 --service_model qwen2.5-vl \\
         --dataset_path scans --output_dir output/asked --calls_per_second 2 --max_pages 100
+    python rayjobs/label.py --task text --service google-vision --dataset_path scans --output_dir output/read
+    python rayjobs/distill.py --dataset_path output/read
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ from tdtrain.config import AskRun, LabelRun
 def main() -> None:
     """Parses the run, shows it with --dry_run, or runs it."""
     flags = sys.argv[1:]
-    if "--task=document" in flags or ("--task", "document") in itertools.pairwise(flags):
+    if any(f"--task={task}" in flags or ("--task", task) in itertools.pairwise(flags) for task in ("document", "text")):
         asked = parse(AskRun, __doc__)
         if asked.dry_run:
             show(asked)

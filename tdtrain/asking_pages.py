@@ -1,4 +1,5 @@
-"""The job that has a service write pages as documents: images in, one JSON file a page out. Nothing is paid twice."""
+"""The job that has a service write or read pages: images in, a corpus that can be learnt from out. Nothing is paid
+twice."""
 
 from __future__ import annotations
 
@@ -9,12 +10,12 @@ from dataclasses import dataclass
 from tdtrain.config import AskRun
 from tdtrain.data.corpus import FAILED, images_of, write_failed
 from tdtrain.data.storage import absolute, open_folder
-from tdtrain.data.timetable import Document
 from tdtrain.ray_map import Task, map_tasks
 from tdtrain.teachers.services.answers import Answers, key_of
 from tdtrain.teachers.services.asking import GivenUp, ask, cost_of
 from tdtrain.teachers.services.desk import AnyDesk, Counts, Desk, Spent
 from tdtrain.teachers.services.service import NOTHING, Service, Usage
+from tdtrain.teachers.services.targets import boxes_file, document_file
 from tdtrain.train.progress import Display
 
 ROUNDS = 4
@@ -23,7 +24,7 @@ ROUNDS = 4
 
 @dataclass(frozen=True)
 class Asked:
-    """How many pages have their document now; how many of them were answered before, failed, or are left."""
+    """How many pages have their labels now; how many of them were answered before, failed, or are left."""
 
     done: int
     there: int
@@ -32,11 +33,11 @@ class Asked:
     counts: Counts
     """Of this job alone."""
     paid: Usage
-    """For all documents that there are, whichever job asked."""
+    """For all labels that there are, whichever job asked."""
 
 
 def ask_pages(run: AskRun) -> Asked:
-    """Asks about every page that has no answer yet, and writes annotations/NAME.json of each that has one.
+    """Asks about every page that has no answer yet, and writes the labels of each that has one, with its image.
 
     Raises: ValueError where there is no image, or the service cannot be used.
     """
@@ -56,13 +57,15 @@ def ask_pages(run: AskRun) -> Asked:
         )
         if run.dry_run:
             return Asked(0, len(images) - len(missing), 0, len(missing), Counts(), NOTHING)
-        desk: AnyDesk = Desk(run.calls_per_second, run.max_pages, run.max_cost_usd)
+        rate = None if run.service == "local" else run.calls_per_second
+        desk: AnyDesk = Desk(rate, run.max_pages, run.max_cost_usd)
         if run.num_workers and missing:
             from tdtrain.ray_start import connect  # Ray only where it is used
             from tdtrain.teachers.services.desk_on_ray import SharedDesk
 
             connect()
-            desk = SharedDesk(run.calls_per_second, run.max_pages, run.max_cost_usd)
+            askers = max(run.calls_at_once, run.num_workers)
+            desk = SharedDesk(rate, run.max_pages, run.max_cost_usd, askers)
         counting, ended = display.counting("ask", "pages"), 0
         reasons: dict[str, str] = {}
         paid = NOTHING
@@ -81,25 +84,38 @@ def ask_pages(run: AskRun) -> Asked:
         where = f", see {FAILED}" if failed else ""
         money = f", {counts.cost_usd:.4f} US dollars" if counts.cost_usd else ""
         display.say(
-            f"{done} documents, {result.there} of them answered before; {len(failed)} failed{where}; {left} left; "
+            f"{done} pages labelled, {result.there} of them answered before; {len(failed)} failed{where}; {left} left; "
             f"{counts.calls} calls{money}: {run.output_dir}"
         )
         if cost:
-            display.say(f"all answers of these documents cost {cost:.4f} US dollars")
+            display.say(f"all answers of these pages cost {cost:.4f} US dollars")
     return result
 
 
 def service_of(run: AskRun) -> Service:
     """The service that a run names. Raises ValueError where its package or its key is missing."""
-    try:
-        if run.service == "claude":
-            from tdtrain.teachers.services.claude import Claude  # each is a package of its own
+    model, url = run.service_model or "", run.service_url
+    try:  # each is a package of its own
+        if run.service == "local":
+            from tdtrain.teachers.services.local import LocalReader
 
-            return Claude(run.service_model, run.service_url)
+            return LocalReader(model)
+        if run.service == "paddleocr":
+            from tdtrain.teachers.services.paddle_served import PaddleServed
+
+            return PaddleServed(model, url or "")
+        if run.service == "google-vision":
+            from tdtrain.teachers.services.google_vision import GoogleVision
+
+            return GoogleVision(model, url)
+        if run.service == "claude":
+            from tdtrain.teachers.services.claude import Claude
+
+            return Claude(model, url)
         from tdtrain.teachers.services.openai_compatible import OpenAiCompatible
     except ImportError as error:
         raise ValueError(f"service={run.service} needs its SDK; run `pip install 'tdtrain[services]'`") from error
-    return OpenAiCompatible(run.service_model, run.service_url)
+    return OpenAiCompatible(model, url)
 
 
 _LEFT = "left: "
@@ -120,23 +136,27 @@ class _Asker:
         return {"images": list(task["images"]), "reasons": reasons, "paid": paid}
 
     def _one(self, name: str, path: str) -> tuple[str, Usage]:
-        """Why there is no document, empty where there is; and what it took."""
+        """Why there are no labels, empty where there are; and what they took."""
         run = self._run
         answers, out = Answers(open_folder(run.output_dir)), open_folder(run.output_dir)
-        image = open_folder(run.dataset_path).read(path)
+        source = open_folder(run.dataset_path)
+        image = source.read(path)
         try:
             kept = ask(self._service, image, answers, self._desk, run.price, _expected(run))
         except GivenUp as error:
             return str(error), error.paid
         except Spent as error:
             return f"{_LEFT}{error}", NOTHING
-        if kept.answer.document is None:
-            return "the answer holds no document", kept.paid
-        document = Document(image_path=path, **kept.answer.document.model_dump())
-        content = document.model_dump_json(indent=1, exclude_none=True) + "\n"
-        target = f"annotations/{name}.json"
-        if not out.exists(target) or out.read(target) != content.encode():
-            out.write(target, content.encode())
+        there = f"images/{path.removeprefix('images/')}"
+        if run.task == "document":
+            target, content = f"annotations/{name}.json", document_file(kept.answer, there)
+        else:
+            target, content = f"boxes/{name}.json", boxes_file(kept.answer, run.min_confidence)
+        out.bring(there, source, path)
+        if content is None:
+            return f"the answer holds no {run.task}", kept.paid
+        if not out.exists(target) or out.read(target) != content:
+            out.write(target, content)
         return "", kept.paid
 
 

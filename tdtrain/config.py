@@ -7,7 +7,7 @@ the student, its control and, if wanted, the teacher.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -24,6 +24,7 @@ from tdtrain.options import (
     Pages,
     Positive,
     Price,
+    Share,
     TeacherCache,
     Teaching,
     WithPlaces,
@@ -225,22 +226,31 @@ class LabelRun(WithPlaces):
     """Print the resolved run and exit."""
 
 
-class AskRun(WithPlaces):
-    """Have a service write every page of a folder as a document."""
+MODELS = {"google-vision": "builtin/stable", "paddleocr": "served", "local": "ppocrv6-small"}
+"""Of services that read, where none is named."""
 
-    task: Literal["document"] = "document"
-    """document: the timetable as JSON."""
-    service: Literal["openai", "claude"] = "openai"
-    """openai: any endpoint of OpenAI's chat completions, such as vLLM or Ollama; OPENAI_API_KEY, if it needs one.
-    claude: Anthropic's messages; ANTHROPIC_API_KEY."""
-    service_model: str
-    """As the service calls it."""
+
+class AskRun(WithPlaces):
+    """Have a service write or read every page of a folder."""
+
+    task: Literal["document", "text"] = "document"
+    """document: the timetable as JSON. text: the lines with their places."""
+    service: Literal["openai", "claude", "google-vision", "paddleocr", "local"] | None = None
+    """Documents are written by openai (any endpoint of its chat completions, such as vLLM or Ollama; OPENAI_API_KEY, if
+    it needs one), the default, or claude (ANTHROPIC_API_KEY). Text is read by google-vision (GOOGLE_API_KEY, or
+    GOOGLE_APPLICATION_CREDENTIALS), paddleocr (that PaddleX serves), or local, the default: a reader of your own."""
+    service_model: str | None = None
+    """As the service calls it; for local a built-in name, Hugging Face name or folder. Left out: builtin/stable of
+    google-vision, ppocrv6-small of local."""
     service_url: str | None = None
     """Of the endpoint, such as http://localhost:8000/v1. Left out: the vendor's own."""
+    min_confidence: Share = 0.8
+    """Lines that the service is less sure of keep their place and lose their text (text)."""
     dataset_path: str
     """Folder of images, or of images/ (or s3://); those below it as well."""
     output_dir: str = "output/asked"
-    """Folder (or s3://): annotations/NAME.json of each page, and answers/, which other jobs may share."""
+    """Folder (or s3://) for a corpus: images/, with annotations/NAME.json (document) or boxes/NAME.json (text) of each;
+    and answers/, which other jobs may share."""
     calls_per_second: float | None = Field(default=1.0, gt=0)
     """Calls that may begin in any second, of all workers together."""
     calls_at_once: Positive = 8
@@ -256,6 +266,27 @@ class AskRun(WithPlaces):
     """That ask side by side on Ray. 0: in this process."""
     dry_run: bool = False
     """Print the resolved run, the pages that have no answer and what they may cost, and exit."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("service") is None:
+            given = given | {"service": "local" if given.get("task") == "text" else "openai"}
+        if isinstance(given, dict) and given.get("service_model") is None:
+            given = given | {"service_model": MODELS.get(given["service"])}
+        return given
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        reads = self.service in MODELS
+        if reads != (self.task == "text"):
+            there = ", ".join(MODELS) if self.task == "text" else "openai, claude"
+            raise ValueError(f"service={self.service} does not do task={self.task}; use one of {there}")
+        if self.service_model is None:
+            raise ValueError(f"service={self.service} needs a service_model, as the service calls it")
+        if self.service == "paddleocr" and self.service_url is None:
+            raise ValueError("service=paddleocr needs the service_url of its server, such as http://localhost:8080")
+        return self
 
     @model_validator(mode="after")
     def _budget(self) -> Self:

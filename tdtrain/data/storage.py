@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
 from dataclasses import dataclass
@@ -41,6 +42,22 @@ class Folder:
         with self.filesystem.open_output_stream(partial) as stream:
             stream.write(content)
         self.filesystem.move(partial, target)
+
+    def bring(self, name: str, source: Folder, their_name: str) -> None:
+        """Has a file of another folder here as well: as the same file where both lie on one file system, or a copy."""
+        if self.is_local and source.is_local:
+            theirs, target = Path(source.path(their_name)).resolve(), Path(self.path(name))
+            if target.exists() and target.samefile(theirs):
+                return
+            partial = target.with_name(f"{target.name}.{uuid.uuid4().hex}.tmp")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(OSError):  # of another file system, or one without links
+                os.link(theirs, partial)
+                os.replace(partial, target)
+                return
+        content = source.read(their_name)
+        if not self.exists(name) or self.read(name) != content:
+            self.write(name, content)
 
     def exists(self, name: str) -> bool:
         return self.filesystem.get_file_info(self.path(name)).type == fs.FileType.File

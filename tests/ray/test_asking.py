@@ -15,7 +15,7 @@ from tdtrain.config import AskRun
 from tests.unit.teachers.test_services import RIGHT, Server
 
 pytestmark = pytest.mark.ray
-PAGES, PER_SECOND = 240, 40
+PAGES, PER_SECOND = 160, 20
 
 
 def test_four_workers_keep_to_one_rate_and_one_budget(tmp_path: Path) -> None:
@@ -40,5 +40,6 @@ def test_four_workers_keep_to_one_rate_and_one_budget(tmp_path: Path) -> None:
     server.close()
     assert (asked.done, asked.left, len(came), asked.counts.calls) == (PAGES - 1, 1, PAGES - 1, PAGES - 1)
     came.sort()
+    assert all(later - first >= 1 for first, later in zip(came, came[PER_SECOND:], strict=False))  # in any second
     steady = came[PER_SECOND:-PER_SECOND]  # while all workers are there
-    assert 0.9 * PER_SECOND <= (len(steady) - 1) / (steady[-1] - steady[0]) <= 1.02 * PER_SECOND
+    assert (len(steady) - 1) / (steady[-1] - steady[0]) >= 0.9 * PER_SECOND

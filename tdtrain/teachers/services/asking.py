@@ -96,7 +96,7 @@ def _attempts(
 ) -> Kept:
     paid, failed, unusable, complaint, aside = NOTHING, 0, 0, None, cost_of(expected, price)
     while True:
-        sleep(desk.begin(aside))
+        call = desk.begin(aside)
         used, began = NOTHING, time.perf_counter()
         try:
             answer = _in_time(service, image, complaint, patience.deadline_s)
@@ -122,7 +122,7 @@ def _attempts(
         except Refused as error:
             raise GivenUp(str(error), paid) from error
         finally:
-            desk.ended(aside, cost_of(used, price))
+            desk.ended(call, aside, cost_of(used, price))
 
 
 def _in_time(service: Service, image: bytes, complaint: str | None, deadline_s: float) -> Answer:

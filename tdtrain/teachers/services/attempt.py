@@ -30,7 +30,7 @@ def attempt(sdk: ModuleType, key: str, call: Callable[[], Said]) -> Said:
     except sdk.APIStatusError as error:
         reason = f"{error.status_code}: {error.message}".replace(key, "***")
         if error.status_code in LATER or error.status_code >= 500:
-            raise Busy(reason, _seconds(error.response.headers.get("retry-after"))) from None
+            raise Busy(reason, seconds_of(error.response.headers.get("retry-after"))) from None
         raise Refused(reason) from None  # its cause holds the request
     except sdk.APIConnectionError as error:  # time-outs too
         raise Busy(f"{type(error).__name__}: {error}") from error
@@ -38,7 +38,7 @@ def attempt(sdk: ModuleType, key: str, call: Callable[[], Said]) -> Said:
         raise Busy(f"its answer is no JSON ({error})") from error
 
 
-def _seconds(told: str | None) -> float | None:
+def seconds_of(told: str | None) -> float | None:
     """What Retry-After says in seconds; dates, which it may say as well, are not waited for."""
     try:
         return max(0.0, float(told)) if told else None

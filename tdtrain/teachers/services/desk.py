@@ -8,8 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-MARGIN = 1.03
-"""Calls are so much further apart than the limit says, for they do not travel equally fast."""
+from tdtrain.teachers.services.rate import Rate
 
 
 class AnyDesk(Protocol):
@@ -17,9 +16,9 @@ class AnyDesk(Protocol):
 
     def open(self) -> None: ...
 
-    def begin(self, may_cost_usd: float = 0.0) -> float: ...
+    def begin(self, may_cost_usd: float = 0.0) -> int: ...
 
-    def ended(self, may_cost_usd: float, cost_usd: float) -> None: ...
+    def ended(self, call: int, may_cost_usd: float, cost_usd: float) -> None: ...
 
     def hold(self, seconds: float) -> None: ...
 
@@ -40,11 +39,11 @@ class Counts:
 
 
 class Desk:
-    """Hands out calls one after the other, evenly: what is not used is not saved up, so no more than its share may set
-    off in a second. One for all workers; safe to share between threads.
+    """Lets calls begin one after the other, within a rate and a budget. One for all workers, safe to share between
+    threads.
 
     Args:
-        per_second: calls that may begin, at most; None: as they come.
+        per_second: calls, at most; None: as they come. See `Rate`.
         max_pages: pages that may be asked about.
         max_cost_usd: what they may cost together.
     """
@@ -56,44 +55,44 @@ class Desk:
         max_cost_usd: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._apart = MARGIN / per_second if per_second else 0.0
         self._max_pages, self._max_cost_usd = max_pages, max_cost_usd
-        self._clock, self._lock = clock, threading.Lock()
-        self._next = 0.0
+        self._rate, self._changed = Rate(per_second, clock), threading.Condition()
         self._counts = Counts()
 
     def open(self) -> None:
         """One more page. Raises Spent where those were all."""
-        with self._lock:
+        with self._changed:
             now = self._counts
             if self._max_pages is not None and now.pages >= self._max_pages:
                 raise Spent(f"max_pages={self._max_pages} pages were asked about")
             self._counts = Counts(now.calls, now.pages + 1, now.cost_usd)
 
-    def begin(self, may_cost_usd: float = 0.0) -> float:
-        """Sets a call's cost aside. Returns how many seconds from now it may begin. Raises Spent."""
-        with self._lock:
-            now, moment = self._counts, self._clock()
+    def begin(self, may_cost_usd: float = 0.0) -> int:
+        """Sets a call's cost aside, and waits until it may begin. Returns its number. Raises Spent."""
+        with self._changed:
+            now = self._counts
             if self._max_cost_usd is not None and now.cost_usd + may_cost_usd > self._max_cost_usd:
                 raise Spent(
                     f"max_cost_usd={self._max_cost_usd:g}: {now.cost_usd:.4f} are spent, and the next call may cost "
                     f"{may_cost_usd:.4f}"
                 )
             self._counts = Counts(now.calls + 1, now.pages, now.cost_usd + may_cost_usd)
-            begins = max(moment, self._next)
-            self._next = begins + self._apart
-            return begins - moment
+            while wait := self._rate.wait_s():
+                self._changed.wait(wait)
+            return self._rate.begin()
 
-    def ended(self, may_cost_usd: float, cost_usd: float) -> None:
+    def ended(self, call: int, may_cost_usd: float, cost_usd: float) -> None:
         """Puts what a call cost in the place of what was set aside for it."""
-        with self._lock:
+        with self._changed:
             now = self._counts
             self._counts = Counts(now.calls, now.pages, now.cost_usd + cost_usd - may_cost_usd)
+            self._rate.end(call)
+            self._changed.notify_all()
 
     def hold(self, seconds: float) -> None:
         """The service asked everybody to wait."""
-        with self._lock:
-            self._next = max(self._next, self._clock() + seconds)
+        with self._changed:
+            self._rate.hold(seconds)
 
     def counts(self) -> Counts:
         """What was asked and spent."""

@@ -10,23 +10,30 @@ from tdtrain.teachers.services.desk import Counts, Desk
 
 
 class SharedDesk:
-    """A desk that lives in an actor of its own. Picklable; every copy is the same desk."""
+    """A desk that lives in an actor of its own. Picklable; every copy is the same desk.
 
-    def __init__(self, per_second: float | None, max_pages: int | None, max_cost_usd: float | None) -> None:
+    Args:
+        askers: that may call it at the same time; some wait there, so the actor has a thread for each.
+    """
+
+    def __init__(
+        self, per_second: float | None, max_pages: int | None, max_cost_usd: float | None, askers: int = 64
+    ) -> None:
         actor: Any = ray.remote(Desk)
-        self._actor = actor.options(num_cpus=0, max_concurrency=64).remote(per_second, max_pages, max_cost_usd)
+        options = actor.options(num_cpus=0, max_concurrency=askers + 8)
+        self._actor = options.remote(per_second, max_pages, max_cost_usd)
 
     def open(self) -> None:
         """See `Desk`."""
         self._call("open")
 
-    def begin(self, may_cost_usd: float = 0.0) -> float:
+    def begin(self, may_cost_usd: float = 0.0) -> int:
         """See `Desk`."""
         return self._call("begin", may_cost_usd)
 
-    def ended(self, may_cost_usd: float, cost_usd: float) -> None:
+    def ended(self, call: int, may_cost_usd: float, cost_usd: float) -> None:
         """See `Desk`."""
-        self._call("ended", may_cost_usd, cost_usd)
+        self._call("ended", call, may_cost_usd, cost_usd)
 
     def hold(self, seconds: float) -> None:
         """See `Desk`."""

@@ -20,6 +20,7 @@ from tdtrain.options import Price
 from tdtrain.teachers.services.answers import Answers, key_of
 from tdtrain.teachers.services.asking import GivenUp, Patience, ask
 from tdtrain.teachers.services.desk import Desk, Spent
+from tdtrain.teachers.services.rate import TRAVEL_S, Rate
 from tdtrain.teachers.services.service import Answer, Busy, Question, Refused, SpokenLine, Unusable, Usage
 
 QUESTION = Question(service="fake/1", prompt="Read this.", form="lines-1")
@@ -65,12 +66,12 @@ def test_an_answer_that_is_none_is_named(tmp_path: Path) -> None:
 
 
 def test_failures_are_tried_again_with_longer_waits_and_retry_after_holds_everybody(tmp_path: Path) -> None:
-    now = [0.0]
-    desk = Desk(clock=lambda: now[0])
-    service = Fake(Busy("500"), Busy("429", retry_after_s=7.0), Busy("no answer in 120 s"))
+    desk = Desk()
+    service = Fake(Busy("500"), Busy("429", retry_after_s=0.7), Busy("no answer in 120 s"))
+    began = time.monotonic()
     kept, slept = asked(service, tmp_path, desk=desk, draw=lambda: 0.5)
     assert kept.attempts == 4 and kept.paid.input_tokens == 100
-    assert slept == [0.0, 0.5, 0.0, 1.0, 7.0, 2.0, 7.0]  # the clock stands still: the hold is still seven seconds long
+    assert slept == [0.5, 1.0, 2.0] and time.monotonic() - began >= 0.7
     assert desk.counts().calls == 4 and desk.counts().pages == 1
 
 
@@ -98,22 +99,42 @@ def test_what_never_comes_is_given_up_in_words(service: Fake, why: str, tmp_path
     assert not list(tmp_path.glob("answers/*/*.json"))
 
 
-@given(st.lists(st.floats(0, 2), min_size=1, max_size=200), st.floats(0.5, 50))
-def test_no_second_has_more_calls_than_the_limit(gaps: list[float], per_second: float) -> None:
-    now = [0.0]
-    desk = Desk(per_second, clock=lambda: now[0])
-    begun = []
-    for gap in gaps:
+def simulate(per_second: float, gaps: list[float], trips: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    """When calls begin and when they are at the service; `trips` are how long ways there and back take."""
+    now, begun, there, ends = [0.0], [], [], []
+    rate = Rate(per_second, clock=lambda: now[0])
+    for gap, (way, back) in zip(gaps, trips, strict=True):
         now[0] += gap
-        begun.append(now[0] + desk.begin())
-    assert begun == sorted(begun)
-    most = math.ceil(per_second)
-    assert all(later - first >= 1 - 1e-9 for first, later in zip(begun, begun[most:], strict=False))
+        while True:
+            for end, call in sorted(ends):
+                if end <= now[0]:
+                    rate.end(call)
+            ends = [(end, call) for end, call in ends if end > now[0]]
+            wait = rate.wait_s()
+            if not wait:
+                break
+            now[0] = min([now[0] + wait, *(end for end, _ in ends)])
+        begun.append(now[0])
+        there.append(now[0] + way)
+        ends.append((now[0] + way + back, rate.begin()))
+    return begun, sorted(there)
+
+
+TRIPS = st.tuples(st.floats(0, TRAVEL_S), st.floats(0, 3))
+
+
+@given(st.lists(st.tuples(st.floats(0, 2), TRIPS), min_size=1, max_size=100), st.floats(0.5, 20))
+def test_no_second_has_more_calls_than_the_limit(calls: list[tuple[float, tuple[float, float]]], rate: float) -> None:
+    _, there = simulate(rate, [gap for gap, _ in calls], [trip for _, trip in calls])
+    most = math.ceil(rate)
+    assert all(later - first >= most / rate - 1e-6 for first, later in zip(there, there[most:], strict=False))
 
 
 def test_a_limit_is_used_to_more_than_nine_tenths() -> None:
-    desk = Desk(20.0, clock=lambda: 0.0)
-    assert 0.9 * 20 <= 200 / [desk.begin() for _ in range(201)][-1] <= 20
+    begun, _ = simulate(20.0, [0.0] * 201, [(0.001, 0.05)] * 201)
+    assert 0.9 * 20 <= 200 / begun[-1] <= 20
+    begun, _ = simulate(20.0, [0.0] * 201, [(0.001, 30.0)] * 201)  # long answers
+    assert 0.6 * 20 <= 200 / begun[-1] <= 20
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), max_size=50), st.floats(0, 5))
@@ -122,11 +143,11 @@ def test_the_budget_is_never_overspent(calls: list[tuple[float, float]], budget:
     desk, spent = Desk(max_cost_usd=budget), 0.0
     for aside, share in calls:
         try:
-            desk.begin(aside)
+            call = desk.begin(aside)
         except Spent:
             break
         spent += aside * share
-        desk.ended(aside, aside * share)
+        desk.ended(call, aside, aside * share)
     assert spent <= budget + 1e-9
 
 

@@ -1,0 +1,106 @@
+"""Google Cloud Vision's document text detection, through Google's client over REST."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import requests
+from google.api_core.client_options import ClientOptions
+from google.api_core.exceptions import GoogleAPICallError, RetryError
+from google.auth.credentials import AnonymousCredentials
+from google.auth.exceptions import DefaultCredentialsError, TransportError
+from google.cloud import vision
+from google.protobuf.json_format import ParseError
+
+from tdtrain.teachers.services.attempt import LATER, seconds_of
+from tdtrain.teachers.services.service import Answer, Busy, Question, Refused, SpokenLine, Usage
+
+KEY = "GOOGLE_API_KEY"
+ENDS_LINE = (3, 4, 5)
+"""TextAnnotation.DetectedBreak.BreakType: EOL_SURE_SPACE, HYPHEN, LINE_BREAK."""
+LATER_CODES = (4, 8, 10, 13, 14)
+"""google.rpc.Code of one picture: DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, ABORTED, INTERNAL, UNAVAILABLE."""
+
+
+class GoogleVision:
+    """Reads whole pages. Credentials: GOOGLE_API_KEY, or what GOOGLE_APPLICATION_CREDENTIALS names.
+
+    Args:
+        model: builtin/stable or builtin/latest.
+        url: None: Google's own; one's own needs no credentials.
+    """
+
+    def __init__(self, model: str = "builtin/stable", url: str | None = None, timeout_s: float = 120.0) -> None:
+        self.question = Question(service=f"google-vision/{model}", form="lines-1")
+        self._model, self._timeout_s = model, timeout_s
+        self._key = os.environ.get(KEY) or ""
+        options = ClientOptions(api_endpoint=url, api_key=self._key or None)
+        anonymous = AnonymousCredentials() if url and not self._key else None
+        try:
+            self._client = vision.ImageAnnotatorClient(transport="rest", client_options=options, credentials=anonymous)
+        except DefaultCredentialsError as error:
+            raise ValueError(
+                f"service=google-vision needs {KEY}, or GOOGLE_APPLICATION_CREDENTIALS, in the environment"
+            ) from error
+
+    def ask(self, image: bytes, complaint: str | None = None) -> Answer:
+        """See `Service`."""
+        said = self._annotate(image)
+        if said.error.code:
+            reason = f"{said.error.code}: {said.error.message}"
+            raise Busy(reason) if said.error.code in LATER_CODES else Refused(reason)
+        return Answer(lines=tuple(lines_of(said.full_text_annotation)), usage=Usage(), raw=type(said).to_json(said))
+
+    def _annotate(self, image: bytes) -> Any:
+        feature = {"type_": vision.Feature.Type.DOCUMENT_TEXT_DETECTION, "model": self._model}
+        request: Any = {"image": {"content": image}, "features": [feature]}
+        try:
+            said = self._client.batch_annotate_images(requests=[request], retry=None, timeout=self._timeout_s)
+        except GoogleAPICallError as error:
+            reason = f"{error.code}: {error.message}".replace(self._key or "\0", "***")
+            code = int(error.code or 500)
+            if code in LATER or code >= 500:
+                headers = getattr(error.response, "headers", None) or {}
+                raise Busy(reason, seconds_of(headers.get("retry-after"))) from None
+            raise Refused(reason) from None  # its cause holds the request
+        except (RetryError, TransportError, requests.RequestException) as error:
+            raise Busy(f"{type(error).__name__}: no answer") from None  # its words may hold the key
+        except (ParseError, ValueError) as error:
+            raise Busy(f"its answer is no JSON ({error})") from error
+        if len(said.responses) != 1:
+            raise Busy(f"{len(said.responses)} answers to one picture")
+        return said.responses[0]
+
+
+def lines_of(text: Any) -> Iterator[SpokenLine]:
+    """Lines of a TextAnnotation: words up to a break that ends a line, or up to the end of their paragraph.
+
+    A line's corners are the left ones of its first word and the right ones of its last; its confidence is the mean of
+    its words' by their letters.
+    """
+    for page in text.pages:
+        for block in page.blocks:
+            for paragraph in block.paragraphs:
+                words: list[Any] = []
+                for word in paragraph.words:
+                    words.append(word)
+                    if word.symbols and word.symbols[-1].property.detected_break.type_ in ENDS_LINE:
+                        yield _line(words)
+                        words = []
+                if words:
+                    yield _line(words)
+
+
+def _line(words: list[Any]) -> SpokenLine:
+    said, letters = "", 0
+    for word in words:
+        said += "".join(symbol.text for symbol in word.symbols)
+        letters += len(word.symbols)
+        said += " " if word.symbols and word.symbols[-1].property.detected_break.type_ else ""
+    first, last = words[0].bounding_box.vertices, words[-1].bounding_box.vertices
+    corners = [first[0], last[1], last[2], first[3]] if len(first) == len(last) == 4 else None
+    confidence = sum(word.confidence * len(word.symbols) for word in words) / max(letters, 1)
+    quad = tuple(float(value) for corner in corners for value in (corner.x, corner.y)) if corners else None
+    return SpokenLine(text=said.strip(), confidence=min(1.0, confidence), quad=quad)
