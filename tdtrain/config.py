@@ -246,6 +246,12 @@ class AskRun(WithPlaces):
     """Of the endpoint, such as http://localhost:8000/v1. Left out: the vendor's own."""
     min_confidence: Share = 0.8
     """Lines that the service is less sure of keep their place and lose their text (text)."""
+    vote_with: tuple[str, ...] = ()
+    """Output folders of other services that read the same pages. Where they find the same line, the text with the most
+    confidence behind it wins; its confidence is the sum of theirs over the number of all (text)."""
+    max_wer: Share = 0.0
+    """Up to which word error rate two texts are the same in a vote; dashes, quotes and times may be spelt differently
+    anyway (text)."""
     dataset_path: str
     """Folder of images, or of images/ (or s3://); those below it as well."""
     output_dir: str = "output/asked"

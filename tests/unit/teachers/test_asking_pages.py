@@ -149,6 +149,4 @@ def test_a_faulty_service_and_five_kills_cost_no_page_twice(server: Server, tmp_
     assert answered.total() <= num + 4 * kills  # no more than was on its way
     answers = [json.loads(path.read_text()) for path in (tmp_path / "out").glob("answers/*/*.json")]
     cost = sum(one["paid"]["pages"] for one in answers) * 0.01
-    assert len(answers) == num and f"all answers of these documents cost {cost:.4f} US dollars" in " ".join(
-        said.split()
-    )
+    assert len(answers) == num and f"all answers of these pages cost {cost:.4f} US dollars" in " ".join(said.split())

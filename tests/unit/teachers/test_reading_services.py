@@ -152,6 +152,27 @@ def test_a_page_that_is_read_becomes_a_corpus_to_learn_from(wire: str, server: S
     )
 
 
+def test_teachers_vote_and_a_report_says_what_became_of_the_lines(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "scans").mkdir()
+    Image.fromarray(np.full((60, 120, 3), 200, np.uint8)).save(tmp_path / "scans" / "page.png")
+    other = (("Mon 08.00", 0.7, (10, 11, 90, 21)), ("Act", 0.8, (10, 30, 60, 42)))
+    folder = {"dataset_path": str(tmp_path / "scans"), "task": "text", "num_workers": 0, "calls_per_second": None}
+    told = {"service": "paddleocr", "service_url": server.url.removesuffix("/v1"), **folder}
+    server.script = [says(paddle(other)), says(paddle((*LINES, ("", 0.9, (70, 30, 90, 42)))))]
+    ask_pages(AskRun(**told, service_model="b", output_dir=str(tmp_path / "b")))
+    ask_pages(AskRun(**told, service_model="a", output_dir=str(tmp_path / "a"), vote_with=(str(tmp_path / "b"),)))
+    boxes = json.loads((tmp_path / "a/boxes/page.json").read_text())["lines"]
+    assert [box.get("text") for box in boxes] == ["Mon 08:00", None, None]  # 0.8, 0.4 for Act, nothing
+    figures = json.loads((tmp_path / "a/labels.json").read_text())
+    assert (figures["lines"], figures["kept"], figures["dropped"]) == (3, 1, {"empty": 1, "not sure": 1})
+    assert figures["same"] == {f"paddleocr/b ({tmp_path / 'b'})": {"same": 1, "both": 2, "lines": 3}}
+    assert sum(figures["confidences"]) == 3
+    report = (tmp_path / "a/labels.html").read_text()
+    assert "1 of 3 lines can be learnt from" in report and "data:image/png;base64,iVBOR" in report
+    with pytest.raises(ValueError, match=r"vote_with=.*is no output_dir of"):
+        ask_pages(AskRun(**told, output_dir=str(tmp_path / "c"), vote_with=(str(tmp_path / "scans"),)))
+
+
 def test_a_reader_of_ones_own_reads_pages() -> None:
     png, truth = make_page(5, 1)
     answer = LocalReader("ppocrv6-tiny").ask(png)

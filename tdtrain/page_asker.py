@@ -1,0 +1,132 @@
+"""What a worker does about one page: asks for its answer, has others vote on it, and writes what can be learnt from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from tdtrain.config import AskRun
+from tdtrain.data.storage import Folder, open_folder
+from tdtrain.ray_map import Task
+from tdtrain.teachers.services.answers import Answers, Kept, key_of
+from tdtrain.teachers.services.asking import GivenUp, ask
+from tdtrain.teachers.services.desk import AnyDesk, Spent
+from tdtrain.teachers.services.service import NOTHING, Question, Service, SpokenLine, Usage
+from tdtrain.teachers.services.targets import LabelledPage, boxes_file, document_file, look_at, show
+from tdtrain.teachers.services.vote import vote
+
+LEFT = "left: "
+"""How a reason begins where a page was not asked about."""
+QUESTION = "question.json"
+"""In the folder of answers: what the job asked last. Other jobs find its answers by it."""
+
+
+class Outcome(NamedTuple):
+    """Of one page: why it has no labels (empty where it has), what its answer took, what became of its lines."""
+
+    reason: str
+    paid: Usage
+    page: LabelledPage | None = None
+
+
+class PageAsker:
+    """Asks about the pages of a task, several at once."""
+
+    def __init__(self, run: AskRun, desk: AnyDesk) -> None:
+        self._run, self._desk = run, desk
+        self._service = service_of(run)
+        self._voters = voters(run)
+        self._threads = max(1, run.calls_at_once // max(run.num_workers, 1))
+
+    def __call__(self, task: Task) -> Task:
+        with ThreadPoolExecutor(self._threads) as pool:
+            found = list(pool.map(self._one, task["names"], task["images"], task["show"]))
+        return {
+            "images": list(task["images"]),
+            "reasons": [outcome.reason for outcome in found],
+            "paid": [outcome.paid.model_dump() for outcome in found],
+            "pages": ["" if outcome.page is None else outcome.page.model_dump_json() for outcome in found],
+        }
+
+    def _one(self, name: str, path: str, to_show: bool) -> Outcome:
+        run, out, source = self._run, open_folder(self._run.output_dir), open_folder(self._run.dataset_path)
+        image = source.read(path)
+        try:
+            kept = ask(self._service, image, Answers(out), self._desk, run.price, expected(run))
+        except GivenUp as error:
+            return Outcome(str(error), error.paid)
+        except Spent as error:
+            return Outcome(f"{LEFT}{error}", NOTHING)
+        there = f"images/{path.removeprefix('images/')}"
+        out.bring(there, source, path)
+        if run.task == "document":
+            content = document_file(kept.answer, there)
+            return self._write(out, f"annotations/{name}.json", content, kept, None)
+        said = self._said(kept, image)
+        elected = vote(list(said.values()), run.max_wer)
+        page = look_at(there, said, elected, run.min_confidence)
+        if to_show:
+            page = show(page, image, said, elected, run.min_confidence)
+        return self._write(out, f"boxes/{name}.json", boxes_file(elected, run.min_confidence), kept, page)
+
+    def _said(self, kept: Kept, image: bytes) -> dict[str, tuple[SpokenLine, ...]]:
+        """The lines of all teachers that have answered, by their names; the one that was asked comes first."""
+        others = {folder: answers.get(key_of(asked, image)) for folder, (asked, answers) in self._voters.items()}
+        return {self._service.question.service: kept.answer.lines} | {
+            f"{found.question.service} ({folder})": found.answer.lines
+            for folder, found in others.items()
+            if found is not None
+        }
+
+    def _write(self, out: Folder, target: str, content: bytes | None, kept: Kept, page: LabelledPage | None) -> Outcome:
+        if content is None:
+            return Outcome(f"the answer holds no {self._run.task}", kept.paid, page)
+        if not out.exists(target) or out.read(target) != content:
+            out.write(target, content)
+        return Outcome("", kept.paid, page)
+
+
+def voters(run: AskRun) -> Mapping[str, tuple[Question, Answers]]:
+    """What other jobs asked, and their answers, by their folder.
+
+    Raises: ValueError where a folder is not of such a job.
+    """
+    found = {}
+    for path in run.vote_with:
+        folder = open_folder(path)
+        if not folder.exists(QUESTION):
+            raise ValueError(f"vote_with={path} is no output_dir of rayjobs/label.py --task text")
+        found[path] = (Question.model_validate_json(folder.read(QUESTION)), Answers(folder))
+    return found
+
+
+def service_of(run: AskRun) -> Service:
+    """The service that a run names. Raises ValueError where its package or its key is missing."""
+    model, url = run.service_model or "", run.service_url
+    try:  # each is a package of its own
+        if run.service == "local":
+            from tdtrain.teachers.services.local import LocalReader
+
+            return LocalReader(model)
+        if run.service == "paddleocr":
+            from tdtrain.teachers.services.paddle_served import PaddleServed
+
+            return PaddleServed(model, url or "")
+        if run.service == "google-vision":
+            from tdtrain.teachers.services.google_vision import GoogleVision
+
+            return GoogleVision(model, url)
+        if run.service == "claude":
+            from tdtrain.teachers.services.claude import Claude
+
+            return Claude(model, url)
+        from tdtrain.teachers.services.openai_compatible import OpenAiCompatible
+    except ImportError as error:
+        raise ValueError(f"service={run.service} needs its SDK; run `pip install 'tdtrain[services]'`") from error
+    return OpenAiCompatible(model, url)
+
+
+def expected(run: AskRun) -> Usage:
+    """What a call may use."""
+    return Usage(input_tokens=run.expected_tokens[0], output_tokens=run.expected_tokens[1])

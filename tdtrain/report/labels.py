@@ -1,0 +1,97 @@
+"""labels.html: what teachers said of the lines of pages, what of it can be learnt from, and what not and why."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import matplotlib
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from tdtrain.data.storage import Folder
+from tdtrain.report.html import environment
+from tdtrain.report.plots import ROLE_COLOURS, STYLE, grid, svg
+from tdtrain.report.results import versions
+from tdtrain.report.words import percent
+from tdtrain.teachers.services.targets import STEPS, LabelledPage
+
+REPORT, FIGURES = "labels.html", "labels.json"
+MOST_SHOWN = 8
+"""Of each kind."""
+
+
+def write_label_report(out: Folder, pages: Sequence[LabelledPage], run: Mapping[str, Any]) -> str:
+    """Writes labels.html and labels.json. Returns what they say in a sentence."""
+    figures = figures_of(pages)
+    out.write(FIGURES, (json.dumps(figures | {"run": run}, indent=1) + "\n").encode())
+    kept, lines = figures["kept"], figures["lines"]
+    words = f"{kept:,} of {lines:,} lines can be learnt from"
+    dropped = ", ".join(f"{number:,} {why}" for why, number in figures["dropped"].items())
+    agreed = [
+        f"{percent(found['same'] / found['both'])} with {name}"
+        for name, found in figures["same"].items()
+        if found["both"]
+    ]
+    shown = [line for page in pages for line in page.shown]
+    kinds = sorted({line.why for line in shown}, key=lambda why: (why == "kept", why))
+    html = environment().get_template("labels.html.jinja").render(
+        headline=words,
+        details=[
+            f"Lines of {len(pages):,} pages, as {run['service']} ({run['service_model']}) reads them. "
+            + (f"Left without their text: {dropped}." if dropped else "None was left without its text."),
+            *([f"The same text, spelling aside: {'; '.join(agreed)}."] if agreed else []),
+        ],
+        next_step=f"python rayjobs/distill.py --dataset_path {run['output_dir']}",
+        figures=figures,
+        charts=[Markup(_confidences(figures["confidences"], run["min_confidence"]))],
+        examples=[line for why in kinds for line in [one for one in shown if one.why == why][:MOST_SHOWN]],
+        uri=lambda picture: "data:image/png;base64," + base64.b64encode(picture).decode(),
+        results=SimpleNamespace(created=datetime.now(UTC), command=None, timings_s={}, run=run, versions=versions()),
+        run_json=json.dumps(run, indent=2, ensure_ascii=False),
+        corpus=run["dataset_path"],
+        card=None,
+    )  # fmt: skip
+    out.write(REPORT, html.encode())
+    return f"{words}{f' ({dropped})' if dropped else ''}: {out.path(REPORT)}"
+
+
+def figures_of(pages: Sequence[LabelledPage]) -> dict[str, Any]:
+    """Sums over all pages."""
+    dropped: dict[str, int] = {}
+    same: dict[str, dict[str, int]] = {}
+    for page in pages:
+        for why, number in page.dropped.items():
+            dropped[why] = dropped.get(why, 0) + number
+        for name, (agreed, both) in page.same.items():
+            held = same.setdefault(name, {"same": 0, "both": 0, "lines": 0})
+            held["same"] += agreed
+            held["both"] += both
+            held["lines"] += page.lines
+    lines = sum(page.lines for page in pages)
+    return {
+        "pages": len(pages), "lines": lines, "kept": lines - sum(dropped.values()), "dropped": dropped, "same": same,
+        "confidences": [sum(page.confidences[step] for page in pages) for step in range(STEPS)],
+    }  # fmt: skip
+
+
+def _confidences(counts: Sequence[int], limit: float) -> str:
+    """Lines by confidence, and where the limit lies."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.5, 2.4), layout="constrained")
+        axes = figure.add_subplot()
+        axes.bar(
+            [(step + 0.5) / STEPS for step in range(STEPS)], counts, width=0.9 / STEPS, color=ROLE_COLOURS["student"]
+        )
+        axes.axvline(limit, color=ROLE_COLOURS["student_undistilled"], linewidth=1.4)
+        axes.set_xlim(0, 1)
+        axes.set_xlabel("confidence  (line: min_confidence)")
+        axes.set_ylabel("lines")
+        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        grid(axes, "y")
+        return svg(figure, "Lines by confidence")
