@@ -15,6 +15,7 @@ from tdtrain.ray_map import Task, map_tasks
 from tdtrain.teachers.services.answers import Answers, key_of
 from tdtrain.teachers.services.asking import cost_of
 from tdtrain.teachers.services.desk import AnyDesk, Counts, Desk
+from tdtrain.teachers.services.prices import price_of
 from tdtrain.teachers.services.service import NOTHING, Usage
 from tdtrain.teachers.services.targets import LabelledPage
 from tdtrain.train.progress import Display
@@ -47,6 +48,7 @@ def ask_pages(run: AskRun) -> Asked:
     places = {"dataset_path": absolute(run.dataset_path), "output_dir": absolute(run.output_dir)}
     run = run.model_copy(update=places | {"vote_with": tuple(map(absolute, run.vote_with))})
     service = service_of(run)
+    run = run.model_copy(update={"price": price_of(service.question.service, run.price, run.price_table)})
     voters(run)
     source, out = open_folder(run.dataset_path), open_folder(run.output_dir)
     images, failed = images_of(source)
@@ -64,7 +66,7 @@ def ask_pages(run: AskRun) -> Asked:
             return Asked(0, len(images) - len(missing), 0, len(missing), Counts(), NOTHING)
         out.write(QUESTION, service.question.model_dump_json(indent=1).encode())
         desk = _desk(run, bool(missing))
-        counting, ended = display.counting("ask", "pages"), 0
+        counting, ended = display.counting("ask", lambda: f"pages{money(desk)}"), 0
         reasons: dict[str, str] = {}
         pages: list[LabelledPage] = []
         paid = NOTHING
@@ -82,10 +84,9 @@ def ask_pages(run: AskRun) -> Asked:
         done = sum(not why for why in reasons.values())
         result = Asked(done, len(images) - len(missing), len(failed), left, counts, paid)
         where = f", see {FAILED}" if failed else ""
-        money = f", {counts.cost_usd:.4f} US dollars" if counts.cost_usd else ""
         display.say(
             f"{done} pages labelled, {result.there} of them answered before; {len(failed)} failed{where}; {left} left; "
-            f"{counts.calls} calls{money}: {run.output_dir}"
+            f"{counts.calls} calls{money(desk)}: {run.output_dir}"
         )
         if cost:
             display.say(f"all answers of these pages cost {cost:.4f} US dollars")
@@ -95,6 +96,12 @@ def ask_pages(run: AskRun) -> Asked:
             pages.sort(key=lambda page: page.image)
             display.say(write_label_report(out, pages, run.model_dump(mode="json")))
     return result
+
+
+def money(desk: AnyDesk) -> str:
+    """What was spent, in words; empty where nothing was."""
+    cost = desk.counts().cost_usd
+    return f", {cost:.4f} US dollars" if cost else ""
 
 
 def _desk(run: AskRun, asks: bool) -> AnyDesk:

@@ -266,6 +266,8 @@ class AskRun(WithPlaces):
     max_cost_usd: float | None = Field(default=None, gt=0)
     """Stop before the service has taken more; needs a price."""
     price: Price = Price()
+    price_table: Path | None = None
+    """TOML in place of price: a table for each service and model, such as ["claude/MODEL"], with the same fields."""
     expected_tokens: tuple[int, int] = (1_500, 1_000)
     """Of a page and its answer, for the estimate; set aside of the budget for each call under way."""
     num_workers: int = Field(default=2, ge=0)
@@ -296,10 +298,10 @@ class AskRun(WithPlaces):
 
     @model_validator(mode="after")
     def _budget(self) -> Self:
-        if self.max_cost_usd is not None and self.price == Price():
+        if self.max_cost_usd is not None and self.price == Price() and self.price_table is None:
             raise ValueError(
                 f"max_cost_usd={self.max_cost_usd:g} needs a price; give per_page, per_million_input_tokens or "
-                "per_million_output_tokens, as the service bills"
+                "per_million_output_tokens, as the service bills, or a price_table"
             )
         return self
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+_CLOCK = re.compile(r"([01]\d|2[0-3]):[0-5]\d|24:00")
 Printed = Annotated[str, Field(min_length=1)]
 
 
@@ -34,6 +36,20 @@ class Timetable(BaseModel):
     term: str | None = None
     year: str | None = None
     timeblocks: tuple[TimeBlock, ...]
+
+    def faults(self) -> list[str]:
+        """What a model that writes HH:MM cannot mean: other times, blocks that take no time, the same block twice. A
+        shift may end on the next day."""
+        found = []
+        for number, block in enumerate(self.timeblocks):
+            for field, time in (("startTime", block.startTime), ("endTime", block.endTime)):
+                if not _CLOCK.fullmatch(time):
+                    found.append(f"timeblocks.{number}.{field}: {time!r} is no HH:MM")
+            if block.startTime == block.endTime:
+                found.append(f"timeblocks.{number}: it starts and ends at {block.startTime}")
+            if block in self.timeblocks[:number]:
+                found.append(f"timeblocks.{number}: the same as timeblocks.{self.timeblocks.index(block)}")
+        return found
 
     def canonical(self) -> str:
         """The one JSON text of these values: keys in the schema's order, no spaces, what is None left out."""

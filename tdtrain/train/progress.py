@@ -53,9 +53,9 @@ class Display:
         words = f"loss {record.loss:.3f}{soft}  {rate}{self._validation.get(name, '')}"
         self._show(name, record.step, total, words, now=record.score is not None)
 
-    def counting(self, name: str, unit: str) -> Callable[[int, int], None]:
+    def counting(self, name: str, unit: str | Callable[[], str]) -> Callable[[int, int], None]:
         """A function (done, total) that shows how far something else is."""
-        return lambda done, total: self._show(name, done, total, unit)
+        return lambda done, total: self._show(name, done, total, unit if isinstance(unit, str) else unit())
 
     def say(self, words: str) -> None:
         """A line that stays."""

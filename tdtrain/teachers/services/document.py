@@ -44,7 +44,8 @@ def picture(image: bytes) -> tuple[str, str]:
 
 
 def answer_of(content: str, cut: bool, used: Usage, raw: str) -> Answer:
-    """The timetable that a model wrote. Raises Unusable where it is cut, no JSON, or does not fit the schema."""
+    """The timetable that a model wrote. Raises Unusable where it is cut, no JSON, does not fit the schema, or says what
+    cannot be (see `Timetable.faults`)."""
     if cut:
         raise Unusable("it is cut; it was too long", used)
     try:
@@ -53,4 +54,7 @@ def answer_of(content: str, cut: bool, used: Usage, raw: str) -> Answer:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise Unusable(f"{where}: {first['msg']}" if where else first["msg"], used) from error
+    if faults := document.faults():
+        more = f", and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise Unusable(f"{'; '.join(faults[:3])}{more}", used)
     return Answer(document=document, usage=used, raw=raw)

@@ -89,6 +89,18 @@ def test_a_dry_run_asks_nothing(server: Server, pages: Path, capsys: pytest.Capt
     assert not server.requests and not (pages.parent / "out").exists()
 
 
+def test_a_price_comes_from_a_table(server: Server, pages: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = pages.parent / "prices.toml"
+    table.write_text('["openai/qwen"]\nper_page = 0.02\n["claude/m"]\nper_million_input_tokens = 1\n')
+    assert ask_pages(run(server, pages, price_table=table, max_cost_usd=1.0)).counts.cost_usd == pytest.approx(0.12)
+    assert "pages, 0.1200 US dollars" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(ValueError, match=r'has no \["openai/other"\]; it has openai/qwen, claude/m'):
+        ask_pages(run(server, pages, price_table=table, service_model="other"))
+    table.write_text('["openai/qwen"]\nper_page = "much"\n')
+    with pytest.raises(ValueError, match=r"price_table=.*cannot be read \(openai/qwen\.per_page: .*number"):
+        ask_pages(run(server, pages, price_table=table))
+
+
 def test_a_budget_without_a_price_is_refused(server: Server, pages: Path) -> None:
     with pytest.raises(ValidationError, match="max_cost_usd=1 needs a price"):
         run(server, pages, max_cost_usd=1.0)

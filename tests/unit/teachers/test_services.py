@@ -220,6 +220,9 @@ def test_each_fault_is_what_it_is(wire: str, server: Server, step: Step, error: 
         ("Here is your timetable!", False, "JSON"),
         ('{"timeblocks": [{"day": "Mon"}]}', False, r"timeblocks\.0\.name: Field required"),
         ('{"blocks": []}', False, "timeblocks: Field required"),
+        (json.dumps(TIMETABLE).replace("08:00", "8am"), False, r"timeblocks\.0\.startTime: '8am' is no HH:MM"),
+        (json.dumps(TIMETABLE).replace("08:45", "08:00"), False, r"timeblocks\.0: it starts and ends at 08:00"),
+        (json.dumps({"timeblocks": TIMETABLE["timeblocks"] * 2}), False, r"timeblocks\.1: the same as timeblocks\.0"),
     ],
 )
 def test_an_answer_that_does_not_fit_is_unusable_and_paid(
