@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from tdtrain.config import AskRun
 from tdtrain.data.corpus import FAILED, images_of, write_failed
 from tdtrain.data.rows import content_id
-from tdtrain.data.storage import absolute, open_folder
+from tdtrain.data.storage import Folder, absolute, open_folder
 from tdtrain.page_asker import LEFT, QUESTION, PageAsker, expected, service_of, voters
 from tdtrain.ray_map import Task, map_tasks
 from tdtrain.teachers.services.answers import Answers, key_of
 from tdtrain.teachers.services.asking import cost_of
 from tdtrain.teachers.services.desk import AnyDesk, Counts, Desk
 from tdtrain.teachers.services.prices import price_of
-from tdtrain.teachers.services.service import NOTHING, Usage
+from tdtrain.teachers.services.service import NOTHING, Question, Usage
 from tdtrain.teachers.services.targets import LabelledPage
 from tdtrain.train.progress import Display
 
@@ -43,7 +43,7 @@ class Asked:
 def ask_pages(run: AskRun) -> Asked:
     """Asks about every page that has no answer yet, and writes the labels of each that has one, with its image.
 
-    Raises: ValueError where there is no image, or the service cannot be used.
+    Raises: ValueError where there is no image, or the service cannot be used, or answers nobody.
     """
     places = {"dataset_path": absolute(run.dataset_path), "output_dir": absolute(run.output_dir)}
     run = run.model_copy(update=places | {"vote_with": tuple(map(absolute, run.vote_with))})
@@ -52,20 +52,20 @@ def ask_pages(run: AskRun) -> Asked:
     voters(run)
     source, out = open_folder(run.dataset_path), open_folder(run.output_dir)
     images, failed = images_of(source)
-    answers = Answers(out)
-    missing = {
-        name: path for name, path in images.items() if not answers.get(key_of(service.question, source.read(path)))
-    }
-    estimate = cost_of(expected(run), run.price) * len(missing)
+    missing, given_up = _unanswered(images, source, Answers(out), service.question)
+    if run.ask_again:
+        given_up = 0
+    estimate = cost_of(expected(run), run.price) * (missing - given_up)
     with Display() as display:
         words = f"; they may cost {estimate:.2f} US dollars" if estimate else ""
         display.say(
-            f"{len(images):,} pages, {len(missing):,} of them without an answer of {service.question.service}{words}"
+            f"{len(images):,} pages, {missing:,} of them without an answer of {service.question.service}{words}"
+            + (f"; {given_up:,} were given up for good, `--ask_again` tries them again" if given_up else "")
         )
         if run.dry_run:
-            return Asked(0, len(images) - len(missing), 0, len(missing), Counts(), NOTHING)
+            return Asked(0, len(images) - missing, 0, missing, Counts(), NOTHING)
         out.write(QUESTION, service.question.model_dump_json(indent=1).encode())
-        desk = _desk(run, bool(missing))
+        desk = _desk(run, missing > 0)
         counting, ended = display.counting("ask", lambda: f"pages{money(desk)}"), 0
         reasons: dict[str, str] = {}
         pages: list[LabelledPage] = []
@@ -82,7 +82,7 @@ def ask_pages(run: AskRun) -> Asked:
         write_failed(out, failed)
         counts, cost = desk.counts(), cost_of(paid, run.price)
         done = sum(not why for why in reasons.values())
-        result = Asked(done, len(images) - len(missing), len(failed), left, counts, paid)
+        result = Asked(done, len(images) - missing, len(failed), left, counts, paid)
         where = f", see {FAILED}" if failed else ""
         display.say(
             f"{done} pages labelled, {result.there} of them answered before; {len(failed)} failed{where}; {left} left; "
@@ -95,7 +95,16 @@ def ask_pages(run: AskRun) -> Asked:
 
             pages.sort(key=lambda page: page.image)
             display.say(write_label_report(out, pages, run.model_dump(mode="json")))
+    if counts.denied:
+        raise ValueError(f"service={run.service} answers nobody: {counts.denied}; {left} pages were not asked about")
     return result
+
+
+def _unanswered(images: dict[str, str], source: Folder, answers: Answers, question: Question) -> tuple[int, int]:
+    """How many images have no answer; how many of them will not have one."""
+    keys = [key_of(question, source.read(path)) for path in images.values()]
+    missing = [key for key in keys if answers.get(key) is None]
+    return len(missing), sum(answers.gave_up(key) is not None for key in missing)
 
 
 def money(desk: AnyDesk) -> str:

@@ -261,6 +261,8 @@ class AskRun(WithPlaces):
     """Calls that may begin in any second, of all workers together."""
     calls_at_once: Positive = 8
     """Calls that wait for an answer side by side, of all workers together."""
+    ask_again: bool = False
+    """Also ask about pages that were given up for good: refused, or answered three times so that it cannot be used."""
     max_pages: Positive | None = None
     """Ask about so many pages that have no answer yet, then stop."""
     max_cost_usd: float | None = Field(default=None, gt=0)

@@ -11,7 +11,7 @@ from tdtrain.data.storage import Folder, open_folder
 from tdtrain.ray_map import Task
 from tdtrain.teachers.services.answers import Answers, Kept, key_of
 from tdtrain.teachers.services.asking import GivenUp, ask
-from tdtrain.teachers.services.desk import AnyDesk, Spent
+from tdtrain.teachers.services.desk import AnyDesk, Closed
 from tdtrain.teachers.services.service import NOTHING, Question, Service, SpokenLine, Usage
 from tdtrain.teachers.services.targets import LabelledPage, boxes_file, document_file, look_at, show
 from tdtrain.teachers.services.vote import vote
@@ -53,10 +53,10 @@ class PageAsker:
         run, out, source = self._run, open_folder(self._run.output_dir), open_folder(self._run.dataset_path)
         image = source.read(path)
         try:
-            kept = ask(self._service, image, Answers(out), self._desk, run.price, expected(run))
+            kept = ask(self._service, image, Answers(out), self._desk, run.price, expected(run), again=run.ask_again)
         except GivenUp as error:
             return Outcome(str(error), error.paid)
-        except Spent as error:
+        except Closed as error:
             return Outcome(f"{LEFT}{error}", NOTHING)
         there = f"images/{path.removeprefix('images/')}"
         out.bring(there, source, path)

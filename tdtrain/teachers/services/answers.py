@@ -1,6 +1,7 @@
 """Answers of services, kept for good: what was paid for once is never asked for again.
 
     answers/3f/3f9a....json    one an answer, written whole and to the disk the moment it arrives
+    refused/3f/3f9a....json    one a question that will not be answered, with the reason
 
 An answer's name is a hash of all that it depends on: the picture, the service and its model, the prompt and the schema.
 Jobs that share a folder on a file system wait for each other where they ask the same; on an object store, which has no
@@ -16,6 +17,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -38,6 +40,18 @@ class Kept(Fixed):
     """When, ISO 8601."""
 
 
+class GaveUp(Fixed):
+    """A question that will not be answered, and what was paid for trying."""
+
+    question: Question
+    image: str
+    reason: str
+    paid: Usage
+
+
+Entry = TypeVar("Entry", Kept, GaveUp)
+
+
 def key_of(question: Question, image: bytes) -> str:
     """The name of the answer to a question about a picture."""
     asked = json.dumps([*question.model_dump(mode="json").values(), hashlib.sha256(image).hexdigest()])
@@ -52,20 +66,26 @@ class Answers:
 
     def get(self, key: str) -> Kept | None:
         """The answer, if there is one. Raises ValueError where the file is not what `put` wrote."""
-        name = _name(key)
+        return self._read(_name(key), Kept)
+
+    def gave_up(self, key: str) -> GaveUp | None:
+        """Why there will be no answer, where that is known. Raises ValueError as `get` does."""
+        return self._read(_name(key, "refused"), GaveUp)
+
+    def _read(self, name: str, kind: type[Entry]) -> Entry | None:
         if not self._folder.exists(name):
             return None
         try:
-            return Kept.model_validate_json(self._folder.read(name))
+            return kind.model_validate_json(self._folder.read(name))
         except ValidationError as error:
             first = error.errors()[0]
             raise ValueError(
                 f"{self._folder.path(name)} is no answer ({first['loc']}: {first['msg']}); remove it to ask again"
             ) from error
 
-    def put(self, key: str, kept: Kept) -> None:
-        """Keeps an answer; returns when it is on the disk."""
-        name = _name(key)
+    def put(self, key: str, kept: Kept | GaveUp) -> None:
+        """Keeps an answer, or that there will be none; returns when it is on the disk."""
+        name = _name(key, "answers" if isinstance(kept, Kept) else "refused")
         self._folder.write(name, kept.model_dump_json(indent=1).encode())
         if self._folder.is_local:
             for path in (Path(self._folder.path(name)), Path(self._folder.path(name)).parent):
@@ -88,5 +108,5 @@ class Answers:
             yield
 
 
-def _name(key: str) -> str:
-    return f"answers/{key[:2]}/{key}.json"
+def _name(key: str, part: str = "answers") -> str:
+    return f"{part}/{key[:2]}/{key}.json"

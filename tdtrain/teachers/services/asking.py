@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from hashlib import sha256
 
 from tdtrain.options import Price
-from tdtrain.teachers.services.answers import Answers, Kept, key_of
-from tdtrain.teachers.services.desk import AnyDesk
-from tdtrain.teachers.services.service import NOTHING, Answer, Busy, Fixed, Refused, Service, Unusable, Usage
+from tdtrain.teachers.services.answers import Answers, GaveUp, Kept, key_of
+from tdtrain.teachers.services.desk import AnyDesk, Closed
+from tdtrain.teachers.services.service import NOTHING, Answer, Busy, Denied, Fixed, Refused, Service, Unusable, Usage
 
 
 def cost_of(usage: Usage, price: Price) -> float:
@@ -46,11 +46,11 @@ class Patience(Fixed):
 
 
 class GivenUp(Exception):
-    """There is no answer to be had for this picture; what was paid for trying is `paid`."""
+    """There is no answer for this picture, or `for_good`: there will be none. What was paid for trying is `paid`."""
 
-    def __init__(self, reason: str, paid: Usage) -> None:
+    def __init__(self, reason: str, paid: Usage, for_good: bool = False) -> None:
         super().__init__(reason)
-        self.paid = paid
+        self.paid, self.for_good = paid, for_good
 
 
 def ask(
@@ -61,6 +61,7 @@ def ask(
     price: Price = Price(),  # noqa: B008 - frozen
     expected: Usage = NOTHING,
     patience: Patience = Patience(),  # noqa: B008
+    again: bool = False,
     sleep: Callable[[float], None] = time.sleep,
     draw: Callable[[], float] = random.random,
 ) -> Kept:
@@ -69,8 +70,9 @@ def ask(
     Args:
         image: a PNG or JPEG file.
         expected: what an attempt may use, set aside of the budget until it is known.
+        again: ask even where it was given up for good before.
 
-    Raises: GivenUp where the service does not answer, or not so that it can be used; Spent where the budget is.
+    Raises: GivenUp where the service does not answer, or not so that it can be used; Closed where nobody may ask.
     """
     key = key_of(service.question, image)
     if (kept := answers.get(key)) is not None:
@@ -78,8 +80,16 @@ def ask(
     with answers.alone(key):
         if (kept := answers.get(key)) is not None:  # of another job, meanwhile
             return kept
+        if not again and (before := answers.gave_up(key)) is not None:
+            raise GivenUp(before.reason, before.paid, for_good=True)
         desk.open()
-        kept = _attempts(service, image, desk, price, expected, patience, sleep, draw)
+        try:
+            kept = _attempts(service, image, desk, price, expected, patience, sleep, draw)
+        except GivenUp as error:
+            if error.for_good:
+                digest = sha256(image).hexdigest()
+                answers.put(key, GaveUp(question=service.question, image=digest, reason=str(error), paid=error.paid))
+            raise
         answers.put(key, kept)
         return kept
 
@@ -111,7 +121,8 @@ def _attempts(
             used, unusable, complaint = error.usage, unusable + 1, str(error)
             paid += used
             if unusable >= patience.unusable:
-                raise GivenUp(f"{unusable} answers could not be used, the last: {error}", paid) from error
+                why = f"{unusable} answers could not be used, the last: {error}"
+                raise GivenUp(why, paid, for_good=True) from error
         except Busy as error:
             failed += 1
             if failed >= patience.attempts:
@@ -120,7 +131,10 @@ def _attempts(
                 desk.hold(error.retry_after_s)
             sleep(patience.wait_s(failed, draw()))
         except Refused as error:
-            raise GivenUp(str(error), paid) from error
+            raise GivenUp(str(error), paid, for_good=True) from error
+        except Denied as error:
+            desk.close(str(error))
+            raise Closed(str(error)) from error
         finally:
             desk.ended(call, aside, cost_of(used, price))
 

@@ -10,11 +10,13 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import TypeVar
 
-from tdtrain.teachers.services.service import Busy, Refused
+from tdtrain.teachers.services.service import Busy, Denied, Refused
 
 Said = TypeVar("Said")
 LATER = (408, 409, 425, 429)
 """And all from 500 on."""
+DENIED = (401, 402, 403, 404, 405)
+"""Whatever the picture."""
 
 
 def attempt(sdk: ModuleType, key: str, call: Callable[[], Said]) -> Said:
@@ -23,19 +25,26 @@ def attempt(sdk: ModuleType, key: str, call: Callable[[], Said]) -> Said:
     Args:
         key: a secret that no reason may hold: some servers say which one they refuse.
 
-    Raises: Busy or Refused.
+    Raises: Busy, Refused or Denied.
     """
     try:
         return call()
     except sdk.APIStatusError as error:
         reason = f"{error.status_code}: {error.message}".replace(key, "***")
-        if error.status_code in LATER or error.status_code >= 500:
-            raise Busy(reason, seconds_of(error.response.headers.get("retry-after"))) from None
-        raise Refused(reason) from None  # its cause holds the request
+        raise failure(
+            error.status_code, reason, error.response.headers.get("retry-after")
+        ) from None  # it holds the key
     except sdk.APIConnectionError as error:  # time-outs too
         raise Busy(f"{type(error).__name__}: {error}") from error
     except (sdk.APIResponseValidationError, json.JSONDecodeError) as error:
         raise Busy(f"its answer is no JSON ({error})") from error
+
+
+def failure(status: int, reason: str, retry_after: str | None) -> Busy | Refused | Denied:
+    """What an HTTP status means for the one who asked."""
+    if status in LATER or status >= 500:
+        return Busy(reason, seconds_of(retry_after))
+    return Denied(reason) if status in DENIED else Refused(reason)
 
 
 def seconds_of(told: str | None) -> float | None:

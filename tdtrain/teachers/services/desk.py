@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from tdtrain.teachers.services.rate import Rate
@@ -22,11 +22,13 @@ class AnyDesk(Protocol):
 
     def hold(self, seconds: float) -> None: ...
 
+    def close(self, reason: str) -> None: ...
+
     def counts(self) -> Counts: ...
 
 
-class Spent(Exception):
-    """The budget is used up."""
+class Closed(Exception):
+    """No call may begin: the budget is used up, or the service denies everybody."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Counts:
     calls: int = 0
     pages: int = 0
     cost_usd: float = 0.0
+    denied: str = ""
+    """Why the service answers nobody, if it does not."""
 
 
 class Desk:
@@ -60,23 +64,25 @@ class Desk:
         self._counts = Counts()
 
     def open(self) -> None:
-        """One more page. Raises Spent where those were all."""
+        """One more page. Raises Closed where those were all."""
         with self._changed:
             now = self._counts
+            if now.denied:
+                raise Closed(now.denied)
             if self._max_pages is not None and now.pages >= self._max_pages:
-                raise Spent(f"max_pages={self._max_pages} pages were asked about")
-            self._counts = Counts(now.calls, now.pages + 1, now.cost_usd)
+                raise Closed(f"max_pages={self._max_pages} pages were asked about")
+            self._counts = replace(now, pages=now.pages + 1)
 
     def begin(self, may_cost_usd: float = 0.0) -> int:
-        """Sets a call's cost aside, and waits until it may begin. Returns its number. Raises Spent."""
+        """Sets a call's cost aside, and waits until it may begin. Returns its number. Raises Closed."""
         with self._changed:
             now = self._counts
             if self._max_cost_usd is not None and now.cost_usd + may_cost_usd > self._max_cost_usd:
-                raise Spent(
+                raise Closed(
                     f"max_cost_usd={self._max_cost_usd:g}: {now.cost_usd:.4f} are spent, and the next call may cost "
                     f"{may_cost_usd:.4f}"
                 )
-            self._counts = Counts(now.calls + 1, now.pages, now.cost_usd + may_cost_usd)
+            self._counts = replace(now, calls=now.calls + 1, cost_usd=now.cost_usd + may_cost_usd)
             while wait := self._rate.wait_s():
                 self._changed.wait(wait)
             return self._rate.begin()
@@ -85,7 +91,7 @@ class Desk:
         """Puts what a call cost in the place of what was set aside for it."""
         with self._changed:
             now = self._counts
-            self._counts = Counts(now.calls, now.pages, now.cost_usd + cost_usd - may_cost_usd)
+            self._counts = replace(now, cost_usd=now.cost_usd + cost_usd - may_cost_usd)
             self._rate.end(call)
             self._changed.notify_all()
 
@@ -93,6 +99,11 @@ class Desk:
         """The service asked everybody to wait."""
         with self._changed:
             self._rate.hold(seconds)
+
+    def close(self, reason: str) -> None:
+        """The service answers nobody: no page is opened any more."""
+        with self._changed:
+            self._counts = replace(self._counts, denied=self._counts.denied or reason)
 
     def counts(self) -> Counts:
         """What was asked and spent."""

@@ -39,11 +39,15 @@ class SharedDesk:
         """See `Desk`."""
         self._call("hold", seconds)
 
+    def close(self, reason: str) -> None:
+        """See `Desk`."""
+        self._call("close", reason)
+
     def counts(self) -> Counts:
         """See `Desk`."""
         return self._call("counts")
 
-    def _call(self, method: str, *arguments: float) -> Any:
+    def _call(self, method: str, *arguments: float | str) -> Any:
         try:
             return ray.get(getattr(self._actor, method).remote(*arguments))
         except ray.exceptions.RayTaskError as error:

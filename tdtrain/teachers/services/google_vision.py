@@ -14,7 +14,7 @@ from google.auth.exceptions import DefaultCredentialsError, TransportError
 from google.cloud import vision
 from google.protobuf.json_format import ParseError
 
-from tdtrain.teachers.services.attempt import LATER, seconds_of
+from tdtrain.teachers.services.attempt import failure
 from tdtrain.teachers.services.service import Answer, Busy, Question, Refused, SpokenLine, Usage
 
 KEY = "GOOGLE_API_KEY"
@@ -60,11 +60,8 @@ class GoogleVision:
             said = self._client.batch_annotate_images(requests=[request], retry=None, timeout=self._timeout_s)
         except GoogleAPICallError as error:
             reason = f"{error.code}: {error.message}".replace(self._key or "\0", "***")
-            code = int(error.code or 500)
-            if code in LATER or code >= 500:
-                headers = getattr(error.response, "headers", None) or {}
-                raise Busy(reason, seconds_of(headers.get("retry-after"))) from None
-            raise Refused(reason) from None  # its cause holds the request
+            headers = getattr(error.response, "headers", None) or {}
+            raise failure(int(error.code or 500), reason, headers.get("retry-after")) from None  # it holds the request
         except (RetryError, TransportError, requests.RequestException) as error:
             raise Busy(f"{type(error).__name__}: no answer") from None  # its words may hold the key
         except (ParseError, ValueError) as error:

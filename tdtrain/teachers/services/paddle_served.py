@@ -8,8 +8,8 @@ from typing import Any
 import requests
 from pydantic import BaseModel, ValidationError
 
-from tdtrain.teachers.services.attempt import LATER, seconds_of
-from tdtrain.teachers.services.service import Answer, Busy, Question, Refused, SpokenLine, Usage
+from tdtrain.teachers.services.attempt import failure
+from tdtrain.teachers.services.service import Answer, Busy, Question, SpokenLine, Usage
 
 IMAGE = 1
 """PaddleX's fileType of a picture."""
@@ -43,10 +43,8 @@ class PaddleServed:
             said = requests.post(self._url, json=body, timeout=self._timeout_s)
         except requests.RequestException as error:
             raise Busy(f"{type(error).__name__}: {error}") from error
-        if said.status_code in LATER or said.status_code >= 500:
-            raise Busy(f"{said.status_code}: {said.reason}", seconds_of(said.headers.get("retry-after")))
         if said.status_code != requests.codes.ok:
-            raise Refused(f"{said.status_code}: {_complaint(said)}")
+            raise failure(said.status_code, f"{said.status_code}: {_complaint(said)}", said.headers.get("retry-after"))
         try:
             result = said.json()["result"]["ocrResults"][0]["prunedResult"]
             read = _Read.model_validate(result)

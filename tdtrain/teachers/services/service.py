@@ -75,7 +75,7 @@ class Service(Protocol):
             image: a PNG or JPEG file.
             complaint: why the answer before could not be used, for those who can be told.
 
-        Raises: Busy, Unusable or Refused.
+        Raises: Busy, Unusable, Refused or Denied.
         """
         ...
 
@@ -97,4 +97,8 @@ class Unusable(Exception):
 
 
 class Refused(Exception):
-    """It will never answer this: a picture it does not take, a key it does not know."""
+    """It will never answer this: a picture that it does not take."""
+
+
+class Denied(Exception):
+    """It answers nobody like us: a key or a model that it does not know, an address where it is not."""

@@ -19,9 +19,9 @@ from tdtrain.data.storage import open_folder
 from tdtrain.options import Price
 from tdtrain.teachers.services.answers import Answers, key_of
 from tdtrain.teachers.services.asking import GivenUp, Patience, ask
-from tdtrain.teachers.services.desk import Desk, Spent
+from tdtrain.teachers.services.desk import Closed, Desk
 from tdtrain.teachers.services.rate import TRAVEL_S, Rate
-from tdtrain.teachers.services.service import Answer, Busy, Question, Refused, SpokenLine, Unusable, Usage
+from tdtrain.teachers.services.service import Answer, Busy, Denied, Question, Refused, SpokenLine, Unusable, Usage
 
 QUESTION = Question(service="fake/1", prompt="Read this.", form="lines-1")
 
@@ -90,7 +90,7 @@ def test_it_is_told_what_was_wrong_and_every_attempt_is_paid(tmp_path: Path) -> 
     [
         (Fake(*[Busy("503")] * 8), "no answer to 8 calls, the last: 503"),
         (Fake(*[Unusable("no JSON", Usage())] * 3), "3 answers could not be used, the last: no JSON"),
-        (Fake(Refused("the key is not known")), "the key is not known"),
+        (Fake(Refused("no picture")), "no picture"),
     ],
 )
 def test_what_never_comes_is_given_up_in_words(service: Fake, why: str, tmp_path: Path) -> None:
@@ -137,6 +137,32 @@ def test_a_limit_is_used_to_more_than_nine_tenths() -> None:
     assert 0.6 * 20 <= 200 / begun[-1] <= 20
 
 
+def test_what_is_given_up_for_good_is_not_asked_again_unless_told(tmp_path: Path) -> None:
+    hopeless = [Unusable("no JSON", Usage(input_tokens=10))] * 3
+    for script, calls, paid in (([Refused("no picture")], 1, 0), (hopeless, 3, 30), ([Busy("503")] * 8, 8, 0)):
+        image = str(calls).encode()
+        service = Fake(*script)
+        with pytest.raises(GivenUp):
+            asked(service, tmp_path, image)
+        assert len(service.complaints) == calls
+        if calls == 8:  # it was busy, which passes
+            assert asked(service, tmp_path, image)[0].attempts == 1
+            continue
+        with pytest.raises(GivenUp) as known:
+            asked(service, tmp_path, image)
+        assert known.value.paid.input_tokens == paid and len(service.complaints) == calls
+        assert asked(service, tmp_path, image, again=True)[0].attempts == 1
+
+
+def test_a_service_that_knows_nobody_ends_it_all(tmp_path: Path) -> None:
+    desk = Desk()
+    service = Fake(Denied("401: who are you?"))
+    for image in (b"a", b"b"):
+        with pytest.raises(Closed, match="401: who are you"):
+            asked(service, tmp_path, image, desk=desk)
+    assert len(service.complaints) == 1 and desk.counts().denied == "401: who are you?"
+
+
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), max_size=50), st.floats(0, 5))
 def test_the_budget_is_never_overspent(calls: list[tuple[float, float]], budget: float) -> None:
     """As long as no call costs more than was set aside for it."""
@@ -144,7 +170,7 @@ def test_the_budget_is_never_overspent(calls: list[tuple[float, float]], budget:
     for aside, share in calls:
         try:
             call = desk.begin(aside)
-        except Spent:
+        except Closed:
             break
         spent += aside * share
         desk.ended(call, aside, aside * share)
@@ -156,7 +182,7 @@ def test_a_budget_of_pages_counts_pages_not_attempts(tmp_path: Path) -> None:
     asked(Fake(Busy("500"), Busy("500")), tmp_path, b"a", desk=desk)
     asked(Fake(), tmp_path, b"b", desk=desk)
     asked(Fake(), tmp_path, b"a", desk=desk)  # is there already
-    with pytest.raises(Spent, match="max_pages=2"):
+    with pytest.raises(Closed, match="max_pages=2"):
         asked(Fake(), tmp_path, b"c", desk=desk)
 
 

@@ -64,13 +64,25 @@ def test_every_page_has_its_document_and_is_asked_about_once(server: Server, pag
     assert elsewhere.there == 0 and len(server.requests) == 15
 
 
-def test_what_fails_is_said_and_tried_again_by_the_next_run(server: Server, pages: Path) -> None:
+def test_what_is_refused_is_said_and_tried_again_when_told(server: Server, pages: Path) -> None:
     server.script = [says({"error": {"message": "a picture of nothing"}}, 400)]
     asked = ask_pages(run(server, pages, calls_at_once=1))
     assert (asked.done, asked.failed) == (5, 1)
     (failed,) = map(json.loads, (pages.parent / "out" / "failed.jsonl").read_text().splitlines())
     assert failed["reason"].startswith("400: ") and "a picture of nothing" in failed["reason"]
-    assert ask_pages(run(server, pages)).done == 6 and not (pages.parent / "out" / "failed.jsonl").exists()
+    again = ask_pages(run(server, pages))
+    assert (again.done, again.failed, again.counts.calls) == (5, 1, 0)
+    again = ask_pages(run(server, pages, ask_again=True))
+    assert (again.done, again.counts.calls) == (6, 1) and not (pages.parent / "out" / "failed.jsonl").exists()
+
+
+def test_a_service_that_answers_nobody_ends_the_job(server: Server, pages: Path) -> None:
+    server.script = [says({"error": {"message": "who are you?"}}, 401)] * 6
+    with pytest.raises(
+        ValueError, match=r"service=openai answers nobody: 401: .*who are you.*; 6 pages were not asked"
+    ):
+        ask_pages(run(server, pages, calls_at_once=1))
+    assert len(server.requests) == 1
 
 
 def test_a_budget_of_pages_or_money_is_kept(server: Server, pages: Path) -> None:
@@ -109,7 +121,8 @@ def test_a_budget_without_a_price_is_refused(server: Server, pages: Path) -> Non
 def test_no_secret_reaches_the_disk(server: Server, pages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "planted-secret-4711")
     server.script = [says({"error": {"message": "planted-secret-4711 is not known"}}, 401)]
-    ask_pages(run(server, pages, calls_at_once=1))
+    with pytest.raises(ValueError, match=r"401: .*\*\*\* is not known"):
+        ask_pages(run(server, pages, calls_at_once=1))
     assert any("4711" in (key or "") for key in server.keys)
     held = [path for path in pages.parent.rglob("*") if path.is_file()]
     assert held and not [path for path in held if b"4711" in path.read_bytes()]

@@ -22,7 +22,7 @@ from tdtrain.data.sample.page import make_page
 from tdtrain.teachers.services.google_vision import GoogleVision
 from tdtrain.teachers.services.local import LocalReader
 from tdtrain.teachers.services.paddle_served import PaddleServed
-from tdtrain.teachers.services.service import Busy, Refused, Service
+from tdtrain.teachers.services.service import Busy, Denied, Refused, Service
 from tests.unit.teachers.test_services import Server, Step, cut_short, hangs_up, says
 
 PICTURE = b"\x89PNG a page"
@@ -94,7 +94,8 @@ def test_a_page_goes_as_a_picture_and_comes_back_as_lines_with_their_places(wire
     [
         (says({"error": {"message": "slow down"}}, 429, Retry_After="3"), Busy, "429"),
         (says({"error": {"message": "oh"}}, 500), Busy, "500"),
-        (says({"error": {"message": "who? planted-secret"}, "errorMsg": "who?"}, 403), Refused, "403: (who|.*who)"),
+        (says({"error": {"message": "who? planted-secret"}, "errorMsg": "who?"}, 403), Denied, "403: (who|.*who)"),
+        (says({"error": {"message": "too large"}, "errorMsg": "too large"}, 413), Refused, "413: .*too large"),
         (says("<html>bad gateway</html>", 502, Content_Type="text/html"), Busy, "502"),
         (says("not JSON at all"), Busy, "its answer is no"),
         (says({"unexpected": True}), Busy, "answer"),

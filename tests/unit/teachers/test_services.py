@@ -18,9 +18,9 @@ from tdtrain.data.storage import open_folder
 from tdtrain.teachers.services.answers import Answers
 from tdtrain.teachers.services.asking import GivenUp, Patience, ask
 from tdtrain.teachers.services.claude import Claude
-from tdtrain.teachers.services.desk import Desk
+from tdtrain.teachers.services.desk import Closed, Desk
 from tdtrain.teachers.services.openai_compatible import OpenAiCompatible
-from tdtrain.teachers.services.service import Busy, Refused, Service, Unusable
+from tdtrain.teachers.services.service import Busy, Denied, Refused, Service, Unusable
 
 PICTURE = b"\x89PNG a page"
 TIMETABLE = {
@@ -197,8 +197,9 @@ def test_what_is_no_picture_is_refused_before_anybody_is_asked(wire: str, server
         (says({"error": {"message": "slow down"}}, 429, Retry_After="3"), Busy, "429"),
         (says({"error": {"message": "oh"}}, 500), Busy, "500"),
         (says({"error": {"message": "overloaded"}}, 529), Busy, "529"),
-        (says({"error": {"message": "who?"}}, 401), Refused, "401"),
-        (says({"error": {"message": "no such model"}}, 404), Refused, "404"),
+        (says({"error": {"message": "who?"}}, 401), Denied, "401"),
+        (says({"error": {"message": "no such model"}}, 404), Denied, "404"),
+        (says({"error": {"message": "too large"}}, 413), Refused, "413"),
         (says("<html>bad gateway</html>", 502, Content_Type="text/html"), Busy, "502"),
         (says("not JSON at all"), Busy, "no"),
         (says({"unexpected": True}), Busy, "is no (completion|message)"),
@@ -275,7 +276,7 @@ def test_after_any_faults_the_page_is_answered_and_kept(wire: str, server: Serve
 
 def test_a_wrong_key_is_said_at_once(wire: str, server: Server, tmp_path: Path) -> None:
     server.script = [says({"error": {"message": "who are you?"}}, 401)]
-    with pytest.raises(GivenUp, match=r"401.*who are you"):
+    with pytest.raises(Closed, match=r"401.*who are you"):
         ask(service(wire, server), PICTURE, Answers(open_folder(tmp_path)), Desk())
 
 
