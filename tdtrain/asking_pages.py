@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from tdtrain.config import AskRun
 from tdtrain.data.corpus import FAILED, images_of, write_failed
@@ -16,7 +17,7 @@ from tdtrain.teachers.services.answers import Answers, key_of
 from tdtrain.teachers.services.asking import cost_of
 from tdtrain.teachers.services.desk import AnyDesk, Counts, Desk
 from tdtrain.teachers.services.prices import price_of
-from tdtrain.teachers.services.service import NOTHING, Question, Usage
+from tdtrain.teachers.services.service import NOTHING, Busy, Denied, Question, Service, Usage
 from tdtrain.teachers.services.targets import LabelledPage
 from tdtrain.train.progress import Display
 
@@ -65,13 +66,15 @@ def ask_pages(run: AskRun) -> Asked:
         if run.dry_run:
             return Asked(0, len(images) - missing, 0, missing, Counts(), NOTHING)
         out.write(QUESTION, service.question.model_dump_json(indent=1).encode())
+        if run.batches and missing:
+            _in_batches(run, service, images, source, display)
         desk = _desk(run, missing > 0)
         counting, ended = display.counting("ask", lambda: f"pages{money(desk)}"), 0
         reasons: dict[str, str] = {}
         pages: list[LabelledPage] = []
         paid = NOTHING
         tasks = list(_tasks(images, run))
-        for outcome in map_tasks(PageAsker, (run, desk), tasks, run.num_workers if missing else 0, cpus=0.5):
+        for outcome in map_tasks(PageAsker, (run, desk), tasks, _workers(run, missing), cpus=0.5):
             reasons |= dict(zip(outcome["images"], outcome["reasons"], strict=True))
             paid = sum((Usage(**one) for one in outcome["paid"]), paid)
             pages += [LabelledPage.model_validate_json(page) for page in outcome["pages"] if page]
@@ -95,7 +98,7 @@ def ask_pages(run: AskRun) -> Asked:
 
             pages.sort(key=lambda page: page.image)
             display.say(write_label_report(out, pages, run.model_dump(mode="json")))
-    if counts.denied:
+    if counts.denied and not run.batches:
         raise ValueError(f"service={run.service} answers nobody: {counts.denied}; {left} pages were not asked about")
     return result
 
@@ -107,16 +110,44 @@ def _unanswered(images: dict[str, str], source: Folder, answers: Answers, questi
     return len(missing), sum(answers.gave_up(key) is not None for key in missing)
 
 
+def _workers(run: AskRun, missing: int) -> int:
+    return 0 if run.batches or not missing else run.num_workers
+
+
 def money(desk: AnyDesk) -> str:
     """What was spent, in words; empty where nothing was."""
     cost = desk.counts().cost_usd
     return f", {cost:.4f} US dollars" if cost else ""
 
 
+def _in_batches(run: AskRun, service: Service, images: dict[str, str], source: Folder, display: Display) -> None:
+    """Has pages answered before they are asked about one by one, as many as the budget allows."""
+    from tdtrain.teachers.services.batches import Batches
+    from tdtrain.teachers.services.claude import Claude
+
+    assert isinstance(service, Claude), "of other services the config has none"
+    out = open_folder(run.output_dir)
+    reads = {path: partial(source.read, path) for path in images.values()}
+    keys = {key_of(service.question, read()): read for read in reads.values()}
+    answers, cost = Answers(out), cost_of(expected(run), run.price)
+    open_keys = [key for key in keys if answers.get(key) is None and (run.ask_again or answers.gave_up(key) is None)]
+    most = len(open_keys) if run.max_pages is None else run.max_pages
+    if run.max_cost_usd is not None and cost:
+        most = min(most, int(run.max_cost_usd / cost))
+    chosen = {key: keys[key] for key in open_keys[:most]}
+    try:
+        Batches(service, out).ask(chosen, display.counting("batch", "pages"), again=run.ask_again)
+    except (Busy, Denied) as error:
+        raise ValueError(f"service={run.service} takes no batch: {error}; run again to go on") from error
+
+
 def _desk(run: AskRun, asks: bool) -> AnyDesk:
     rate = None if run.service == "local" else run.calls_per_second
-    if not run.num_workers or not asks:
-        return Desk(rate, run.max_pages, run.max_cost_usd)
+    if run.batches or not run.num_workers or not asks:
+        desk = Desk(rate, run.max_pages, run.max_cost_usd)
+        if run.batches:
+            desk.close("it was in no batch, or its batch did not get to it; run again")
+        return desk
     from tdtrain.ray_start import connect  # Ray only where it is used
     from tdtrain.teachers.services.desk_on_ray import SharedDesk
 

@@ -261,6 +261,8 @@ class AskRun(WithPlaces):
     """Calls that may begin in any second, of all workers together."""
     calls_at_once: Positive = 8
     """Calls that wait for an answer side by side, of all workers together."""
+    batches: bool = False
+    """Hand all pages in at once, as Message Batches: answered within a day, for less (claude)."""
     ask_again: bool = False
     """Also ask about pages that were given up for good: refused, or answered three times so that it cannot be used."""
     max_pages: Positive | None = None
@@ -296,6 +298,8 @@ class AskRun(WithPlaces):
             raise ValueError(f"service={self.service} needs a service_model, as the service calls it")
         if self.service == "paddleocr" and self.service_url is None:
             raise ValueError("service=paddleocr needs the service_url of its server, such as http://localhost:8080")
+        if self.batches and self.service != "claude":
+            raise ValueError(f"batches=True is for service=claude, and this is service={self.service}")
         return self
 
     @model_validator(mode="after")

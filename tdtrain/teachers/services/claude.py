@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import anthropic
 
 from tdtrain.data.timetable import Timetable
-from tdtrain.teachers.services.attempt import attempt
+from tdtrain.teachers.services.attempt import Said, attempt
 from tdtrain.teachers.services.document import FORM, PROMPT, answer_of, asked, picture
 from tdtrain.teachers.services.service import Answer, Busy, Question, Refused, Usage
 
@@ -35,11 +36,19 @@ class Claude:
             raise ValueError(f"service=claude needs {KEY} in the environment")
         self._key = key
         self._schema: Any = anthropic.transform_schema(Timetable)
-        self._client = anthropic.Anthropic(api_key=key, base_url=url, timeout=timeout_s, max_retries=0)
+        self.client = anthropic.Anthropic(api_key=key, base_url=url, timeout=timeout_s, max_retries=0)
 
     def ask(self, image: bytes, complaint: str | None = None) -> Answer:
         """See `Service`."""
-        said = attempt(anthropic, self._key, lambda: self._create(image, asked(self.question.prompt, complaint)))
+        told = self.request(image, complaint)
+        return self.read(self.call(lambda: self.client.messages.create(**told)))
+
+    def call(self, what: Callable[[], Said]) -> Said:
+        """A call of the client. Raises Busy, Refused or Denied."""
+        return attempt(anthropic, self._key, what)
+
+    def read(self, said: Any) -> Answer:
+        """The answer in a message. Raises Busy, Unusable or Refused."""
         if not getattr(said, "content", None) or not getattr(said, "usage", None):
             raise Busy("its answer is no message")
         if said.stop_reason == "refusal":
@@ -48,15 +57,16 @@ class Claude:
         content = "".join(part.text for part in said.content if part.type == "text")
         return answer_of(content, said.stop_reason == "max_tokens", used, said.model_dump_json())
 
-    def _create(self, image: bytes, text: str) -> Any:
+    def request(self, image: bytes, complaint: str | None = None) -> dict[str, Any]:
+        """What is sent: one message's parameters. Raises Refused where it is no picture."""
         kind, content = picture(image)
-        parts: Any = [
+        parts = [
             {"type": "image", "source": {"type": "base64", "media_type": kind, "data": content}},
-            {"type": "text", "text": text},
+            {"type": "text", "text": asked(self.question.prompt, complaint)},
         ]
-        return self._client.messages.create(
-            model=self._model,
-            max_tokens=self._max_tokens,
-            messages=[{"role": "user", "content": parts}],
-            output_config={"format": {"type": "json_schema", "schema": self._schema}},
-        )
+        return {
+            "model": self._model,
+            "max_tokens": self._max_tokens,
+            "messages": [{"role": "user", "content": parts}],
+            "output_config": {"format": {"type": "json_schema", "schema": self._schema}},
+        }

@@ -1,0 +1,218 @@
+"""Claude's Message Batches: many pages handed in at once, answered within a day, for less.
+
+    batches/NAME.json    one a batch that was not collected yet: what was asked, and its id as soon as there is one
+
+A batch is written down before it is handed in. A job that is killed finds what it had handed in, by its id or, where it
+was killed just then, among the newest batches by what they answer, and pays nothing again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any
+
+from tdtrain.data.storage import Folder
+from tdtrain.teachers.services.answers import Answers, GaveUp, Kept
+from tdtrain.teachers.services.asking import Patience
+from tdtrain.teachers.services.attempt import Said
+from tdtrain.teachers.services.claude import Claude
+from tdtrain.teachers.services.service import NOTHING, Busy, Fixed, Refused, Unusable, Usage
+
+FOLDER = "batches"
+Watch = Callable[[int, int], None]
+MOST, MOST_BYTES = 1_000, 150_000_000
+"""Pages of a batch, and bytes of their pictures; the service takes more of both."""
+
+
+class Tried(Fixed):
+    """A page in a batch: its picture's SHA-256, and what became of it before."""
+
+    image: str = ""
+    complaint: str | None = None
+    unusable: int = 0
+    paid: Usage = NOTHING
+
+
+class Batch(Fixed):
+    """What is to be handed in, by the key of each answer."""
+
+    pages: dict[str, Tried]
+    id: str | None = None
+    known: tuple[str, ...] | None = None
+    """The service's newest batches before this one was handed in; None: it was not yet."""
+
+
+class Batches:
+    """Asks in batches. One job at a time for a folder.
+
+    Args:
+        poll_s: how often it looks whether a batch has ended.
+        patience: failed calls in a row, at most, before it gives up; the next run goes on.
+    """
+
+    def __init__(
+        self, service: Claude, folder: Folder, poll_s: float = 30.0, patience: int = 20,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:  # fmt: skip
+        self._service, self._folder, self._answers = service, folder, Answers(folder)
+        self._batches = service.client.messages.batches
+        self._poll_s, self._patience, self._sleep = poll_s, patience, sleep
+
+    def ask(self, pages: Mapping[str, Callable[[], bytes]], watch: Watch, again: bool = False) -> None:
+        """Collects what is still out, then asks about the rest of `pages` (key of each answer, and what reads its
+        picture), and once more about what could not be used. What the service did not get to is left unanswered.
+
+        Args:
+            watch: is called with how many pages of a batch are answered, and of how many.
+            again: ask even where it was given up for good before.
+
+        Raises: Busy where the service does not answer for long; Denied.
+        """
+        waiting = {key: Tried() for key in pages}
+        done = [f"{FOLDER}/{name}" for name in self._folder.files(FOLDER)]
+        for name in done:
+            for key, page in self._collect(name, watch).items():
+                waiting[key] = max(page, waiting.get(key, page), key=lambda one: one.unusable)
+        waiting = {key: page for key, page in waiting.items() if self._open(key, again)}
+        while waiting:
+            names = list(self._hand_in({key: page for key, page in waiting.items() if key in pages}, pages))
+            for name in done:
+                self._folder.delete(name)
+            waiting, done = {}, names
+            for name in names:
+                waiting |= self._collect(name, watch)
+        for name in done:
+            self._folder.delete(name)
+
+    def _open(self, key: str, again: bool) -> bool:
+        return self._answers.get(key) is None and (again or self._answers.gave_up(key) is None)
+
+    def _hand_in(self, waiting: Mapping[str, Tried], pages: Mapping[str, Callable[[], bytes]]) -> Iterable[str]:
+        """Batches of at most so many pages and bytes. Yields the name of each."""
+        requests: dict[str, Any] = {}
+        tried: dict[str, Tried] = {}
+        size = 0
+        for key, before in waiting.items():
+            image = pages[key]()
+            if requests and (len(requests) == MOST or size + len(image) > MOST_BYTES):
+                yield self._create(requests, tried)
+                requests, tried, size = {}, {}, 0
+            page = before.model_copy(update={"image": sha256(image).hexdigest()})
+            try:
+                requests[key] = self._service.request(image, before.complaint)
+            except Refused as error:
+                self._give_up(key, page, str(error))
+                continue
+            tried[key] = page
+            size += len(image)
+        if requests:
+            yield self._create(requests, tried)
+
+    def _create(self, requests: Mapping[str, Any], tried: dict[str, Tried]) -> str:
+        name = f"{FOLDER}/{uuid.uuid4().hex}.json"
+        batch = Batch(pages=tried, known=tuple(made.id for made in self._newest()))
+        self._write(name, batch)
+        told: Any = [{"custom_id": key, "params": params} for key, params in requests.items()]
+        found: str | None = None
+        for failed in itertools.count(1):
+            try:
+                found = self._service.call(lambda: self._batches.create(requests=told)).id
+                break
+            except Busy:
+                if failed == self._patience:
+                    raise
+                self._sleep(self._poll_s)
+                found = self._find(batch)  # its answer may have been lost
+                if found:
+                    break
+        self._write(name, batch.model_copy(update={"id": found}))
+        return name
+
+    def _collect(self, name: str, watch: Watch) -> dict[str, Tried]:
+        """Waits for a batch and keeps its answers. Returns what has to be asked again, which the file holds from then
+        on."""
+        batch = Batch.model_validate_json(self._folder.read(name))
+        found = batch.id or self._find(batch)
+        again = self._results(found, batch, watch) if found else batch.pages
+        self._write(name, Batch(pages=again))
+        return again
+
+    def _find(self, batch: Batch) -> str | None:
+        """The batch that was handed in when its id got lost: the one since then that answers these pages."""
+        num = len(batch.pages)
+        for made in self._newest() if batch.known is not None else ():
+            counts = made.request_counts
+            all_of_it = counts.processing + counts.succeeded + counts.errored + counts.canceled + counts.expired
+            if made.id not in (batch.known or ()) and all_of_it == num:
+                self._wait(made.id, num, lambda done, total: None)
+                if {told.custom_id for told in self._told(made.id)} == set(batch.pages):
+                    return made.id
+        return None
+
+    def _newest(self) -> list[Any]:
+        return self._patiently(lambda: self._batches.list(limit=100)).data
+
+    def _write(self, name: str, batch: Batch) -> None:
+        self._folder.write(name, batch.model_dump_json().encode())
+
+    def _told(self, batch_id: str) -> list[Any]:
+        return self._patiently(lambda: list(self._batches.results(batch_id)))
+
+    def _patiently(self, what: Callable[[], Said]) -> Said:
+        for _ in range(self._patience - 1):
+            try:
+                return self._service.call(what)
+            except Busy:
+                self._sleep(self._poll_s)
+        return self._service.call(what)
+
+    def _wait(self, batch_id: str, total: int, watch: Watch) -> None:
+        while True:
+            now = self._patiently(lambda: self._batches.retrieve(batch_id))
+            watch(total - now.request_counts.processing, total)
+            if now.processing_status == "ended":
+                return
+            self._sleep(self._poll_s)
+
+    def _results(self, batch_id: str, batch: Batch, watch: Watch) -> dict[str, Tried]:
+        self._wait(batch_id, len(batch.pages), watch)
+        again: dict[str, Tried] = {}
+        for told in self._told(batch_id):
+            page = batch.pages.get(told.custom_id)
+            if page is None:
+                continue
+            if told.result.type == "errored" and told.result.error.error.type == "invalid_request_error":
+                self._give_up(told.custom_id, page, told.result.error.error.message)
+            elif told.result.type == "succeeded":
+                once_more = self._keep(told.custom_id, page, told.result.message)
+                again |= {told.custom_id: once_more} if once_more else {}
+        return again
+
+    def _keep(self, key: str, page: Tried, message: Any) -> Tried | None:
+        """Keeps an answer; or returns the page, to be asked about once more."""
+        try:
+            answer = self._service.read(message)
+        except Unusable as error:
+            tried = Tried(
+                image=page.image, complaint=str(error), unusable=page.unusable + 1, paid=page.paid + error.usage
+            )
+            if tried.unusable < Patience().unusable:
+                return tried
+            self._give_up(key, tried, f"{tried.unusable} answers could not be used, the last: {error}")
+            return None
+        except (Busy, Refused) as error:
+            self._give_up(key, page, str(error))
+            return None
+        self._answers.put(key, Kept(
+            question=self._service.question, image=page.image, answer=answer, paid=page.paid + answer.usage,
+            attempts=page.unusable + 1, seconds=0.0, answered=datetime.now(UTC).isoformat(timespec="seconds"),
+        ))  # fmt: skip
+        return None
+
+    def _give_up(self, key: str, page: Tried, reason: str) -> None:
+        self._answers.put(key, GaveUp(question=self._service.question, image=page.image, reason=reason, paid=page.paid))
