@@ -53,7 +53,9 @@ def ask_pages(run: AskRun) -> Asked:
     voters(run)
     source, out = open_folder(run.dataset_path), open_folder(run.output_dir)
     images, failed = images_of(source)
-    missing, given_up = _unanswered(images, source, Answers(out), service.question)
+    own = _annotated(images, source, run.task)
+    asked = {name: path for name, path in images.items() if name not in own}
+    missing, given_up = _unanswered(asked, source, Answers(out), service.question)
     if run.ask_again:
         given_up = 0
     estimate = cost_of(expected(run), run.price) * (missing - given_up)
@@ -61,19 +63,20 @@ def ask_pages(run: AskRun) -> Asked:
         words = f"; they may cost {estimate:.2f} US dollars" if estimate else ""
         display.say(
             f"{len(images):,} pages, {missing:,} of them without an answer of {service.question.service}{words}"
+            + (f"; {len(own):,} are annotated, and stay as they are" if own else "")
             + (f"; {given_up:,} were given up for good, `--ask_again` tries them again" if given_up else "")
         )
         if run.dry_run:
-            return Asked(0, len(images) - missing, 0, missing, Counts(), NOTHING)
+            return Asked(0, len(asked) - missing, 0, missing, Counts(), NOTHING)
         out.write(QUESTION, service.question.model_dump_json(indent=1).encode())
         if run.batches and missing:
-            _in_batches(run, service, images, source, display)
+            _in_batches(run, service, asked, source, display)
         desk = _desk(run, missing > 0)
         counting, ended = display.counting("ask", lambda: f"pages{money(desk)}"), 0
         reasons: dict[str, str] = {}
         pages: list[LabelledPage] = []
         paid = NOTHING
-        tasks = list(_tasks(images, run))
+        tasks = list(_tasks(images, own, run))
         for outcome in map_tasks(PageAsker, (run, desk), tasks, _workers(run, missing), cpus=0.5):
             reasons |= dict(zip(outcome["images"], outcome["reasons"], strict=True))
             paid = sum((Usage(**one) for one in outcome["paid"]), paid)
@@ -85,7 +88,7 @@ def ask_pages(run: AskRun) -> Asked:
         write_failed(out, failed)
         counts, cost = desk.counts(), cost_of(paid, run.price)
         done = sum(not why for why in reasons.values())
-        result = Asked(done, len(images) - missing, len(failed), left, counts, paid)
+        result = Asked(done, len(asked) - missing, len(failed), left, counts, paid)
         where = f", see {FAILED}" if failed else ""
         display.say(
             f"{done} pages labelled, {result.there} of them answered before; {len(failed)} failed{where}; {left} left; "
@@ -101,6 +104,14 @@ def ask_pages(run: AskRun) -> Asked:
     if counts.denied and not run.batches:
         raise ValueError(f"service={run.service} answers nobody: {counts.denied}; {left} pages were not asked about")
     return result
+
+
+def _annotated(images: dict[str, str], source: Folder, task: str) -> dict[str, list[str]]:
+    """The annotations that somebody wrote of images, by name: what the task would write, or a page's text."""
+    ways = ("annotations/{}.json",) if task == "document" else ("boxes/{}.json", "annotations/{}.txt")
+    files = {f"{part}/{name}" for part in ("annotations", "boxes") for name in source.files(part)}
+    found = {name: [path for way in ways if (path := way.format(name)) in files] for name in images}
+    return {name: paths for name, paths in found.items() if paths}
 
 
 def _unanswered(images: dict[str, str], source: Folder, answers: Answers, question: Question) -> tuple[int, int]:
@@ -155,9 +166,14 @@ def _desk(run: AskRun, asks: bool) -> AnyDesk:
     return SharedDesk(rate, run.max_pages, run.max_cost_usd, max(run.calls_at_once, run.num_workers))
 
 
-def _tasks(images: dict[str, str], run: AskRun) -> Iterator[Task]:
+def _tasks(images: dict[str, str], own: dict[str, list[str]], run: AskRun) -> Iterator[Task]:
     names, size = sorted(images), ROUNDS * max(1, run.calls_at_once // max(run.num_workers, 1))
     shown = set(sorted(names, key=content_id)[:SHOWN_PAGES])
     for start in range(0, len(names), size):
         some = names[start : start + size]
-        yield {"names": some, "images": [images[name] for name in some], "show": [name in shown for name in some]}
+        yield {
+            "names": some,
+            "images": [images[name] for name in some],
+            "show": [name in shown for name in some],
+            "own": [own.get(name, []) for name in some],
+        }

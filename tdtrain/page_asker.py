@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -41,7 +41,7 @@ class PageAsker:
 
     def __call__(self, task: Task) -> Task:
         with ThreadPoolExecutor(self._threads) as pool:
-            found = list(pool.map(self._one, task["names"], task["images"], task["show"]))
+            found = list(pool.map(self._one, task["names"], task["images"], task["show"], task["own"]))
         return {
             "images": list(task["images"]),
             "reasons": [outcome.reason for outcome in found],
@@ -49,8 +49,13 @@ class PageAsker:
             "pages": ["" if outcome.page is None else outcome.page.model_dump_json() for outcome in found],
         }
 
-    def _one(self, name: str, path: str, to_show: bool) -> Outcome:
+    def _one(self, name: str, path: str, to_show: bool, own: Sequence[str]) -> Outcome:
         run, out, source = self._run, open_folder(self._run.output_dir), open_folder(self._run.dataset_path)
+        there = f"images/{path.removeprefix('images/')}"
+        if len(own):  # somebody annotated it
+            for file, theirs in ((there, path), *((annotation, annotation) for annotation in own)):
+                out.bring(file, source, theirs)
+            return Outcome("", NOTHING)
         image = source.read(path)
         try:
             kept = ask(self._service, image, Answers(out), self._desk, run.price, expected(run), again=run.ask_again)
@@ -58,7 +63,6 @@ class PageAsker:
             return Outcome(str(error), error.paid)
         except Closed as error:
             return Outcome(f"{LEFT}{error}", NOTHING)
-        there = f"images/{path.removeprefix('images/')}"
         out.bring(there, source, path)
         if run.task == "document":
             content = document_file(kept.answer, there)
@@ -68,7 +72,10 @@ class PageAsker:
         page = look_at(there, said, elected, run.min_confidence)
         if to_show:
             page = show(page, image, said, elected, run.min_confidence)
-        return self._write(out, f"boxes/{name}.json", boxes_file(elected, run.min_confidence), kept, page)
+        return self._write(out, f"boxes/{name}.json", self._boxes(elected), kept, page)
+
+    def _boxes(self, elected: Sequence[SpokenLine]) -> bytes | None:
+        return boxes_file(elected, self._run.min_confidence, self._service.question.service)
 
     def _said(self, kept: Kept, image: bytes) -> dict[str, tuple[SpokenLine, ...]]:
         """The lines of all teachers that have answered, by their names; the one that was asked comes first."""

@@ -13,6 +13,8 @@ from tdtrain.data.crop import side_lengths
 from tdtrain.data.timetable import Document
 
 Point = tuple[FiniteFloat, FiniteFloat]
+LABELLED_BY = "labelled_by"
+"""The tag of boxes that a teacher wrote, and nobody checked: its name."""
 
 
 class BadAnnotationError(ValueError):

@@ -69,7 +69,9 @@ class Card(BaseModel):
         return sum(getattr(count, field) for count in self.splits.values())
 
 
-def warnings_of(splits: dict[Split, SplitCount], documents: int, quarantined: Counter[str], kind: str) -> list[str]:
+def warnings_of(
+    splits: dict[Split, SplitCount], documents: int, quarantined: Counter[str], kind: str, only_machines: bool
+) -> list[str]:
     """What the user of a corpus should know before training on it."""
     pages = sum(count.pages for count in splits.values())
     annotated = sum(count.annotated_lines for count in splits.values())
@@ -80,6 +82,11 @@ def warnings_of(splits: dict[Split, SplitCount], documents: int, quarantined: Co
         found.append(f"{pages} images are below the {MIN_DISTIL} recommended to distil")
     if 0 < documents < MIN_DOCUMENTS:
         found.append(f"{documents} documents are below the {MIN_DOCUMENTS} recommended")
+    if only_machines:
+        found.append(
+            "a teacher wrote all annotations: what is measured is how close a reader comes to it; annotate some pages "
+            "of the dataset by hand, and they alone are measured by"
+        )
     if not annotated:
         found.append("no line is annotated: a teacher can still teach here, but nothing can be measured")
     else:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tdtrain.data.annotation import BadAnnotationError, Boxes, parse_boxes, parse_document, parse_text
+from tdtrain.data.annotation import LABELLED_BY, BadAnnotationError, Boxes, parse_boxes, parse_document, parse_text
 from tdtrain.data.decode import FORMATS, BadImageError, decode_rgb
 from tdtrain.data.rows import content_id
 from tdtrain.data.storage import Folder
@@ -86,6 +86,11 @@ class Page:
     @property
     def annotated(self) -> bool:
         return self.lines is not None or (self.boxes is not None and any(line.text for line in self.boxes.lines))
+
+    @property
+    def by_machine(self) -> bool:
+        """Whether what is annotated was written by a teacher, and by nobody else."""
+        return self.lines is None and self.boxes is not None and LABELLED_BY in self.boxes.tags
 
 
 def scan(folder: Folder) -> Listing:

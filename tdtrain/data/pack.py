@@ -148,7 +148,11 @@ def _jobs(
     shares = (options.validation_share, options.test_share)
     items = [found[ref.image] for ref in pages]
     by_text = any(item.annotated for item in items)  # else documents are what there is to learn from
-    told = {item.page_id or "": item.annotated if by_text else item.documented for item in items}
+    by_hand = any(item.annotated and not item.by_machine for item in items)  # then nothing else is measured by
+    told = {
+        item.page_id or "": item.annotated and not (by_hand and item.by_machine) if by_text else item.documented
+        for item in items
+    }
     splits = splits_of(told, *shares)
     by_split: dict[Split, list[PageRef]] = {split: [] for split in SPLITS}
     for ref in sorted(pages, key=lambda ref: ref.image):
@@ -162,6 +166,7 @@ def _jobs(
             pages=group,
             kind=kind,
             options=options,
+            by_hand=by_hand and split != "train",
         )
         for split, refs in by_split.items()
         for number, group in enumerate(_groups(refs, PAGES_PER_SHARD[kind]))
@@ -221,8 +226,14 @@ def _card(
         line_heights=Spread.of(heights.elements()),
         quarantined=dict(sorted(kinds.items())),
         reasons=tuple(f"{entry.path}: {entry.reason}" for entry in quarantined[:5]),
-        warnings=tuple(warnings_of(splits, documents, kinds, manifest.corpus_kind)),
+        warnings=tuple(warnings_of(splits, documents, kinds, manifest.corpus_kind, _only_machines(pages, found))),
     )
+
+
+def _only_machines(pages: Sequence[PageRef], found: dict[str, Inspected]) -> bool:
+    """Whether teachers wrote all annotations that there are."""
+    told = [found[ref.image] for ref in pages if found[ref.image].annotated]
+    return bool(told) and all(item.by_machine for item in told)
 
 
 def _run(

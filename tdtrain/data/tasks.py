@@ -6,6 +6,7 @@ A group's result depends on its job alone, so it does not matter where, when or 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Literal
 
 import pyarrow as pa
@@ -45,6 +46,7 @@ class Inspected(Frozen):
     height: int = 0
     num_lines: int | None = None
     annotated: bool = False
+    by_machine: bool = False
     describes: str | None = None
     documented: bool = False
     has_boxes: bool = False
@@ -57,7 +59,7 @@ class InspectResult(Frozen):
 
 
 class PackJob(Frozen):
-    """Pages of one split that become one shard."""
+    """Pages of one split that become one shard; `by_hand`: what a teacher wrote is left out of them."""
 
     corpus: str
     output: str
@@ -66,6 +68,7 @@ class PackJob(Frozen):
     pages: tuple[PageRef, ...]
     kind: Literal["pages", "lines"]
     options: PackOptions
+    by_hand: bool = False
 
 
 class PackResult(Frozen):
@@ -103,6 +106,7 @@ def inspect(job: InspectJob) -> InspectResult:
                 height=height,
                 num_lines=None if page.lines is None else len(page.lines),
                 annotated=page.annotated,
+                by_machine=page.by_machine,
                 has_boxes=page.boxes is not None,
                 usable=page.pixels is not None,
                 problems=page.problems,
@@ -124,7 +128,7 @@ def write_shard(job: PackJob) -> PackResult:
             lines.append(whole_image(page, ref, job.split))
             continue
         added, bad = page_lines(page, ref, job.split, job.options)
-        lines += added
+        lines += [replace(line, text=None) for line in added] if job.by_hand and page.by_machine else added
         problems += bad
     if lines:
         table = pa.Table.from_pylist([vars(line) | {"tags": sorted(line.tags.items())} for line in lines], LINE_SCHEMA)

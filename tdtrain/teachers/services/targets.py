@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from tdtrain.data.annotation import LABELLED_BY
 from tdtrain.data.crop import crop_line, encode_png
 from tdtrain.data.decode import decode_rgb
 from tdtrain.data.pack_options import PackOptions
@@ -27,15 +28,16 @@ def document_file(answer: Answer, image: str) -> bytes | None:
     return (document.model_dump_json(indent=1, exclude_none=True) + "\n").encode()
 
 
-def boxes_file(lines: Sequence[SpokenLine], min_confidence: float) -> bytes | None:
+def boxes_file(lines: Sequence[SpokenLine], min_confidence: float, teacher: str) -> bytes | None:
     """boxes/NAME.json; None where no line has its place. Lines that nobody is sure of keep their place and lose their
-    text, so that no student learns from it."""
+    text, so that no student learns from it. A tag says who read them."""
     boxes = []
     for line in lines:
         if line.quad is not None:
             box: dict[str, object] = {"quad": list(zip(line.quad[::2], line.quad[1::2], strict=True))}
             boxes.append(box | ({"text": line.text} if why_not(line, min_confidence) is None else {}))
-    return (json.dumps({"lines": boxes}, ensure_ascii=False) + "\n").encode() if boxes else None
+    told = {"lines": boxes, "tags": {LABELLED_BY: teacher}}
+    return (json.dumps(told, ensure_ascii=False) + "\n").encode() if boxes else None
 
 
 def why_not(line: SpokenLine, min_confidence: float) -> str | None:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from tdtrain.asking_pages import ask_pages
 from tdtrain.config import AskRun
+from tdtrain.data.card import load_card
 from tdtrain.data.manifest import read_lines
 from tdtrain.data.pack import pack
 from tdtrain.data.rows import SPLITS
@@ -151,6 +152,37 @@ def test_a_page_that_is_read_becomes_a_corpus_to_learn_from(wire: str, server: S
         sorted(str(line.text) for split in SPLITS for line in read_lines(manifest, split))
         == ["Art"] * 3 + ["Mon 08:00"] * 3
     )
+
+
+def test_what_is_annotated_stays_is_not_asked_about_and_alone_is_measured_by(server: Server, tmp_path: Path) -> None:
+    for part in ("images", "annotations", "boxes"):
+        (tmp_path / "scans" / part).mkdir(parents=True)
+    for number in range(40):
+        pixels = np.random.default_rng(number).integers(0, 255, (60, 120, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "scans/images" / f"{number}.png")
+    for number in range(4):
+        boxes = {"lines": [{"quad": corners((10, 10, 90, 20)), "text": "by hand"}]}
+        (tmp_path / "scans/boxes" / f"{number}.json").write_text(json.dumps(boxes))
+        (tmp_path / "scans/annotations" / f"{number}.txt").write_text("by hand\n")
+    server.script = [says(paddle())] * 40
+    run = AskRun(
+        task="text", service="paddleocr", service_url=server.url.removesuffix("/v1"), num_workers=0,
+        dataset_path=str(tmp_path / "scans"), output_dir=str(tmp_path / "out"), calls_per_second=None,
+    )  # fmt: skip
+    asked = ask_pages(run)
+    assert (asked.done, asked.counts.calls, len(server.requests)) == (40, 36, 36)
+    manifest = pack(tmp_path / "out", tmp_path / "packed", use_ray=False)
+    texts = {split: {line.text for line in read_lines(manifest, split)} for split in SPLITS}
+    assert texts["train"] == {"by hand", "Mon 08:00", None}
+    assert texts["validation"] == texts["test"] == {"by hand", None}
+    assert not any("a teacher wrote" in warning for warning in load_card(tmp_path / "packed").warnings)
+    for path in tmp_path.glob("scans/*/*.[jt]*"):
+        path.unlink()
+    server.script = [says(paddle())] * 40
+    ask_pages(run.model_copy(update={"output_dir": str(tmp_path / "machine")}))
+    manifest = pack(tmp_path / "machine", tmp_path / "by_machine", use_ray=False)
+    assert "Mon 08:00" in {line.text for line in read_lines(manifest, "test")}
+    assert any("a teacher wrote all annotations" in warning for warning in load_card(tmp_path / "by_machine").warnings)
 
 
 def test_teachers_vote_and_a_report_says_what_became_of_the_lines(server: Server, tmp_path: Path) -> None:
