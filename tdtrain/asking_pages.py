@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from functools import partial
 
 from tdtrain.config import AskRun
-from tdtrain.data.corpus import FAILED, images_of, write_failed
+from tdtrain.data.annotation import LABELLED_BY
+from tdtrain.data.corpus import FAILED, images_of, leaves, write_failed
 from tdtrain.data.rows import content_id
 from tdtrain.data.storage import Folder, absolute, open_folder
-from tdtrain.page_asker import LEFT, QUESTION, PageAsker, expected, service_of, voters
+from tdtrain.page_asker import LEFT, QUESTION, PageAsker, expected, service_of, threads, voters
 from tdtrain.ray_map import Task, map_tasks
 from tdtrain.teachers.services.answers import Answers, key_of
 from tdtrain.teachers.services.asking import cost_of
 from tdtrain.teachers.services.desk import AnyDesk, Counts, Desk
 from tdtrain.teachers.services.prices import price_of
-from tdtrain.teachers.services.service import NOTHING, Busy, Denied, Question, Service, Usage
+from tdtrain.teachers.services.service import NOTHING, Busy, Denied, Question, Refused, Service, Usage
 from tdtrain.teachers.services.targets import LabelledPage
 from tdtrain.train.progress import Display
 
@@ -47,12 +48,18 @@ def ask_pages(run: AskRun) -> Asked:
     Raises: ValueError where there is no image, or the service cannot be used, or answers nobody.
     """
     places = {"dataset_path": absolute(run.dataset_path), "output_dir": absolute(run.output_dir)}
-    run = run.model_copy(update=places | {"vote_with": tuple(map(absolute, run.vote_with))})
+    num_workers = 1 if run.num_workers == 1 else min(run.num_workers, run.calls_at_once)
+    run = run.model_copy(update=places | {"vote_with": tuple(map(absolute, run.vote_with)), "num_workers": num_workers})
     service = service_of(run)
     run = run.model_copy(update={"price": price_of(service.question.service, run.price, run.price_table)})
     voters(run)
     source, out = open_folder(run.dataset_path), open_folder(run.output_dir)
+    inside = f"{out.root}/".startswith(f"{source.root}/")
+    if out.root == source.root or (inside and not source.files("images")):
+        raise ValueError(f"output_dir={run.output_dir} lies in dataset_path; give a folder beside it")
     images, failed = images_of(source)
+    if not run.batches and out.files("batches"):
+        raise ValueError(f"output_dir={run.output_dir} has pages out in batches; collect them with batches=True first")
     own = _annotated(images, source, run.task)
     asked = {name: path for name, path in images.items() if name not in own}
     missing, given_up = _unanswered(asked, source, Answers(out), service.question)
@@ -100,7 +107,7 @@ def ask_pages(run: AskRun) -> Asked:
             from tdtrain.report.labels import write_label_report  # matplotlib takes a second
 
             pages.sort(key=lambda page: page.image)
-            display.say(write_label_report(out, pages, run.model_dump(mode="json")))
+            display.say(write_label_report(out, pages, run.model_dump(mode="json", exclude={"service_url"})))
     if counts.denied and not run.batches:
         raise ValueError(f"service={run.service} answers nobody: {counts.denied}; {left} pages were not asked about")
     return result
@@ -111,7 +118,15 @@ def _annotated(images: dict[str, str], source: Folder, task: str) -> dict[str, l
     ways = ("annotations/{}.json",) if task == "document" else ("boxes/{}.json", "annotations/{}.txt")
     files = {f"{part}/{name}" for part in ("annotations", "boxes") for name in source.files(part)}
     found = {name: [path for way in ways if (path := way.format(name)) in files] for name in images}
-    return {name: paths for name, paths in found.items() if paths}
+    return {
+        name: paths
+        for name, paths in found.items()
+        if paths and not any(leaves(source, path) or _by_machine(source, path) for path in paths)
+    }
+
+
+def _by_machine(source: Folder, path: str) -> bool:
+    return path.startswith("boxes/") and LABELLED_BY.encode() in source.read(path)
 
 
 def _unanswered(images: dict[str, str], source: Folder, answers: Answers, question: Question) -> tuple[int, int]:
@@ -148,7 +163,7 @@ def _in_batches(run: AskRun, service: Service, images: dict[str, str], source: F
     chosen = {key: keys[key] for key in open_keys[:most]}
     try:
         Batches(service, out).ask(chosen, display.counting("batch", "pages"), again=run.ask_again)
-    except (Busy, Denied) as error:
+    except (Busy, Refused, Denied) as error:
         raise ValueError(f"service={run.service} takes no batch: {error}; run again to go on") from error
 
 
@@ -167,7 +182,7 @@ def _desk(run: AskRun, asks: bool) -> AnyDesk:
 
 
 def _tasks(images: dict[str, str], own: dict[str, list[str]], run: AskRun) -> Iterator[Task]:
-    names, size = sorted(images), ROUNDS * max(1, run.calls_at_once // max(run.num_workers, 1))
+    names, size = sorted(images), ROUNDS * threads(run)
     shown = set(sorted(names, key=content_id)[:SHOWN_PAGES])
     for start in range(0, len(names), size):
         some = names[start : start + size]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -10,7 +11,7 @@ from tdtrain.config import AskRun
 from tdtrain.data.storage import Folder, open_folder
 from tdtrain.ray_map import Task
 from tdtrain.teachers.services.answers import Answers, Kept, key_of
-from tdtrain.teachers.services.asking import GivenUp, ask
+from tdtrain.teachers.services.asking import GivenUp, Patience, ask
 from tdtrain.teachers.services.desk import AnyDesk, Closed
 from tdtrain.teachers.services.service import NOTHING, Question, Service, SpokenLine, Usage
 from tdtrain.teachers.services.targets import LabelledPage, boxes_file, document_file, look_at, show
@@ -37,11 +38,13 @@ class PageAsker:
         self._run, self._desk = run, desk
         self._service = service_of(run)
         self._voters = voters(run)
-        self._threads = max(1, run.calls_at_once // max(run.num_workers, 1))
+        self._threads = threads(run)
+        # A reader of one's own takes as long as it takes.
+        self._patience = Patience(deadline_s=math.inf) if run.service == "local" else Patience()
 
     def __call__(self, task: Task) -> Task:
         with ThreadPoolExecutor(self._threads) as pool:
-            found = list(pool.map(self._one, task["names"], task["images"], task["show"], task["own"]))
+            found = list(pool.map(self._safely, task["names"], task["images"], task["show"], task["own"]))
         return {
             "images": list(task["images"]),
             "reasons": [outcome.reason for outcome in found],
@@ -49,16 +52,27 @@ class PageAsker:
             "pages": ["" if outcome.page is None else outcome.page.model_dump_json() for outcome in found],
         }
 
+    def _safely(self, name: str, path: str, to_show: bool, own: Sequence[str]) -> Outcome:
+        """One page's trouble is not that of the others."""
+        try:
+            return self._one(name, path, to_show, own)
+        except Exception as error:  # a file that is damaged or gone, an answer nobody thought of
+            return Outcome(f"{type(error).__name__}: {error}", NOTHING)
+
     def _one(self, name: str, path: str, to_show: bool, own: Sequence[str]) -> Outcome:
         run, out, source = self._run, open_folder(self._run.output_dir), open_folder(self._run.dataset_path)
         there = f"images/{path.removeprefix('images/')}"
         if len(own):  # somebody annotated it
+            if (boxes := f"boxes/{name}.json") not in own and out.exists(boxes):
+                out.delete(boxes)  # of a teacher, before somebody annotated it
             for file, theirs in ((there, path), *((annotation, annotation) for annotation in own)):
                 out.bring(file, source, theirs)
             return Outcome("", NOTHING)
         image = source.read(path)
         try:
-            kept = ask(self._service, image, Answers(out), self._desk, run.price, expected(run), again=run.ask_again)
+            kept = ask(
+                self._service, image, Answers(out), self._desk, run.price, expected(run), self._patience, run.ask_again
+            )
         except GivenUp as error:
             return Outcome(str(error), error.paid)
         except Closed as error:
@@ -94,6 +108,11 @@ class PageAsker:
         return Outcome("", kept.paid, page)
 
 
+def threads(run: AskRun) -> int:
+    """Calls that each worker has under way at once."""
+    return 1 if run.service == "local" else max(1, run.calls_at_once // max(run.num_workers, 1))
+
+
 def voters(run: AskRun) -> Mapping[str, tuple[Question, Answers]]:
     """What other jobs asked, and their answers, by their folder.
 
@@ -104,7 +123,10 @@ def voters(run: AskRun) -> Mapping[str, tuple[Question, Answers]]:
         folder = open_folder(path)
         if not folder.exists(QUESTION):
             raise ValueError(f"vote_with={path} is no output_dir of rayjobs/label.py --task text")
-        found[path] = (Question.model_validate_json(folder.read(QUESTION)), Answers(folder))
+        question = Question.model_validate_json(folder.read(QUESTION))
+        if not question.form.startswith("lines"):
+            raise ValueError(f"vote_with={path} holds documents of {question.service}, and lines vote; use --task text")
+        found[path] = (question, Answers(folder))
     return found
 
 

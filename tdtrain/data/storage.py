@@ -34,14 +34,19 @@ class Folder:
         with self.filesystem.open_input_stream(self.path(name)) as stream:
             return stream.read()
 
-    def write(self, name: str, content: bytes) -> None:
-        """Writes a file whole or not at all: under a name that nobody else has, then moved."""
+    def write(self, name: str, content: bytes, durable: bool = False) -> None:
+        """Writes a file whole or not at all: under a name that nobody else has, then moved. `durable`: returns when not
+        even a power cut can take it back (on a local disk)."""
         target = self.path(name)
         partial = f"{target}.{uuid.uuid4().hex}.tmp"
         self.filesystem.create_dir(target.rsplit("/", 1)[0], recursive=True)
         with self.filesystem.open_output_stream(partial) as stream:
             stream.write(content)
+        if durable and self.is_local:
+            _sync(partial)
         self.filesystem.move(partial, target)
+        if durable and self.is_local:
+            _sync(target.rsplit("/", 1)[0])
 
     def bring(self, name: str, source: Folder, their_name: str) -> None:
         """Has a file of another folder here as well: as the same file where both lie on one file system, or a copy."""
@@ -78,6 +83,14 @@ class Folder:
             infos = self.filesystem.get_file_info(selector)
             found = [info.path[len(base) + 1 :] for info in infos if info.type == fs.FileType.File]
         return tuple(sorted(found))
+
+
+def _sync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _links(top: str, folders: list[str]) -> list[str]:

@@ -14,7 +14,6 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -86,14 +85,7 @@ class Answers:
     def put(self, key: str, kept: Kept | GaveUp) -> None:
         """Keeps an answer, or that there will be none; returns when it is on the disk."""
         name = _name(key, "answers" if isinstance(kept, Kept) else "refused")
-        self._folder.write(name, kept.model_dump_json(indent=1).encode())
-        if self._folder.is_local:
-            for path in (Path(self._folder.path(name)), Path(self._folder.path(name)).parent):
-                descriptor = os.open(path, os.O_RDONLY)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
+        self._folder.write(name, kept.model_dump_json(indent=1).encode(), durable=True)
 
     @contextlib.contextmanager
     def alone(self, key: str) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import random
 import threading
@@ -131,7 +132,8 @@ def _attempts(
                 desk.hold(error.retry_after_s)
             sleep(patience.wait_s(failed, draw()))
         except Refused as error:
-            raise GivenUp(str(error), paid, for_good=True) from error
+            used = error.usage
+            raise GivenUp(str(error), paid + used, for_good=True) from error
         except Denied as error:
             desk.close(str(error))
             raise Closed(str(error)) from error
@@ -151,7 +153,7 @@ def _in_time(service: Service, image: bytes, complaint: str | None, deadline_s: 
 
     threading.Thread(target=attempt, daemon=True).start()
     try:
-        answer = ended.get(timeout=deadline_s)
+        answer = ended.get(timeout=None if deadline_s == math.inf else deadline_s)
     except queue.Empty:
         raise Busy(f"no answer in {deadline_s:g} s") from None
     if isinstance(answer, BaseException):

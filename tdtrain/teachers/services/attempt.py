@@ -17,6 +17,16 @@ LATER = (408, 409, 425, 429)
 """And all from 500 on."""
 DENIED = (401, 402, 403, 404, 405)
 """Whatever the picture."""
+DENYING = (
+    "api key",
+    "api_key",
+    "credit balance",
+    "billing",
+    "insufficient_quota",
+    "unsupported parameter",
+    "unsupported_",
+)
+"""What a reason says where it is not the picture, whatever its status: keys and accounts are refused with 400 too."""
 
 
 def attempt(sdk: ModuleType, key: str, call: Callable[[], Said]) -> Said:
@@ -42,9 +52,11 @@ def attempt(sdk: ModuleType, key: str, call: Callable[[], Said]) -> Said:
 
 def failure(status: int, reason: str, retry_after: str | None) -> Busy | Refused | Denied:
     """What an HTTP status means for the one who asked."""
+    if status in DENIED or (status < 500 and any(words in reason.lower() for words in DENYING)):
+        return Denied(reason)
     if status in LATER or status >= 500:
         return Busy(reason, seconds_of(retry_after))
-    return Denied(reason) if status in DENIED else Refused(reason)
+    return Refused(reason)
 
 
 def seconds_of(told: str | None) -> float | None:

@@ -9,6 +9,7 @@ was killed just then, among the newest batches by what they answer, and pays not
 from __future__ import annotations
 
 import itertools
+import json
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -16,17 +17,19 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
 
+import anthropic
+
 from tdtrain.data.storage import Folder
 from tdtrain.teachers.services.answers import Answers, GaveUp, Kept
 from tdtrain.teachers.services.asking import Patience
 from tdtrain.teachers.services.attempt import Said
 from tdtrain.teachers.services.claude import Claude
-from tdtrain.teachers.services.service import NOTHING, Busy, Fixed, Refused, Unusable, Usage
+from tdtrain.teachers.services.service import NOTHING, Busy, Fixed, Question, Refused, Unusable, Usage
 
 FOLDER = "batches"
 Watch = Callable[[int, int], None]
 MOST, MOST_BYTES = 1_000, 150_000_000
-"""Pages of a batch, and bytes of their pictures; the service takes more of both."""
+"""Pages of a batch, and bytes of their requests; the service takes more of both."""
 
 
 class Tried(Fixed):
@@ -41,10 +44,16 @@ class Tried(Fixed):
 class Batch(Fixed):
     """What is to be handed in, by the key of each answer."""
 
+    question: Question
     pages: dict[str, Tried]
     id: str | None = None
     known: tuple[str, ...] | None = None
     """The service's newest batches before this one was handed in; None: it was not yet."""
+
+
+def pending(folder: Folder) -> list[str]:
+    """Batches of a folder of answers that were not collected yet."""
+    return [f"{FOLDER}/{name}" for name in folder.files(FOLDER) if name.endswith(".json")]
 
 
 class Batches:
@@ -74,7 +83,7 @@ class Batches:
         Raises: Busy where the service does not answer for long; Denied.
         """
         waiting = {key: Tried() for key in pages}
-        done = [f"{FOLDER}/{name}" for name in self._folder.files(FOLDER)]
+        done = [name for name in pending(self._folder) if self._read(name).question == self._service.question]
         for name in done:
             for key, page in self._collect(name, watch).items():
                 waiting[key] = max(page, waiting.get(key, page), key=lambda one: one.unusable)
@@ -99,7 +108,7 @@ class Batches:
         size = 0
         for key, before in waiting.items():
             image = pages[key]()
-            if requests and (len(requests) == MOST or size + len(image) > MOST_BYTES):
+            if requests and (len(requests) == MOST or size + 4 * len(image) / 3 > MOST_BYTES):
                 yield self._create(requests, tried)
                 requests, tried, size = {}, {}, 0
             page = before.model_copy(update={"image": sha256(image).hexdigest()})
@@ -109,13 +118,13 @@ class Batches:
                 self._give_up(key, page, str(error))
                 continue
             tried[key] = page
-            size += len(image)
+            size += len(json.dumps(requests[key]))
         if requests:
             yield self._create(requests, tried)
 
     def _create(self, requests: Mapping[str, Any], tried: dict[str, Tried]) -> str:
         name = f"{FOLDER}/{uuid.uuid4().hex}.json"
-        batch = Batch(pages=tried, known=tuple(made.id for made in self._newest()))
+        batch = Batch(question=self._service.question, pages=tried, known=tuple(made.id for made in self._newest()))
         self._write(name, batch)
         told: Any = [{"custom_id": key, "params": params} for key, params in requests.items()]
         found: str | None = None
@@ -136,10 +145,10 @@ class Batches:
     def _collect(self, name: str, watch: Watch) -> dict[str, Tried]:
         """Waits for a batch and keeps its answers. Returns what has to be asked again, which the file holds from then
         on."""
-        batch = Batch.model_validate_json(self._folder.read(name))
+        batch = self._read(name)
         found = batch.id or self._find(batch)
         again = self._results(found, batch, watch) if found else batch.pages
-        self._write(name, Batch(pages=again))
+        self._write(name, Batch(question=batch.question, pages=again))
         return again
 
     def _find(self, batch: Batch) -> str | None:
@@ -157,11 +166,22 @@ class Batches:
     def _newest(self) -> list[Any]:
         return self._patiently(lambda: self._batches.list(limit=100)).data
 
+    def _read(self, name: str) -> Batch:
+        return Batch.model_validate_json(self._folder.read(name))
+
     def _write(self, name: str, batch: Batch) -> None:
-        self._folder.write(name, batch.model_dump_json().encode())
+        self._folder.write(name, batch.model_dump_json().encode(), durable=True)
 
     def _told(self, batch_id: str) -> list[Any]:
-        return self._patiently(lambda: list(self._batches.results(batch_id)))
+        def results() -> list[Any]:
+            try:
+                return list(self._batches.results(batch_id))
+            except anthropic.AnthropicError:
+                raise
+            except Exception as error:  # while they arrive, past what the client looks after
+                raise Busy(f"{type(error).__name__}: its results did not arrive") from error
+
+        return self._patiently(results)
 
     def _patiently(self, what: Callable[[], Said]) -> Said:
         for _ in range(self._patience - 1):
@@ -182,7 +202,11 @@ class Batches:
     def _results(self, batch_id: str, batch: Batch, watch: Watch) -> dict[str, Tried]:
         self._wait(batch_id, len(batch.pages), watch)
         again: dict[str, Tried] = {}
-        for told in self._told(batch_id):
+        try:
+            results = self._told(batch_id)
+        except anthropic.AnthropicError:  # they are gone: nobody came for them for a month
+            results = []
+        for told in results:
             page = batch.pages.get(told.custom_id)
             if page is None:
                 continue
@@ -205,7 +229,10 @@ class Batches:
                 return tried
             self._give_up(key, tried, f"{tried.unusable} answers could not be used, the last: {error}")
             return None
-        except (Busy, Refused) as error:
+        except Refused as error:
+            self._give_up(key, page.model_copy(update={"paid": page.paid + error.usage}), str(error))
+            return None
+        except Busy as error:
             self._give_up(key, page, str(error))
             return None
         self._answers.put(key, Kept(

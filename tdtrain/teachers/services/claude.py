@@ -49,11 +49,11 @@ class Claude:
 
     def read(self, said: Any) -> Answer:
         """The answer in a message. Raises Busy, Unusable or Refused."""
-        if not getattr(said, "content", None) or not getattr(said, "usage", None):
+        if not isinstance(getattr(said, "content", None), list) or not getattr(said, "usage", None):
             raise Busy("its answer is no message")
-        if said.stop_reason == "refusal":
-            raise Refused("the model refused to answer")
         used = Usage(input_tokens=said.usage.input_tokens, output_tokens=said.usage.output_tokens)
+        if said.stop_reason == "refusal":
+            raise Refused("the model refused to answer", used)
         content = "".join(part.text for part in said.content if part.type == "text")
         return answer_of(content, said.stop_reason == "max_tokens", used, said.model_dump_json())
 

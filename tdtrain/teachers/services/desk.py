@@ -10,6 +10,9 @@ from typing import Protocol
 
 from tdtrain.teachers.services.rate import Rate
 
+LONGEST_CALL_S = 400.0
+"""So long a page waits for calls under way, which may cost less than was set aside; one that was killed never ends."""
+
 
 class AnyDesk(Protocol):
     """What askers need of a desk; see `Desk`."""
@@ -61,7 +64,7 @@ class Desk:
     ) -> None:
         self._max_pages, self._max_cost_usd = max_pages, max_cost_usd
         self._rate, self._changed = Rate(per_second, clock), threading.Condition()
-        self._counts = Counts()
+        self._counts, self._under_way = Counts(), 0
 
     def open(self) -> None:
         """One more page. Raises Closed where those were all."""
@@ -76,16 +79,21 @@ class Desk:
     def begin(self, may_cost_usd: float = 0.0) -> int:
         """Sets a call's cost aside, and waits until it may begin. Returns its number. Raises Closed."""
         with self._changed:
-            now = self._counts
-            if self._max_cost_usd is not None and now.cost_usd + may_cost_usd > self._max_cost_usd:
+            self._changed.wait_for(lambda: self._affordable(may_cost_usd) or not self._under_way, LONGEST_CALL_S)
+            if not self._affordable(may_cost_usd):
                 raise Closed(
-                    f"max_cost_usd={self._max_cost_usd:g}: {now.cost_usd:.4f} are spent, and the next call may cost "
-                    f"{may_cost_usd:.4f}"
+                    f"max_cost_usd={self._max_cost_usd:g}: {self._counts.cost_usd:.4f} are spent or set aside, and the "
+                    f"next call may cost {may_cost_usd:.4f}"
                 )
+            now = self._counts
             self._counts = replace(now, calls=now.calls + 1, cost_usd=now.cost_usd + may_cost_usd)
+            self._under_way += 1
             while wait := self._rate.wait_s():
                 self._changed.wait(wait)
             return self._rate.begin()
+
+    def _affordable(self, cost_usd: float) -> bool:
+        return self._max_cost_usd is None or self._counts.cost_usd + cost_usd <= self._max_cost_usd
 
     def ended(self, call: int, may_cost_usd: float, cost_usd: float) -> None:
         """Puts what a call cost in the place of what was set aside for it."""
@@ -93,6 +101,7 @@ class Desk:
             now = self._counts
             self._counts = replace(now, cost_usd=now.cost_usd + cost_usd - may_cost_usd)
             self._rate.end(call)
+            self._under_way -= 1
             self._changed.notify_all()
 
     def hold(self, seconds: float) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
-import io
 
-from PIL import Image
 from pydantic import ValidationError
 
+from tdtrain.data.crop import encode_png
+from tdtrain.data.decode import BadImageError, decode_rgb
+from tdtrain.data.pack_options import PackOptions
 from tdtrain.data.timetable import Timetable
 from tdtrain.teachers.services.service import Answer, Refused, Unusable, Usage
 
@@ -34,12 +35,12 @@ def picture(image: bytes) -> tuple[str, str]:
     """
     kind = next((name for magic, name in _KINDS.items() if image.startswith(magic)), None)
     if kind is None:
-        file = io.BytesIO()
+        options = PackOptions()
         try:
-            Image.open(io.BytesIO(image)).convert("RGB").save(file, "PNG")
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            image = encode_png(decode_rgb(image, options.max_pixels, min_side=1))
+        except BadImageError as error:
             raise Refused(f"the picture cannot be decoded ({error})") from error
-        kind, image = "png", file.getvalue()
+        kind = "png"
     return f"image/{kind}", base64.b64encode(image).decode()
 
 

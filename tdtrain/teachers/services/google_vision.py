@@ -10,14 +10,14 @@ import requests
 from google.api_core.client_options import ClientOptions
 from google.api_core.exceptions import GoogleAPICallError, RetryError
 from google.auth.credentials import AnonymousCredentials
-from google.auth.exceptions import DefaultCredentialsError, TransportError
+from google.auth.exceptions import DefaultCredentialsError, RefreshError, TransportError
 from google.cloud import vision
 from google.protobuf.json_format import ParseError
 
 from tdtrain.teachers.services.attempt import failure
-from tdtrain.teachers.services.service import Answer, Busy, Question, Refused, SpokenLine, Usage
+from tdtrain.teachers.services.service import Answer, Busy, Denied, Question, Refused, SpokenLine, Usage
 
-KEY = "GOOGLE_API_KEY"
+KEY, FILE = "GOOGLE_API_KEY", "GOOGLE_APPLICATION_CREDENTIALS"
 ENDS_LINE = (3, 4, 5)
 """TextAnnotation.DetectedBreak.BreakType: EOL_SURE_SPACE, HYPHEN, LINE_BREAK."""
 LATER_CODES = (4, 8, 10, 13, 14)
@@ -37,13 +37,11 @@ class GoogleVision:
         self._model, self._timeout_s = model, timeout_s
         self._key = os.environ.get(KEY) or ""
         options = ClientOptions(api_endpoint=url, api_key=self._key or None)
-        anonymous = AnonymousCredentials() if url and not self._key else None
+        anonymous = AnonymousCredentials() if url and not (self._key or os.environ.get(FILE)) else None
         try:
             self._client = vision.ImageAnnotatorClient(transport="rest", client_options=options, credentials=anonymous)
         except DefaultCredentialsError as error:
-            raise ValueError(
-                f"service=google-vision needs {KEY}, or GOOGLE_APPLICATION_CREDENTIALS, in the environment"
-            ) from error
+            raise ValueError(f"service=google-vision needs {KEY}, or {FILE}, in the environment") from error
 
     def ask(self, image: bytes, complaint: str | None = None) -> Answer:
         """See `Service`."""
@@ -62,6 +60,8 @@ class GoogleVision:
             reason = f"{error.code}: {error.message}".replace(self._key or "\0", "***")
             headers = getattr(error.response, "headers", None) or {}
             raise failure(int(error.code or 500), reason, headers.get("retry-after")) from None  # it holds the request
+        except RefreshError as error:
+            raise Denied(f"{type(error).__name__}: the credentials are not valid any more") from None
         except (RetryError, TransportError, requests.RequestException) as error:
             raise Busy(f"{type(error).__name__}: no answer") from None  # its words may hold the key
         except (ParseError, ValueError) as error:

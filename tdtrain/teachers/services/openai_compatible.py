@@ -42,8 +42,8 @@ class OpenAiCompatible:
         if not getattr(said, "choices", None):
             raise Busy("its answer is no completion")
         used = Usage(
-            input_tokens=said.usage.prompt_tokens if said.usage else 0,
-            output_tokens=said.usage.completion_tokens if said.usage else 0,
+            input_tokens=getattr(said.usage, "prompt_tokens", None) or 0,
+            output_tokens=getattr(said.usage, "completion_tokens", None) or 0,
         )
         choice = said.choices[0]
         return answer_of(choice.message.content or "", choice.finish_reason == "length", used, said.model_dump_json())

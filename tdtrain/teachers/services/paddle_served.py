@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from typing import Any
 
 import requests
@@ -13,6 +14,10 @@ from tdtrain.teachers.services.service import Answer, Busy, Question, SpokenLine
 
 IMAGE = 1
 """PaddleX's fileType of a picture."""
+
+
+AS_IT_IS = {"useDocOrientationClassify": False, "useDocUnwarping": False, "visualize": False}
+"""Places are to be those of the page as it was sent, and no pictures are to come back."""
 
 
 class _Read(BaseModel):
@@ -33,16 +38,16 @@ class PaddleServed:
     """
 
     def __init__(self, model: str, url: str, timeout_s: float = 120.0) -> None:
-        self.question = Question(service=f"paddleocr/{model}", form="lines-1")
+        self.question = Question(service=f"paddleocr/{model}", form="lines-2")
         self._url, self._timeout_s = f"{url.rstrip('/')}/ocr", timeout_s
 
     def ask(self, image: bytes, complaint: str | None = None) -> Answer:
         """See `Service`."""
-        body: Any = {"file": base64.b64encode(image).decode(), "fileType": IMAGE}
+        body: Any = {"file": base64.b64encode(image).decode(), "fileType": IMAGE, **AS_IT_IS}
         try:
             said = requests.post(self._url, json=body, timeout=self._timeout_s)
         except requests.RequestException as error:
-            raise Busy(f"{type(error).__name__}: {error}") from error
+            raise Busy(f"{type(error).__name__}: no answer") from None  # its words hold the address, and what is in it
         if said.status_code != requests.codes.ok:
             raise failure(said.status_code, f"{said.status_code}: {_complaint(said)}", said.headers.get("retry-after"))
         try:
@@ -54,7 +59,7 @@ class PaddleServed:
             )
         except (ValueError, ValidationError, LookupError, TypeError) as error:
             raise Busy(f"its answer is not PaddleX's ({type(error).__name__})") from error
-        return Answer(lines=lines, usage=Usage(), raw=said.text)
+        return Answer(lines=lines, usage=Usage(), raw=json.dumps(result))
 
 
 def _complaint(said: requests.Response) -> str:

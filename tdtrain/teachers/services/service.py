@@ -97,7 +97,11 @@ class Unusable(Exception):
 
 
 class Refused(Exception):
-    """It will never answer this: a picture that it does not take."""
+    """It will never answer this: a picture that it does not take, or a model that will not."""
+
+    def __init__(self, reason: str, usage: Usage = NOTHING) -> None:
+        super().__init__(reason)
+        self.usage = usage
 
 
 class Denied(Exception):

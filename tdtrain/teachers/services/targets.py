@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tdtrain.data.annotation import LABELLED_BY
 from tdtrain.data.crop import crop_line, encode_png
-from tdtrain.data.decode import decode_rgb
+from tdtrain.data.decode import BadImageError, decode_rgb
 from tdtrain.data.pack_options import PackOptions
 from tdtrain.data.timetable import Document
 from tdtrain.teachers.services.service import Answer, SpokenLine
@@ -107,10 +107,12 @@ def show(
         if line.quad is not None:
             chosen.setdefault(why, at)
     options = PackOptions()
-    pixels = decode_rgb(file, options.max_pixels, options.min_side) if chosen else None
+    try:
+        pixels = decode_rgb(file, options.max_pixels, options.min_side)
+    except BadImageError:  # services read some that packing sets aside
+        return page
     shown = []
     for why, at in chosen.items():
-        assert pixels is not None
         quad = np.asarray(elected[at].quad, np.float32).reshape(4, 2)
         theirs = {name: lines[at].text for name, lines in found.items() if at in lines}
         shown.append(Shown(

@@ -7,6 +7,7 @@ import math
 import multiprocessing as mp
 import os
 import signal
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -175,6 +176,21 @@ def test_the_budget_is_never_overspent(calls: list[tuple[float, float]], budget:
         spent += aside * share
         desk.ended(call, aside, aside * share)
     assert spent <= budget + 1e-9
+
+
+def test_what_was_set_aside_and_not_spent_is_there_for_others() -> None:
+    desk = Desk(max_cost_usd=0.05)
+    calls = [desk.begin(0.02), desk.begin(0.02)]
+    waiting = threading.Thread(target=lambda: desk.ended(desk.begin(0.02), 0.02, 0.001))
+    waiting.start()
+    waiting.join(0.1)
+    assert waiting.is_alive()
+    for call in calls:
+        desk.ended(call, 0.02, 0.001)
+    waiting.join(10)
+    assert not waiting.is_alive() and desk.counts().cost_usd == pytest.approx(0.003)
+    with pytest.raises(Closed, match=r"0\.0030 are spent or set aside, and the next call may cost 0\.0500"):
+        desk.begin(0.05)
 
 
 def test_a_budget_of_pages_counts_pages_not_attempts(tmp_path: Path) -> None:

@@ -124,6 +124,9 @@ def test_no_secret_reaches_the_disk(server: Server, pages: Path, monkeypatch: py
     with pytest.raises(ValueError, match=r"401: .*\*\*\* is not known"):
         ask_pages(run(server, pages, calls_at_once=1))
     assert any("4711" in (key or "") for key in server.keys)
+    server.script = [says({"error": {"message": "planted-secret-4711 sent no picture"}}, 400)]
+    ask_pages(run(server, pages, calls_at_once=1))
+    assert list(pages.parent.glob("out/refused/*/*.json")) and (pages.parent / "out/failed.jsonl").exists()
     held = [path for path in pages.parent.rglob("*") if path.is_file()]
     assert held and not [path for path in held if b"4711" in path.read_bytes()]
 

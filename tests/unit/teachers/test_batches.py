@@ -155,19 +155,24 @@ def test_every_page_is_answered_and_the_files_are_gone(server: BatchServer, tmp_
     assert "planted" not in "".join(path.read_text() for path in tmp_path.rglob("*.json"))
 
 
-@pytest.mark.parametrize("calls", range(1, 33, 3))
+@pytest.mark.parametrize("calls", range(1, 36, 3))
 def test_a_job_killed_around_any_call_hands_nothing_in_twice(
     calls: int, server: BatchServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches, "MOST", 2)
-    try:
+    """The first answers cannot be used, so that every page goes in twice, and is paid twice."""
+    monkeypatch.setattr(batches, "MOST", 3)
+
+    def results(key: str, params: dict) -> dict:
+        told = "could not be used" in params["messages"][0]["content"][1]["text"]
+        return {"type": "succeeded", "message": message(json.dumps(TIMETABLE) if told else "no JSON")}
+
+    server.results = results
+    with pytest.raises(Killed):
         ask(server, tmp_path, at=calls / 2)
-    except Killed:
-        pass
     keys = ask(server, tmp_path)
-    answers = Answers(open_folder(tmp_path))
-    assert all(answers.get(key) for key in keys)
-    assert set(server.handed_in.values()) == {1} and not list(tmp_path.glob("batches/*"))
+    kept = [Answers(open_folder(tmp_path)).get(key) for key in keys]
+    assert all(one and one.attempts == 2 and one.paid.input_tokens == 1800 for one in kept)
+    assert set(server.handed_in.values()) == {2} and not list(tmp_path.glob("batches/*"))
 
 
 def test_the_job_hands_pages_in_and_leaves_a_corpus(server: BatchServer, tmp_path: Path) -> None:

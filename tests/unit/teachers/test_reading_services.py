@@ -113,6 +113,20 @@ def test_each_fault_is_what_it_is(wire: str, server: Server, step: Step, error: 
         assert told.value.retry_after_s == 3.0
 
 
+def test_places_are_those_of_the_page_as_it_is(server: Server) -> None:
+    server.script = [says(paddle())]
+    answer = service("paddleocr", server).ask(PICTURE)
+    (request,) = server.requests
+    assert request["useDocOrientationClassify"] is request["useDocUnwarping"] is request["visualize"] is False
+    assert set(json.loads(answer.raw)) == {"rec_texts", "rec_scores", "rec_polys"}
+
+
+def test_a_wrong_key_of_google_is_no_matter_of_the_picture(server: Server) -> None:
+    server.script = [says({"error": {"code": 400, "message": "API key not valid. Please pass a valid API key."}}, 400)]
+    with pytest.raises(Denied, match="API key not valid"):
+        service("google-vision", server).ask(PICTURE)
+
+
 @pytest.mark.parametrize(("code", "error"), [(3, Refused), (8, Busy), (14, Busy)])
 def test_google_tells_what_is_wrong_with_one_picture(code: int, error: type[Exception], server: Server) -> None:
     server.script = [says({"responses": [{"error": {"code": code, "message": "bad image data"}}]})]
@@ -176,6 +190,13 @@ def test_what_is_annotated_stays_is_not_asked_about_and_alone_is_measured_by(ser
     assert texts["train"] == {"by hand", "Mon 08:00", None}
     assert texts["validation"] == texts["test"] == {"by hand", None}
     assert not any("a teacher wrote" in warning for warning in load_card(tmp_path / "packed").warnings)
+    server.script = []
+    (tmp_path / "scans/annotations/30.txt").write_text("by hand, later\n")
+    ask_pages(run)
+    assert not (tmp_path / "out/boxes/30.json").exists() and (tmp_path / "out/annotations/30.txt").exists()
+    again = AskRun(**run.model_dump() | {"dataset_path": str(tmp_path / "out"), "output_dir": str(tmp_path / "again")})
+    server.script = [says(paddle())] * 35
+    assert ask_pages(again).counts.calls == 35  # what a teacher wrote is nobody's own
     for path in tmp_path.glob("scans/*/*.[jt]*"):
         path.unlink()
     server.script = [says(paddle())] * 40

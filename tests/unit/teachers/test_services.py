@@ -200,6 +200,8 @@ def test_what_is_no_picture_is_refused_before_anybody_is_asked(wire: str, server
         (says({"error": {"message": "who?"}}, 401), Denied, "401"),
         (says({"error": {"message": "no such model"}}, 404), Denied, "404"),
         (says({"error": {"message": "too large"}}, 413), Refused, "413"),
+        (says({"error": {"message": "Your credit balance is too low"}}, 400), Denied, "400"),
+        (says({"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}}, 429), Denied, "429"),
         (says("<html>bad gateway</html>", 502, Content_Type="text/html"), Busy, "502"),
         (says("not JSON at all"), Busy, "no"),
         (says({"unexpected": True}), Busy, "is no (completion|message)"),
@@ -245,8 +247,13 @@ def test_retry_after_is_told(wire: str, server: Server, told: str, seconds: floa
 
 def test_a_refusal_of_the_model_is_final(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", "planted-secret")
-    server.script = [says(message("I cannot.") | {"stop_reason": "refusal"})]
-    with pytest.raises(Refused, match="refused"):
+    for content in ([{"type": "text", "text": "I cannot."}], []):
+        server.script = [says(message("") | {"stop_reason": "refusal", "content": content})]
+        with pytest.raises(Refused, match="refused") as refused:
+            service("claude", server).ask(PICTURE)
+        assert refused.value.usage.input_tokens == 900
+    server.script = [says(message("") | {"content": []})]
+    with pytest.raises(Unusable):
         service("claude", server).ask(PICTURE)
 
 
