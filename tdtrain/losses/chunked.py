@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tdtrain.losses.divergence import Divergence, divergence
+from tdtrain.losses.divergence import Divergence, divergence, jensen_shannon
 from tdtrain.losses.signal import Candidates, HeadOf
 from tdtrain.models.reader import IGNORED
 
@@ -176,8 +176,11 @@ def _dense(
     theirs = _product(teacher.hidden, teacher.weight.to(teacher.hidden.dtype), teacher.bias, logits.dtype)
     if temperature != 1:
         theirs.div_(temperature)
+    if mix.only_jsd:
+        value, pull = jensen_shannon(theirs, logits.sub_(log_total[:, None]), q, mix)
+        return value, pull.addcmul_(q, -pull.sum(-1, keepdim=True)).mul_(weight[:, None])
     if not mix.only_forward:
-        value, pull = divergence(theirs.log_softmax(-1), logits - log_total[:, None], mix)
+        value, pull = divergence(theirs.log_softmax(-1), logits.sub_(log_total[:, None]), mix)
         return value, pull.addcmul_(q, -pull.sum(-1, keepdim=True)).mul_(weight[:, None])
     p, their_total = _softmax(theirs)
     expected = torch.bmm(p[:, None], theirs.sub_(logits)[:, :, None])[:, 0, 0]

@@ -43,6 +43,11 @@ class Divergence:
         """Whether it is the forward KL and nothing else, which has a shorter way."""
         return not (self.reverse_kl or self.skew_kl or self.skew_reverse_kl or self.jsd)
 
+    @property
+    def only_jsd(self) -> bool:
+        """Whether it is the Jensen-Shannon divergence and nothing else, which has a way of few buffers."""
+        return not (self.forward_kl or self.reverse_kl or self.skew_kl or self.skew_reverse_kl)
+
 
 def divergence(
     log_p: Float[Tensor, "N C"], log_q: Float[Tensor, "N C"], mix: Divergence
@@ -80,6 +85,27 @@ def divergence(
         value = value + mix.jsd * (mix.beta * _kl(p, log_p, log_m).sum(-1) + terms.sum(-1))
         pull = pull + mix.jsd * terms
     return value, pull
+
+
+def jensen_shannon(
+    logits_p: Float[Tensor, "N C"], log_q: Float[Tensor, "N C"], q: Float[Tensor, "N C"], mix: Divergence
+) -> tuple[Float[Tensor, " N"], Float[Tensor, "N C"]]:
+    """`divergence` of a mix that is `only_jsd`, with two buffers of its own. The first two arguments are used up.
+
+    m is made of probabilities, not of their logs: what is less than the least normal number adds nothing.
+
+    Args:
+        logits_p: of the teacher; -inf where it holds a class impossible.
+        log_q, q: of the student, normalised.
+    """
+    p = logits_p.softmax(-1)
+    largest, place = logits_p.max(-1, keepdim=True)
+    log_p = logits_p.sub_(largest - p.gather(-1, place).log()).clamp_(min=-1e30)  # 0 * -inf is nan
+    least = torch.finfo(p.dtype).tiny
+    log_m = torch.lerp(q, p, mix.beta).clamp_(min=least).log_()
+    terms = log_q.sub_(log_m).mul_(q).mul_(mix.jsd * (1 - mix.beta))
+    of_p = torch.bmm(p[:, None], log_p.sub_(log_m)[:, :, None])[:, 0, 0]
+    return mix.jsd * mix.beta * of_p + terms.sum(-1), terms
 
 
 def _kl(a: Tensor, log_a: Tensor, log_b: Tensor) -> Tensor:
