@@ -41,9 +41,8 @@ def attempt(sdk: ModuleType, key: str, call: Callable[[], Said]) -> Said:
         return call()
     except sdk.APIStatusError as error:
         reason = f"{error.status_code}: {error.message}".replace(key, "***")
-        raise failure(
-            error.status_code, reason, error.response.headers.get("retry-after")
-        ) from None  # it holds the key
+        told, code = error.response.headers.get("retry-after"), getattr(error, "code", None)
+        raise failure(error.status_code, f"{reason} ({code})" if code else reason, told) from None  # it holds the key
     except sdk.APIConnectionError as error:  # time-outs too
         raise Busy(f"{type(error).__name__}: {error}") from error
     except (sdk.APIResponseValidationError, json.JSONDecodeError) as error:

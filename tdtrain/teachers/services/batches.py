@@ -27,6 +27,8 @@ from tdtrain.teachers.services.claude import Claude
 from tdtrain.teachers.services.service import NOTHING, Busy, Fixed, Question, Refused, Unusable, Usage
 
 FOLDER = "batches"
+POLL_S = 30.0
+"""How often it is looked whether a batch has ended."""
 Watch = Callable[[int, int], None]
 MOST, MOST_BYTES = 1_000, 150_000_000
 """Pages of a batch, and bytes of their requests; the service takes more of both."""
@@ -60,17 +62,16 @@ class Batches:
     """Asks in batches. One job at a time for a folder.
 
     Args:
-        poll_s: how often it looks whether a batch has ended.
         patience: failed calls in a row, at most, before it gives up; the next run goes on.
     """
 
     def __init__(
-        self, service: Claude, folder: Folder, poll_s: float = 30.0, patience: int = 20,
+        self, service: Claude, folder: Folder, patience: int = 20,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:  # fmt: skip
         self._service, self._folder, self._answers = service, folder, Answers(folder)
         self._batches = service.client.messages.batches
-        self._poll_s, self._patience, self._sleep = poll_s, patience, sleep
+        self._patience, self._sleep = patience, sleep
 
     def ask(self, pages: Mapping[str, Callable[[], bytes]], watch: Watch, again: bool = False) -> None:
         """Collects what is still out, then asks about the rest of `pages` (key of each answer, and what reads its
@@ -135,7 +136,7 @@ class Batches:
             except Busy:
                 if failed == self._patience:
                     raise
-                self._sleep(self._poll_s)
+                self._sleep(POLL_S)
                 found = self._find(batch)  # its answer may have been lost
                 if found:
                     break
@@ -188,7 +189,7 @@ class Batches:
             try:
                 return self._service.call(what)
             except Busy:
-                self._sleep(self._poll_s)
+                self._sleep(POLL_S)
         return self._service.call(what)
 
     def _wait(self, batch_id: str, total: int, watch: Watch) -> None:
@@ -197,7 +198,7 @@ class Batches:
             watch(total - now.request_counts.processing, total)
             if now.processing_status == "ended":
                 return
-            self._sleep(self._poll_s)
+            self._sleep(POLL_S)
 
     def _results(self, batch_id: str, batch: Batch, watch: Watch) -> dict[str, Tried]:
         self._wait(batch_id, len(batch.pages), watch)

@@ -175,7 +175,10 @@ def test_a_job_killed_around_any_call_hands_nothing_in_twice(
     assert set(server.handed_in.values()) == {2} and not list(tmp_path.glob("batches/*"))
 
 
-def test_the_job_hands_pages_in_and_leaves_a_corpus(server: BatchServer, tmp_path: Path) -> None:
+def test_the_job_hands_pages_in_and_leaves_a_corpus(
+    server: BatchServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "POLL_S", 0.01)
     (tmp_path / "scans").mkdir()
     for number in range(4):
         Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "scans" / f"{number}.png")
