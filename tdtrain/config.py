@@ -236,12 +236,12 @@ class AskRun(WithPlaces):
     task: Literal["document", "text"] = "document"
     """document: the timetable as JSON. text: the lines with their places."""
     service: Literal["openai", "claude", "google-vision", "paddleocr", "local"] | None = None
-    """Documents are written by openai (any endpoint of its chat completions, such as vLLM or Ollama; OPENAI_API_KEY, if
-    it needs one), the default, or claude (ANTHROPIC_API_KEY). Text is read by google-vision (GOOGLE_API_KEY, or
-    GOOGLE_APPLICATION_CREDENTIALS), paddleocr (that PaddleX serves), or local, the default: a reader of your own."""
+    """Documents are written by openai (the default: any endpoint of its chat completions, such as vLLM) or claude.
+    Text is read by local (the default: a reader of yours), paddleocr (served by PaddleX) or google-vision.
+    Keys: OPENAI_API_KEY, if there is one; ANTHROPIC_API_KEY; GOOGLE_API_KEY or GOOGLE_APPLICATION_CREDENTIALS."""
     service_model: str | None = None
-    """As the service calls it; for local a built-in name, Hugging Face name or folder. Left out: builtin/stable of
-    google-vision, ppocrv6-small of local."""
+    """As the service calls it; for local a built-in name, Hugging Face name or folder.
+    Left out: ppocrv6-small of local, builtin/stable of google-vision."""
     service_url: str | None = None
     """Of the endpoint, such as http://localhost:8000/v1. Left out: the vendor's own."""
     min_confidence: Share = 0.8
