@@ -17,6 +17,10 @@ ADAPTERS = "adapter_config.json"
 
 logging.disable_progress_bar()
 
+# cuDNN's attention, torch's first choice on Hopper, plans 0.12 s for every length it has not seen, and here nearly
+# every length is new; flash attention takes as long for any (benchmarks/LOG.md).
+torch.backends.cuda.enable_cudnn_sdp(False)
+
 
 def load_reader(name_or_folder: str, dtype: torch.dtype = torch.float32) -> Reader:
     """Loads a reader of either family.
