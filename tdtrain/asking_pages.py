@@ -18,7 +18,7 @@ from tdtrain.teachers.services.answers import Answers, key_of
 from tdtrain.teachers.services.asking import cost_of
 from tdtrain.teachers.services.desk import AnyDesk, Counts, Desk
 from tdtrain.teachers.services.prices import price_of
-from tdtrain.teachers.services.service import NOTHING, Busy, Denied, Question, Refused, Service, Usage
+from tdtrain.teachers.services.service import NOTHING, Busy, Denied, Refused, Service, Usage
 from tdtrain.teachers.services.targets import LabelledPage
 from tdtrain.train.progress import Display
 
@@ -48,7 +48,7 @@ def ask_pages(run: AskRun) -> Asked:
     Raises: ValueError where there is no image, or the service cannot be used, or answers nobody.
     """
     places = {"dataset_path": absolute(run.dataset_path), "output_dir": absolute(run.output_dir)}
-    num_workers = 1 if run.num_workers == 1 else min(run.num_workers, run.calls_at_once)
+    num_workers = min(run.num_workers, run.calls_at_once)
     run = run.model_copy(update=places | {"vote_with": tuple(map(absolute, run.vote_with)), "num_workers": num_workers})
     service = service_of(run)
     run = run.model_copy(update={"price": price_of(service.question.service, run.price, run.price_table)})
@@ -62,10 +62,14 @@ def ask_pages(run: AskRun) -> Asked:
         raise ValueError(f"output_dir={run.output_dir} has pages out in batches; collect them with batches=True first")
     own = _annotated(images, source, run.task)
     asked = {name: path for name, path in images.items() if name not in own}
-    missing, given_up = _unanswered(asked, source, Answers(out), service.question)
-    if run.ask_again:
-        given_up = 0
-    estimate = cost_of(expected(run), run.price) * (missing - given_up)
+    answers = Answers(out)
+    keys = {path: key_of(service.question, source.read(path)) for path in asked.values()}
+    unanswered = {path: key for path, key in keys.items() if answers.get(key) is None}
+    to_ask = {path: key for path, key in unanswered.items() if run.ask_again or answers.gave_up(key) is None}
+    missing, given_up = len(unanswered), len(unanswered) - len(to_ask)
+    if run.batches or not missing:  # nobody is asked about one page
+        run = run.model_copy(update={"num_workers": 0})
+    estimate = cost_of(expected(run), run.price) * len(to_ask)
     with Display() as display:
         words = f"; they may cost {estimate:.2f} US dollars" if estimate else ""
         display.say(
@@ -77,14 +81,14 @@ def ask_pages(run: AskRun) -> Asked:
             return Asked(0, len(asked) - missing, 0, missing, Counts(), NOTHING)
         out.write(QUESTION, service.question.model_dump_json(indent=1).encode())
         if run.batches and missing:
-            _in_batches(run, service, asked, source, display)
-        desk = _desk(run, missing > 0)
+            _in_batches(run, service, to_ask, source, display)
+        desk = _desk(run)
         counting, ended = display.counting("ask", lambda: f"pages{money(desk)}"), 0
         reasons: dict[str, str] = {}
         pages: list[LabelledPage] = []
         paid = NOTHING
         tasks = list(_tasks(images, own, run))
-        for outcome in map_tasks(PageAsker, (run, desk), tasks, _workers(run, missing), cpus=0.5):
+        for outcome in map_tasks(PageAsker, (run, desk), tasks, run.num_workers, cpus=0.5):
             reasons |= dict(zip(outcome["images"], outcome["reasons"], strict=True))
             paid = sum((Usage(**one) for one in outcome["paid"]), paid)
             pages += [LabelledPage.model_validate_json(page) for page in outcome["pages"] if page]
@@ -129,47 +133,33 @@ def _by_machine(source: Folder, path: str) -> bool:
     return path.startswith("boxes/") and LABELLED_BY.encode() in source.read(path)
 
 
-def _unanswered(images: dict[str, str], source: Folder, answers: Answers, question: Question) -> tuple[int, int]:
-    """How many images have no answer; how many of them will not have one."""
-    keys = [key_of(question, source.read(path)) for path in images.values()]
-    missing = [key for key in keys if answers.get(key) is None]
-    return len(missing), sum(answers.gave_up(key) is not None for key in missing)
-
-
-def _workers(run: AskRun, missing: int) -> int:
-    return 0 if run.batches or not missing else run.num_workers
-
-
 def money(desk: AnyDesk) -> str:
     """What was spent, in words; empty where nothing was."""
     cost = desk.counts().cost_usd
     return f", {cost:.4f} US dollars" if cost else ""
 
 
-def _in_batches(run: AskRun, service: Service, images: dict[str, str], source: Folder, display: Display) -> None:
-    """Has pages answered before they are asked about one by one, as many as the budget allows."""
+def _in_batches(run: AskRun, service: Service, to_ask: dict[str, str], source: Folder, display: Display) -> None:
+    """Has pages answered (their keys by their paths), as many as the budget allows."""
     from tdtrain.teachers.services.batches import Batches
     from tdtrain.teachers.services.claude import Claude
 
     assert isinstance(service, Claude), "of other services the config has none"
-    out = open_folder(run.output_dir)
-    reads = {path: partial(source.read, path) for path in images.values()}
-    keys = {key_of(service.question, read()): read for read in reads.values()}
-    answers, cost = Answers(out), cost_of(expected(run), run.price)
-    open_keys = [key for key in keys if answers.get(key) is None and (run.ask_again or answers.gave_up(key) is None)]
-    most = len(open_keys) if run.max_pages is None else run.max_pages
+    cost = cost_of(expected(run), run.price)
+    most = len(to_ask) if run.max_pages is None else run.max_pages
     if run.max_cost_usd is not None and cost:
         most = min(most, int(run.max_cost_usd / cost))
-    chosen = {key: keys[key] for key in open_keys[:most]}
+    chosen = {key: partial(source.read, path) for path, key in list(to_ask.items())[:most]}
+    out = open_folder(run.output_dir)
     try:
         Batches(service, out).ask(chosen, display.counting("batch", "pages"), again=run.ask_again)
     except (Busy, Refused, Denied) as error:
         raise ValueError(f"service={run.service} takes no batch: {error}; run again to go on") from error
 
 
-def _desk(run: AskRun, asks: bool) -> AnyDesk:
+def _desk(run: AskRun) -> AnyDesk:
     rate = None if run.service == "local" else run.calls_per_second
-    if run.batches or not run.num_workers or not asks:
+    if not run.num_workers:
         desk = Desk(rate, run.max_pages, run.max_cost_usd)
         if run.batches:
             desk.close("it was in no batch, or its batch did not get to it; run again")
@@ -178,7 +168,7 @@ def _desk(run: AskRun, asks: bool) -> AnyDesk:
     from tdtrain.teachers.services.desk_on_ray import SharedDesk
 
     connect()
-    return SharedDesk(rate, run.max_pages, run.max_cost_usd, max(run.calls_at_once, run.num_workers))
+    return SharedDesk(rate, run.max_pages, run.max_cost_usd, run.calls_at_once)
 
 
 def _tasks(images: dict[str, str], own: dict[str, list[str]], run: AskRun) -> Iterator[Task]:

@@ -176,11 +176,13 @@ def _dense(
     theirs = _product(teacher.hidden, teacher.weight.to(teacher.hidden.dtype), teacher.bias, logits.dtype)
     if temperature != 1:
         theirs.div_(temperature)
-    if mix.only_jsd:
-        value, pull = jensen_shannon(theirs, logits.sub_(log_total[:, None]), q, mix)
-        return value, pull.addcmul_(q, -pull.sum(-1, keepdim=True)).mul_(weight[:, None])
     if not mix.only_forward:
-        value, pull = divergence(theirs.log_softmax(-1), logits.sub_(log_total[:, None]), mix)
+        log_q = logits.sub_(log_total[:, None])
+        if mix.only_jsd:
+            p, their_total = _softmax(theirs)
+            value, pull = jensen_shannon(theirs.sub_(their_total[:, None]), p, log_q, q, mix)
+        else:
+            value, pull = divergence(theirs.log_softmax(-1), log_q, mix)
         return value, pull.addcmul_(q, -pull.sum(-1, keepdim=True)).mul_(weight[:, None])
     p, their_total = _softmax(theirs)
     expected = torch.bmm(p[:, None], theirs.sub_(logits)[:, :, None])[:, 0, 0]

@@ -88,19 +88,21 @@ def divergence(
 
 
 def jensen_shannon(
-    logits_p: Float[Tensor, "N C"], log_q: Float[Tensor, "N C"], q: Float[Tensor, "N C"], mix: Divergence
+    log_p: Float[Tensor, "N C"],
+    p: Float[Tensor, "N C"],
+    log_q: Float[Tensor, "N C"],
+    q: Float[Tensor, "N C"],
+    mix: Divergence,
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, "N C"]]:
-    """`divergence` of a mix that is `only_jsd`, with two buffers of its own. The first two arguments are used up.
+    """`divergence` of a mix that is `only_jsd`, with one buffer of its own. `log_p` and `log_q` are used up.
 
     m is made of probabilities, not of their logs: what is less than the least normal number adds nothing.
 
     Args:
-        logits_p: of the teacher; -inf where it holds a class impossible.
-        log_q, q: of the student, normalised.
+        log_p: normalised; -inf where the teacher holds a class impossible.
+        log_q: normalised.
     """
-    p = logits_p.softmax(-1)
-    largest, place = logits_p.max(-1, keepdim=True)
-    log_p = logits_p.sub_(largest - p.gather(-1, place).log()).clamp_(min=-1e30)  # 0 * -inf is nan
+    log_p.clamp_(min=-1e30)  # 0 * -inf is nan
     least = torch.finfo(p.dtype).tiny
     log_m = torch.lerp(q, p, mix.beta).clamp_(min=least).log_()
     terms = log_q.sub_(log_m).mul_(q).mul_(mix.jsd * (1 - mix.beta))
