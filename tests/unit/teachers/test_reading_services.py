@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -60,13 +59,6 @@ def paddle(lines: tuple = LINES) -> dict:
 
 
 WIRES = {"google-vision": (GoogleVision, vision), "paddleocr": (PaddleServed, paddle)}
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    one = Server()
-    yield one
-    one.close()
 
 
 @pytest.fixture(params=WIRES)
