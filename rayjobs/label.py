@@ -13,26 +13,25 @@ a budget; `--task text --help` explains the flags.
 
     python rayjobs/label.py --task document --service_url http://localhost:8000/v1 --service_model qwen2.5-vl \\
         --dataset_path scans --output_dir output/asked --calls_per_second 2 --max_pages 100
+    python rayjobs/distill.py --task document --dataset_path output/asked
     python rayjobs/label.py --task text --service google-vision --dataset_path scans --output_dir output/read
     python rayjobs/distill.py --dataset_path output/read
 """
 
 from __future__ import annotations
 
-import itertools
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tdtrain.cli import parse, run_job, show
+from tdtrain.cli import parse, run_job, show, task_of
 from tdtrain.config import AskRun, LabelRun
 
 
 def main() -> None:
     """Parses the run, shows it with --dry_run, or runs it."""
-    flags = sys.argv[1:]
-    if any(f"--task={task}" in flags or ("--task", task) in itertools.pairwise(flags) for task in ("document", "text")):
+    if task_of(sys.argv[1:]) in ("document", "text"):
         asked = parse(AskRun, __doc__)
         if asked.dry_run:
             show(asked)

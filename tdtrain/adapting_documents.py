@@ -1,4 +1,4 @@
-"""The job that adapts a language model to documents: pages -> lines -> readings -> examples -> adapters -> merged ->
+"""The jobs that adapt a language model to documents: pages -> lines -> readings -> examples -> adapters -> merged ->
 answers -> report."""
 
 from __future__ import annotations
@@ -6,8 +6,9 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
-from tdtrain.config import LoraDocumentRun
+from tdtrain.config import DistillDocumentRun, LoraDocumentRun
 from tdtrain.data.documents import PageText, read_pages
 from tdtrain.data.lexicon import FILE as LEXICON
 from tdtrain.data.lexicon import Lexicon
@@ -28,13 +29,15 @@ from tdtrain.train.launch import fit
 from tdtrain.train.runs import LanguageRun
 
 ADAPTER, MERGED = "adapter", "merged"
+WORDS = {"student": "on all annotated pages", "student_undistilled": "on those that are annotated by hand"}
 
 
 def adapt_to_documents(run: LoraDocumentRun) -> DocumentResults | None:
     """Trains adapters, merges them, and compares the model with what it was and with rules. The same run again resumes
     where it was.
 
-    Leaves `adapter/`, which plain peft loads, and `merged/`, which plain transformers loads.
+    Leaves `adapter/`, which plain peft loads, and `merged/`, which plain transformers loads. A control, if wanted,
+    leaves its own in `control/`.
 
     Returns: None where no page of the test split has an annotation, so that nothing could be measured.
     Raises: ValueError on what cannot work, before anything is trained.
@@ -52,21 +55,30 @@ def adapt_to_documents(run: LoraDocumentRun) -> DocumentResults | None:
         texts = read_annotated_pages(job, manifest, run.reader)
         pages = [page for page in read_pages(manifest, texts) if page.truth is not None]
         lexicon = mend(job, pages) if run.lexicon else None
-        longest = write_examples(run, job, pages, prompter)
-        with job.stage("train", f"the adapters of {run.model_name}"):
-            train(run, job, manifest, lexicon)
+        longest = write_examples(run, job, pages, prompter, job.output)
+        learners = {"student": job.output}
+        if isinstance(run, DistillDocumentRun) and run.control:
+            learners["student_undistilled"] = job.output / "control"
+            write_control_examples(run, job, pages, prompter, job.output / "control")
+        steps = None
+        for role, folder in learners.items():
+            with job.stage("train", f"the adapters of {run.model_name}, {WORDS[role]}"):
+                steps = train(run, job, manifest, lexicon, role, folder, steps)
         by_split = {split: [page for page in pages if page.split == split] for split in SPLITS}
         if not by_split["test"]:
             job.display.say("Nothing was measured, for no page of the test split has an annotation.")
             return None
         with job.stage("evaluate", "the model, its base and rules write the test pages"):
-            most = run.max_answer_tokens
+            most, perfect = run.max_answer_tokens, annotated_text(manifest, texts)
+            for page in perfect:
+                page.day = lexicon.day_of(page.lines) if lexicon else ""
             evaluation = evaluate_documents(
-                {"student": str(job.output / MERGED), "baseline": run.model_name},
+                {role: str(folder / MERGED) for role, folder in learners.items()} | {"baseline": run.model_name},
                 by_split["test"],
-                annotated_text(manifest, texts),
+                perfect,
                 run.serialisation,
-                {"student": most, "baseline": min(most, longest + longest // 4)},  # who knows no end goes on for ever
+                # Who knows no end goes on for ever.
+                dict.fromkeys(learners, most) | {"baseline": min(most, longest + longest // 4)},
                 job.actors,
                 job.cpus_per_actor,
                 job.compute.gpus,
@@ -82,13 +94,35 @@ def mend(job: Stages, pages: Sequence[PageText]) -> Lexicon:
     changed = total = 0
     for page in pages:
         lines, total = lexicon.mended(page.lines, page.page_id), total + len(page.lines)
+        page.day = lexicon.day_of(lines, page.page_id)
         changed += sum(line != before for line, before in zip(lines, page.lines, strict=True))
         page.lines = lines
     job.display.say(f"  {changed:,} of {total:,} lines are mended by the words of other pages' documents")
     return lexicon
 
 
-def write_examples(run: LoraDocumentRun, job: Stages, pages: Sequence[PageText], prompter: Prompter) -> int:
+def write_control_examples(
+    run: LoraDocumentRun, job: Stages, pages: Sequence[PageText], prompter: Prompter, output: Path
+) -> None:
+    """`write_examples` of pages that somebody annotated. Raises ValueError where they are too few, or all there are."""
+    by_hand = [page for page in pages if page.labelled_by is None]
+    if len(by_hand) == len(pages):
+        raise ValueError(
+            f"control=True compares with pages that a teacher annotated, and dataset_path={run.corpus.dataset_path} "
+            "has none; label it with rayjobs/label.py --task document, or use rayjobs/lora_document.py"
+        )
+    job.display.say("  annotated by hand:")
+    try:
+        write_examples(run, job, by_hand, prompter, output)
+    except ValueError as error:
+        raise ValueError(
+            f"control=True learns from pages that are annotated by hand: {error}; or --no-control"
+        ) from None
+
+
+def write_examples(
+    run: LoraDocumentRun, job: Stages, pages: Sequence[PageText], prompter: Prompter, output: Path
+) -> int:
     """Writes the pages of the training and validation splits as tokens; counts those that are too long.
 
     Returns: tokens of the longest answer that is learnt.
@@ -100,9 +134,9 @@ def write_examples(run: LoraDocumentRun, job: Stages, pages: Sequence[PageText],
         found = []
         for page in (page for page in pages if page.split == split and page.truth):
             answer = in_order_of_page(page.truth, page.lines).canonical()  # type: ignore[arg-type]
-            found.append(prompter.example(page.page_id, serialise(page.lines, run.serialisation), answer))
+            found.append(prompter.example(page.page_id, serialise(page.lines, run.serialisation, page.day), answer))
         kept = [example for example in found if len(example.tokens) <= most]
-        job.left_out[split] = {f"longer than {most} tokens": len(found) - len(kept)}
+        job.left_out.setdefault(split, {f"longer than {most} tokens": len(found) - len(kept)})
         job.display.say(f"  {split}: {_words(kept)}{_too_long(len(found) - len(kept), most)}")
         if split == "train" and len(kept) < run.optimisation.batch_size:
             raise ValueError(
@@ -110,18 +144,33 @@ def write_examples(run: LoraDocumentRun, job: Stages, pages: Sequence[PageText],
                 f"fewer than batch_size={run.optimisation.batch_size}; lower it, raise max_document_tokens and "
                 "max_tokens, or annotate more pages"
             )
-        shutil.rmtree(job.output / "sequences" / split, ignore_errors=True)
-        write_sequences(str(job.output / "sequences" / split), kept)
+        shutil.rmtree(output / "sequences" / split, ignore_errors=True)
+        write_sequences(str(output / "sequences" / split), kept)
         longest = max([longest, *(len(example.tokens) - example.num_prompt for example in kept)])
     return longest
 
 
-def train(run: LoraDocumentRun, job: Stages, manifest: Manifest, lexicon: Lexicon | None) -> None:
-    """Trains the adapters, and merges them into a folder of their own that appears at once."""
+def train(
+    run: LoraDocumentRun,
+    job: Stages,
+    manifest: Manifest,
+    lexicon: Lexicon | None,
+    name: str,
+    output: Path,
+    steps: int | None = None,
+) -> int:
+    """Trains the adapters, and merges them into a folder of their own that appears at once.
+
+    Args:
+        steps: None: as many as `epochs` take.
+
+    Returns: how many it were.
+    """
     training = LanguageRun(
-        name="student",
+        name=name,
         model=run.model_name,
-        sequences=str(job.output / "sequences"),
+        sequences=str(output / "sequences"),
+        max_steps=steps,
         corpus=manifest.fingerprint,
         storage=job.storage,
         lora=run.lora,
@@ -133,18 +182,19 @@ def train(run: LoraDocumentRun, job: Stages, manifest: Manifest, lexicon: Lexico
     )
     planned = plan_language(training)
     job.display.say(f"  {planned.total_steps:,} steps of {run.optimisation.batch_size} documents")
-    fit(training, job.output / ADAPTER, job.watch, planned)
-    merged = job.output / MERGED
+    fit(training, output / ADAPTER, job.watch, planned)
+    merged = output / MERGED
     if merged.exists():
-        return
+        return planned.total_steps
     partial_folder = merged.with_suffix(".partial")
     shutil.rmtree(partial_folder, ignore_errors=True)
-    module, prompter = load_causal(str(job.output / ADAPTER))
+    module, prompter = load_causal(str(output / ADAPTER))
     save_causal(module, prompter, partial_folder, dict(module.state_dict()))
     (partial_folder / "run.json").write_text(run.model_dump_json(indent=2))
     if lexicon is not None:
         (partial_folder / LEXICON).write_text(lexicon.json(), encoding="utf-8")
     os.replace(partial_folder, merged)
+    return planned.total_steps
 
 
 def _words(examples: Sequence[Example]) -> str:

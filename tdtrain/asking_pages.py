@@ -9,7 +9,7 @@ from functools import partial
 
 from tdtrain.config import AskRun
 from tdtrain.data.annotation import LABELLED_BY
-from tdtrain.data.corpus import FAILED, images_of, leaves, write_failed
+from tdtrain.data.corpus import FAILED, images_of, scan_annotations, write_failed
 from tdtrain.data.rows import content_id
 from tdtrain.data.storage import Folder, absolute, open_folder
 from tdtrain.page_asker import LEFT, QUESTION, PageAsker, expected, service_of, threads, voters
@@ -17,9 +17,9 @@ from tdtrain.ray_map import Task, map_tasks
 from tdtrain.teachers.services.answers import Answers, key_of
 from tdtrain.teachers.services.asking import cost_of
 from tdtrain.teachers.services.desk import AnyDesk, Counts, Desk
+from tdtrain.teachers.services.label_page import LabelledPage
 from tdtrain.teachers.services.prices import price_of
 from tdtrain.teachers.services.service import NOTHING, Busy, Denied, Refused, Service, Usage
-from tdtrain.teachers.services.targets import LabelledPage
 from tdtrain.train.progress import Display
 
 ROUNDS = 4
@@ -61,7 +61,7 @@ def ask_pages(run: AskRun) -> Asked:
     if not run.batches and out.files("batches"):
         raise ValueError(f"output_dir={run.output_dir} has pages out in batches; collect them with batches=True first")
     own = _annotated(images, source, run.task)
-    asked = {name: path for name, path in images.items() if name not in own}
+    asked = {name: path for name, path in images.items() if run.check_annotated or name not in own}
     answers = Answers(out)
     keys = {path: key_of(service.question, source.read(path)) for path in asked.values()}
     unanswered = {path: key for path, key in keys.items() if answers.get(key) is None}
@@ -111,7 +111,9 @@ def ask_pages(run: AskRun) -> Asked:
             from tdtrain.report.labels import write_label_report  # matplotlib takes a second
 
             pages.sort(key=lambda page: page.image)
-            display.say(write_label_report(out, pages, run.model_dump(mode="json", exclude={"service_url"})))
+            told = run.model_dump(mode="json", exclude={"service_url"})
+            for words in write_label_report(out, pages, list(failed.values()), told):
+                display.say(words)
     if counts.denied and not run.batches:
         raise ValueError(f"service={run.service} answers nobody: {counts.denied}; {left} pages were not asked about")
     return result
@@ -119,18 +121,15 @@ def ask_pages(run: AskRun) -> Asked:
 
 def _annotated(images: dict[str, str], source: Folder, task: str) -> dict[str, list[str]]:
     """The annotations that somebody wrote of images, by name: what the task would write, or a page's text."""
-    ways = ("annotations/{}.json",) if task == "document" else ("boxes/{}.json", "annotations/{}.txt")
-    files = {f"{part}/{name}" for part in ("annotations", "boxes") for name in source.files(part)}
-    found = {name: [path for way in ways if (path := way.format(name)) in files] for name in images}
-    return {
-        name: paths
-        for name, paths in found.items()
-        if paths and not any(leaves(source, path) or _by_machine(source, path) for path in paths)
-    }
+    texts, documents, boxes, _ = scan_annotations(source)
+    parts = (documents,) if task == "document" else (boxes, texts)
+    found = {name: [part[name] for part in parts if name in part] for name in images}
+    own = {name: [path for path in paths if not _by_machine(source, path)] for name, paths in found.items()}
+    return {name: paths for name, paths in own.items() if paths}
 
 
 def _by_machine(source: Folder, path: str) -> bool:
-    return path.startswith("boxes/") and LABELLED_BY.encode() in source.read(path)
+    return path.lower().endswith(".json") and f'"{LABELLED_BY}"'.encode() in source.read(path)
 
 
 def money(desk: AnyDesk) -> str:

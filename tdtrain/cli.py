@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -20,6 +21,13 @@ def parse(schema: type[Run], description: str | None, args: Sequence[str] | None
     Exits with status 2, naming field, value and rule, where it asks for something impossible.
     """
     return tyro.cli(schema, description=description, args=args, config=(tyro.conf.OmitArgPrefixes,))
+
+
+def task_of(flags: Sequence[str]) -> str | None:
+    """What --task says, where a job has more than one, each with flags of its own."""
+    told = [flag.removeprefix("--task=") for flag in flags if flag.startswith("--task=")]
+    told += [value for flag, value in itertools.pairwise(flags) if flag == "--task"]
+    return told[-1] if told else None
 
 
 def run_job(job: Callable[[Run], object], run: Run) -> None:

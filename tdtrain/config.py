@@ -165,7 +165,8 @@ class LoraDocumentRun(TrainingRun):
     serialisation: Serialisation = "cells"
     """How a page's lines become one text; see `tdtrain.data.serialise`."""
     lexicon: bool = True
-    """Mend what the reader misread by the words of the training pages' documents; see `tdtrain.data.lexicon`."""
+    """Mend what the reader misread by the words of the training pages' documents, and give lists that name their day in
+    a heading alone that day; see `tdtrain.data.lexicon`."""
     max_document_tokens: Positive | None = None
     """Longer documents, page and answer together, are left out of training, and counted. Left out: max_tokens."""
     max_tokens: Positive = 4096
@@ -203,6 +204,25 @@ class LoraDocumentRun(TrainingRun):
             raise ValueError(
                 f"micro_batch_size={size} counts lines, and documents are dealt out by their tokens; use max_tokens"
             )
+        return self
+
+
+class DistillDocumentRun(LoraDocumentRun):
+    """Have a language model learn to write pages as JSON from the documents of a teacher behind an API, through
+    low-rank adapters, which --alpha scales."""
+
+    task: Literal["document"] = "document"
+    """document: what this help is about. Left out: readers, see --help without it."""
+    output_dir: Path = Path("output/distill_document")
+    """Everything the job writes; the same command again resumes from it."""
+    control: bool = True
+    """Also train the same model, as many steps, on the pages that are annotated by hand alone, to tell what the teacher
+    was worth."""
+
+    @model_validator(mode="after")
+    def _labelled(self) -> Self:
+        if self.corpus.dataset_path is None:
+            raise ValueError("task=document needs a dataset_path: the output_dir of rayjobs/label.py --task document")
         return self
 
 
@@ -263,6 +283,8 @@ class AskRun(WithPlaces):
     """Calls that wait for an answer side by side, of all workers together."""
     batches: bool = False
     """Hand all pages in at once, as Message Batches: answered within a day, for less (claude)."""
+    check_annotated: bool = False
+    """Also ask about pages that are annotated by hand, to say how right the service is; they keep their annotation."""
     ask_again: bool = False
     """Also ask about pages that were given up for good: refused, or answered three times so that it cannot be used."""
     max_pages: Positive | None = None

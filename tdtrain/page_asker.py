@@ -13,8 +13,16 @@ from tdtrain.ray_map import Task
 from tdtrain.teachers.services.answers import Answers, Kept, key_of
 from tdtrain.teachers.services.asking import GivenUp, Patience, ask
 from tdtrain.teachers.services.desk import AnyDesk, Closed
+from tdtrain.teachers.services.label_page import (
+    LabelledPage,
+    check_document,
+    check_lines,
+    look_at,
+    show,
+    show_document,
+)
 from tdtrain.teachers.services.service import NOTHING, Question, Service, SpokenLine, Usage
-from tdtrain.teachers.services.targets import LabelledPage, boxes_file, document_file, look_at, show
+from tdtrain.teachers.services.targets import boxes_file, document_file
 from tdtrain.teachers.services.vote import vote
 
 LEFT = "left: "
@@ -67,26 +75,52 @@ class PageAsker:
                 out.delete(boxes)  # of a teacher, before somebody annotated it
             for file, theirs in ((there, path), *((annotation, annotation) for annotation in own)):
                 out.bring(file, source, theirs)
-            return Outcome("", NOTHING)
+            return self._checked(there, source.read(path), {one: source.read(one) for one in own}, out)
         image = source.read(path)
         try:
-            kept = ask(
-                self._service, image, Answers(out), self._desk, run.price, expected(run), self._patience, run.ask_again
-            )
+            kept = self._ask(image, out)
         except GivenUp as error:
             return Outcome(str(error), error.paid)
         except Closed as error:
             return Outcome(f"{LEFT}{error}", NOTHING)
         out.bring(there, source, path)
+        teacher, document = self._service.question.service, kept.answer.document
         if run.task == "document":
-            content = document_file(kept.answer, there)
-            return self._write(out, f"annotations/{name}.json", content, kept, None)
+            page = LabelledPage(image=there, lines=len(document.timeblocks) if document else 0)
+            if document and to_show:
+                page = show_document(there, image, teacher, document)
+            return self._write(out, f"annotations/{name}.json", document_file(kept.answer, there, teacher), kept, page)
         said = self._said(kept, image)
         elected = vote(list(said.values()), run.max_wer)
         page = look_at(there, said, elected, run.min_confidence)
         if to_show:
             page = show(page, image, said, elected, run.min_confidence)
         return self._write(out, f"boxes/{name}.json", self._boxes(elected), kept, page)
+
+    def _ask(self, image: bytes, out: Folder) -> Kept:
+        run = self._run
+        return ask(
+            self._service, image, Answers(out), self._desk, run.price, expected(run), self._patience, run.ask_again
+        )
+
+    def _checked(self, image: str, content: bytes, own: Mapping[str, bytes], out: Folder) -> Outcome:
+        """How right the service is about a page that somebody annotated, if that is wanted."""
+        if not self._run.check_annotated:
+            return Outcome("", NOTHING)
+        try:
+            kept = self._ask(content, out)
+        except Closed:
+            return Outcome("", NOTHING)
+        except GivenUp as error:
+            answer, paid = None, error.paid
+        else:
+            answer, paid = kept.answer, kept.paid
+        if self._run.task == "document":
+            (document,) = own.values()
+            right = check_document(document, answer)
+        else:
+            right = check_lines(own, answer)
+        return Outcome("", paid, LabelledPage(image=image, right=right))
 
     def _boxes(self, elected: Sequence[SpokenLine]) -> bytes | None:
         return boxes_file(elected, self._run.min_confidence, self._service.question.service)

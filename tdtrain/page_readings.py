@@ -47,7 +47,7 @@ def read_annotated_pages(job: Stages, manifest: Manifest, reader: str) -> dict[s
 def annotated_text(manifest: Manifest, texts: Mapping[str, str]) -> list[PageText]:
     """The test pages with their lines as they are annotated, or as they are read where a line is not. None where that
     is more than a fifth of the lines, as on pages of which only the document is annotated."""
-    told = read_documents(manifest)
+    told = {page.source for page in read_pages(manifest) if page.truth and page.split == "test"}
     lines = [line for line in read_lines(manifest, "test", images=False) if line.source in told]
     if sum(line.text is not None for line in lines) < MOSTLY * len(lines):
         return []

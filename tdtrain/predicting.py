@@ -135,7 +135,8 @@ class _Predictor:
             return {place: "".join(f"{line.text}\n" for line in lines) for place, lines in pages.items()}
         assert self.run.serialisation is not None, "resolved before"
         mended = [self._lexicon.mended(lines) if self._lexicon else lines for lines in pages.values()]
-        texts = [serialise(lines, self.run.serialisation) for lines in mended]
+        days = [self._lexicon.day_of(lines) if self._lexicon else "" for lines in mended]
+        texts = [serialise(lines, self.run.serialisation, day) for lines, day in zip(mended, days, strict=True)]
         answers = write_answers(self._module, self._prompter, texts, self.run.max_answer_tokens) if texts else []
         contents = {}
         for place, (answer, ended) in zip(pages, answers, strict=True):

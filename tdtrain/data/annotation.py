@@ -14,7 +14,7 @@ from tdtrain.data.timetable import Document
 
 Point = tuple[FiniteFloat, FiniteFloat]
 LABELLED_BY = "labelled_by"
-"""The tag of boxes that a teacher wrote, and nobody checked: its name."""
+"""The tag of boxes, and the field of documents, that a teacher wrote and nobody checked: its name."""
 
 
 class BadAnnotationError(ValueError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +70,7 @@ class Card(BaseModel):
 
 
 def warnings_of(
-    splits: dict[Split, SplitCount], documents: int, quarantined: Counter[str], kind: str, only_machines: bool
+    splits: dict[Split, SplitCount], documents: int, quarantined: Counter[str], kind: str, only_machines: Sequence[str]
 ) -> list[str]:
     """What the user of a corpus should know before training on it."""
     pages = sum(count.pages for count in splits.values())
@@ -82,11 +82,11 @@ def warnings_of(
         found.append(f"{pages} images are below the {MIN_DISTIL} recommended to distil")
     if 0 < documents < MIN_DOCUMENTS:
         found.append(f"{documents} documents are below the {MIN_DOCUMENTS} recommended")
-    if only_machines:
-        found.append(
-            "a teacher wrote all annotations: what is measured is how close a reader comes to it; annotate some pages "
-            "of the dataset by hand, and they alone are measured by"
-        )
+    found += [
+        f"a teacher wrote all {what}: what is measured is how close a student comes to it; annotate some pages of the "
+        "dataset by hand, and they alone are measured by"
+        for what in only_machines
+    ]
     if not annotated:
         found.append("no line is annotated: a teacher can still teach here, but nothing can be measured")
     else:

@@ -25,6 +25,7 @@ from tdtrain.data.annotation import LABELLED_BY, BadAnnotationError, Boxes, pars
 from tdtrain.data.decode import FORMATS, BadImageError, decode_rgb
 from tdtrain.data.rows import content_id
 from tdtrain.data.storage import Folder
+from tdtrain.data.timetable import Document
 
 LAYOUT = """expected layout:
   images/NAME.png          one page or one line (png, jpg, bmp, tif, webp)
@@ -102,11 +103,8 @@ def scan(folder: Folder) -> Listing:
     if not folder.files("images"):
         raise ValueError(f"dataset_path={folder.root} holds no images/ folder with images in it; {LAYOUT}")
     images, bad = scan_images(folder, "images")
-    annotations, bad_annotations = _scan_part(folder, "annotations", "annotation", {".txt", ".json"})
-    boxes, bad_boxes = _scan_part(folder, "boxes", "boxes", {".json"})
-    bad += bad_annotations + bad_boxes
-    documents = tuple(path for path in annotations.values() if path.lower().endswith(".json"))
-    texts = {key: path for key, path in annotations.items() if path not in documents}
+    texts, documents, boxes, bad_annotations = scan_annotations(folder)
+    bad += bad_annotations
     paired: tuple[tuple[Kind, dict[str, str]], ...] = (("annotation", texts), ("boxes", boxes))
     for kind, paths in paired:
         reason = "no image of this name in images/"
@@ -114,7 +112,7 @@ def scan(folder: Folder) -> Listing:
     if not images:
         raise ValueError(f"dataset_path={folder.root} has no usable file in images/ ({bad[0].reason}); {LAYOUT}")
     pages = [PageRef(image=path, annotation=texts.get(k), boxes=boxes.get(k)) for k, path in images.items()]
-    return Listing(tuple(pages), documents, tuple(bad))
+    return Listing(tuple(pages), tuple(documents.values()), tuple(bad))
 
 
 FAILED = "failed.jsonl"
@@ -138,6 +136,15 @@ def write_failed(out: Folder, failed: Mapping[str, str]) -> None:
     if failed:
         rows = (json.dumps({"image": image, "reason": why}, ensure_ascii=False) for image, why in failed.items())
         out.write(FAILED, "".join(f"{row}\n" for row in rows).encode())
+
+
+def scan_annotations(folder: Folder) -> tuple[dict[str, str], dict[str, str], dict[str, str], list[Quarantined]]:
+    """Texts, documents and boxes of a corpus, their paths by name without the ending; and what is set aside."""
+    annotations, bad = _scan_part(folder, "annotations", "annotation", {".txt", ".json"})
+    boxes, bad_boxes = _scan_part(folder, "boxes", "boxes", {".json"})
+    documents = {key.removesuffix(".json"): path for key, path in annotations.items() if path.lower().endswith(".json")}
+    texts = {key: path for key, path in annotations.items() if path not in documents.values()}
+    return texts, documents, boxes, bad + bad_boxes
 
 
 def scan_images(folder: Folder, part: str) -> tuple[dict[str, str], list[Quarantined]]:
@@ -209,8 +216,9 @@ def load_page(folder: Folder, ref: PageRef, max_pixels: int, min_side: int) -> P
     return Page(content_id(image, text, boxes_json), content_id(image), pixels, lines, boxes, tuple(problems))
 
 
-def check_document(folder: Folder, path: str) -> str | Quarantined:
-    """Reads one annotations/NAME.json and checks it; its image must exist inside the corpus, and is returned."""
+def check_document(folder: Folder, path: str) -> Document | Quarantined:
+    """Reads one annotations/NAME.json and checks it; its image must exist inside the corpus, where `image_path` then
+    has it."""
     try:
         document = parse_document(folder.read(path))
     except (BadAnnotationError, ValidationError) as error:
@@ -219,7 +227,7 @@ def check_document(folder: Folder, path: str) -> str | Quarantined:
         return Quarantined(path=path, kind="document", reason=f"image_path leads outside the corpus, to {target}")
     for place in (document.image_path, f"images/{document.image_path}"):
         if folder.exists(place):
-            return posixpath.normpath(place)
+            return document.model_copy(update={"image_path": posixpath.normpath(place)})
     reason = f"image_path={document.image_path} is no file of the corpus"
     return Quarantined(path=path, kind="document", reason=reason)
 

@@ -1,4 +1,4 @@
-"""The words of a corpus's documents, to mend what a reader misread: marks over letters above all.
+"""The words of a corpus's documents, to mend what a reader misread, marks over letters above all; and their days.
 
 A word becomes one that is the same but for marks and case, or else one that is a letter or two away. It has to come
 from a document that has several other words of the page as well: words of one language do not become those of another.
@@ -16,7 +16,7 @@ from functools import lru_cache
 from rapidfuzz import process
 from rapidfuzz.distance import OSA
 
-from tdtrain.data.layout import PlacedLine
+from tdtrain.data.layout import PlacedLine, text_rows, upright
 from tdtrain.data.timetable import Timetable
 
 FILE = "lexicon.json"
@@ -26,6 +26,8 @@ SHORT, LONG = 5, 9
 """Words of fewer letters are not mended but in marks; words of so many may differ in two."""
 ALONE = 4
 """Words of fewer letters are mended where a line has no other."""
+AROUND = " .,:;()[]|-–—"
+"""What may stand around a day."""
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _BARE = str.maketrans("ıłøđðß", "ilodds")
 
@@ -33,9 +35,9 @@ _BARE = str.maketrans("ıłøđðß", "ilodds")
 class Lexicon:
     """Words by the documents that have them."""
 
-    def __init__(self, texts: Mapping[str, Sequence[str]]) -> None:
-        """`texts`: what each document says, by the page's name."""
-        self._texts = {page: list(said) for page, said in texts.items()}
+    def __init__(self, texts: Mapping[str, Sequence[str]], days: Mapping[str, Sequence[str]] | None = None) -> None:
+        """What each document says, by the page's name; `days`: those of its texts that are days."""
+        self._texts, self._days = ({page: list(said) for page, said in own.items()} for own in (texts, days or {}))
         self._words = {page: {plain(word) for word in _words(said)} for page, said in texts.items()}
         self._forms: dict[str, dict[str, set[str]]] = {}
         for page, said in texts.items():
@@ -46,19 +48,20 @@ class Lexicon:
     @classmethod
     def of(cls, documents: Iterable[tuple[str, Timetable]]) -> Lexicon:
         """Of the days and names of documents, by their pages' names."""
-        return cls({
-            page: sorted({text for block in said.timeblocks for text in (block.day, block.name)})
-            for page, said in documents
-        })  # fmt: skip
+        texts, days = {}, {}
+        for page, said in documents:
+            days[page] = sorted({block.day for block in said.timeblocks})
+            texts[page] = sorted({*days[page], *(block.name for block in said.timeblocks)})
+        return cls(texts, days)
 
     @classmethod
     def read(cls, content: bytes) -> Lexicon:
         """What `json` wrote."""
-        return cls(json.loads(content))
+        return cls(**json.loads(content))
 
     def json(self) -> str:
         """All of it."""
-        return json.dumps(self._texts, ensure_ascii=False)
+        return json.dumps({"texts": self._texts, "days": self._days}, ensure_ascii=False)
 
     def mended(self, lines: Sequence[PlacedLine], page: str = "") -> list[PlacedLine]:
         """The lines of one page, their words as documents spell them. What the page's own document says is not used,
@@ -79,6 +82,26 @@ class Lexicon:
             return _WORD.sub(word, text)
 
         return [replace(line, text=spelled(line.text)) for line in lines]
+
+    def day_of(self, lines: Sequence[PlacedLine], page: str = "") -> str:
+        """The one day of other pages' documents that a page names, as it spells it; empty where it names none, or
+        several. Lists that are of one day have no column of days: it stands in a heading."""
+        said = [word for row in text_rows(upright(lines)) for box in row for word in box.text.split()]
+        bare = [_inner(word) for word in said]
+        known: dict[str, set[tuple[str, ...]]] = {}
+        for day in {day for other, days in self._days.items() if other != page for day in days}:
+            words = tuple(map(_inner, day.split()))
+            if len("".join(words)) >= ALONE:
+                known.setdefault(words[0], set()).add(words)
+        found: dict[tuple[str, ...], str] = {}
+        at = 0
+        while at < len(said):
+            here = [words for words in known.get(bare[at], ()) if tuple(bare[at : at + len(words)]) == words]
+            longest = max(here, key=len, default=())
+            if longest:
+                found.setdefault(longest, " ".join(said[at : at + len(longest)]).strip(AROUND))
+            at += max(1, len(longest))
+        return next(iter(found.values())) if len(found) == 1 else ""
 
     def _spelled(self, word: str, alone: bool, shared: Mapping[str, int]) -> str:
         """One word as documents have it that share most words with the page."""
@@ -111,6 +134,10 @@ def plain(text: str) -> str:
     """Small letters without marks."""
     parted = unicodedata.normalize("NFKD", text.lower())
     return "".join(char for char in parted if not unicodedata.combining(char)).translate(_BARE)
+
+
+def _inner(word: str) -> str:
+    return plain(word.strip(AROUND))
 
 
 def _words(texts: Iterable[str]) -> Iterator[str]:

@@ -42,7 +42,7 @@ from tdtrain.data.tasks import (
 
 __all__ = ["Manifest", "PackOptions", "check_learnable", "load_manifest", "pack", "read_lines"]
 
-VERSION = "4"
+VERSION = "5"
 """Raise it whenever the same corpus and options would give other rows."""
 QUARANTINE = "quarantine.parquet"
 PAGES_PER_SHARD = {"pages": 16, "lines": 1024}
@@ -147,13 +147,12 @@ def _jobs(
     """Fixed groups of pages in sorted order, one shard each, so that no scheduling changes what is where."""
     shares = (options.validation_share, options.test_share)
     items = [found[ref.image] for ref in pages]
-    by_text = any(item.annotated for item in items)  # else documents are what there is to learn from
-    by_hand = any(item.annotated and not item.by_machine for item in items)  # then nothing else is measured by
-    told = {
-        item.page_id or "": item.annotated and not (by_hand and item.by_machine) if by_text else item.documented
-        for item in items
-    }
-    splits = splits_of(told, *shares)
+    told = {item.page_id or "": (item.annotated, item.by_machine) for item in items}
+    by_hand = any(own and not machine for own, machine in told.values())  # then nothing else is measured by
+    if not any(own for own, _ in told.values()):  # documents are what there is to learn from
+        told = {item.page_id or "": (item.documented, item.documented_by_machine) for item in items}
+    checked = any(own and not machine for own, machine in told.values())
+    splits = splits_of({page: own and not (checked and machine) for page, (own, machine) in told.items()}, *shares)
     by_split: dict[Split, list[PageRef]] = {split: [] for split in SPLITS}
     for ref in sorted(pages, key=lambda ref: ref.image):
         by_split[splits[found[ref.image].page_id or ""]].append(ref)
@@ -230,10 +229,12 @@ def _card(
     )
 
 
-def _only_machines(pages: Sequence[PageRef], found: dict[str, Inspected]) -> bool:
-    """Whether teachers wrote all annotations that there are."""
-    told = [found[ref.image] for ref in pages if found[ref.image].annotated]
-    return bool(told) and all(item.by_machine for item in told)
+def _only_machines(pages: Sequence[PageRef], found: dict[str, Inspected]) -> list[str]:
+    """What teachers wrote all of that there is."""
+    items = [found[ref.image] for ref in pages]
+    lines = {item.by_machine for item in items if item.annotated}
+    documents = {item.documented_by_machine for item in items if item.documented}
+    return [what for what, machines in (("lines", lines), ("documents", documents)) if machines == {True}]
 
 
 def _run(

@@ -19,8 +19,10 @@ def with_documents(found: dict[str, Inspected]) -> tuple[dict[str, Inspected], d
         if (first := paths.setdefault(image, path)) != path:
             reason = f"{image} is described by {first} already"
             second.append(Quarantined(path=path, kind="document", reason=reason))
-    told = {path: item.model_copy(update={"documented": path in paths}) for path, item in found.items()}
-    return told, paths, second
+    told = {
+        image: {"documented": True, "documented_by_machine": found[path].by_machine} for image, path in paths.items()
+    }
+    return {path: item.model_copy(update=told.get(path, {})) for path, item in found.items()}, paths, second
 
 
 def without_duplicates(pages: list[PageRef], found: dict[str, Inspected]) -> tuple[list[PageRef], list[Quarantined]]:

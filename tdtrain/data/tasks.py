@@ -37,7 +37,8 @@ class InspectJob(Frozen):
 
 class Inspected(Frozen):
     """What a file turned out to be. `page_id` is None for documents and where nothing was decoded; `describes` is a
-    document's image, and `documented` says that a page has a document."""
+    document's image, and `documented` says that a page has a document. `by_machine`: a teacher alone wrote it, of a
+    page: all its lines, and `documented_by_machine`: its document."""
 
     path: str
     digest: str
@@ -49,6 +50,7 @@ class Inspected(Frozen):
     by_machine: bool = False
     describes: str | None = None
     documented: bool = False
+    documented_by_machine: bool = False
     has_boxes: bool = False
     usable: bool = False
     problems: tuple[Quarantined, ...] = ()
@@ -88,9 +90,13 @@ def inspect(job: InspectJob) -> InspectResult:
     found = []
     for path in job.documents:
         checked = check_document(folder, path) if job.decode else None
-        image, problems = (None, (checked,)) if isinstance(checked, Quarantined) else (checked, ())
-        digest = content_id(folder.read(path))
-        found.append(Inspected(path=path, digest=digest, problems=problems, usable=not problems, describes=image))
+        item = Inspected(path=path, digest=content_id(folder.read(path)), usable=not isinstance(checked, Quarantined))
+        if isinstance(checked, Quarantined):
+            item = item.model_copy(update={"problems": (checked,)})
+        elif checked is not None:
+            told = {"describes": checked.image_path, "by_machine": checked.labelled_by is not None}
+            item = item.model_copy(update=told)
+        found.append(item)
     for ref in job.pages:
         if not job.decode:
             found.append(Inspected(path=ref.image, digest=digest_page(folder, ref)))

@@ -53,12 +53,18 @@ class Timetable(BaseModel):
 
     def canonical(self) -> str:
         """The one JSON text of these values: keys in the schema's order, no spaces, what is None left out."""
-        return self.model_dump_json(exclude_none=True, exclude={"image_path"})
+        return self.model_dump_json(exclude_none=True, exclude=ABOUT_FILES)
 
 
 class _Located(BaseModel):
     image_path: Printed
     """The page's image, relative to the corpus folder."""
+    labelled_by: str | None = None
+    """The teacher that wrote it, where nobody checked it; take it out of the file once you have."""
+
+
+ABOUT_FILES = set(_Located.model_fields)
+"""Fields that no page says."""
 
 
 class Document(Timetable, _Located):  # pydantic takes the fields of the last base first

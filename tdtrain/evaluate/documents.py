@@ -22,7 +22,12 @@ from tdtrain.ray_map import Task, map_tasks
 
 FEW = 16
 """Answers up to here are counted before processes that would do it have started."""
-COMPARED = (("student", "baseline"), ("student", "rules"), ("student_true_text", "student"))
+COMPARED = (
+    ("student", "student_undistilled"),
+    ("student", "baseline"),
+    ("student", "rules"),
+    ("student_true_text", "student"),
+)
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ def evaluate_documents(
         actors: writers side by side on Ray; 0: in this process.
         cpus, gpus: of each.
     """
-    read, true = ([serialise(page.lines, way) for page in some] for some in (pages, perfect))
+    read, true = ([serialise(page.lines, way, page.day) for page in some] for some in (pages, perfect))
     texts = dict.fromkeys(models, read) | ({"student_true_text": true} if perfect else {})
     of = {role: role.removesuffix("_true_text") for role in texts}
     written = write_pages(
@@ -69,9 +74,9 @@ def evaluate_documents(
         progress=progress,
     )
     answers = {role: [one.answer for one in own] for role, own in written.items()}
-    answers["rules"] = [parse_page(page.lines).canonical() for page in pages]
+    answers["rules"] = [parse_page(page.lines, page.day).canonical() for page in pages]
     if perfect:
-        answers["rules_true_text"] = [parse_page(page.lines).canonical() for page in perfect]
+        answers["rules_true_text"] = [parse_page(page.lines, page.day).canonical() for page in perfect]
     truths = [page.truth for page in pages if page.truth is not None]
     pairs = [(truth, answer) for own in answers.values() for truth, answer in zip(truths, own, strict=True)]
     counted = iter(count_pages(pairs, actors))

@@ -65,8 +65,8 @@ def parse_answer(answer: str) -> tuple[Timetable | None, bool]:
 def count(truth: Timetable, answer: str) -> PageCounts:
     """Compares one answer, the text of a JSON document, with what the page says."""
     said, valid_json = parse_answer(answer)
-    fields_true, blocks_true = _fields(truth), _blocks(truth)
-    fields_said, blocks_said = (Counter(), Counter()) if said is None else (_fields(said), _blocks(said))
+    fields_true, blocks_true = _fields(truth), blocks_of(truth)
+    fields_said, blocks_said = (Counter(), Counter()) if said is None else (_fields(said), blocks_of(said))
     fields_right, blocks_right = (fields_true & fields_said).total(), (blocks_true & blocks_said).total()
     whole = max(fields_true.total(), fields_said.total()), max(blocks_true.total(), blocks_said.total())
     edits, size = tree_edits(said, truth)
@@ -96,5 +96,6 @@ def _pairs(block: TimeBlock) -> Iterator[tuple[str, str]]:
     return ((key, normalize(getattr(block, key))) for key in BLOCK)
 
 
-def _blocks(timetable: Timetable) -> Counter[tuple[str, ...]]:
+def blocks_of(timetable: Timetable) -> Counter[tuple[str, ...]]:
+    """Day, name, start and end of each time block, normalised."""
     return Counter(tuple(value for _, value in _pairs(block)) for block in timetable.timeblocks)

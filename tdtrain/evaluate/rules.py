@@ -19,11 +19,15 @@ _YEAR = re.compile(r"\b20\d\d\s?[/-]\s?(?:20)?\d\d\b")
 _CLASS = re.compile(r"(?:^|\s)(\d{1,2}\s?/?\s?[a-dA-D])(?=\s|$)")
 
 
-def parse_page(lines: Sequence[PlacedLine]) -> Timetable:
-    """What the rules make of a page: of lists, and of tables with days across or down; else no blocks."""
+def parse_page(lines: Sequence[PlacedLine], day: str = "") -> Timetable:
+    """What the rules make of a page: of lists, and of tables with days across or down; else no blocks.
+
+    Args:
+        day: of blocks whose table names none.
+    """
     boxes = upright(lines)
     grid = with_labels(find_grid(boxes))
-    blocks = tuple(block for found in find_blocks(grid) for block in _block(found))
+    blocks = tuple(block for found in find_blocks(grid) for block in _block(found, day))
     text = [box.text for box in boxes]
     return Timetable(
         className=next((found[1] for line in text if (found := _CLASS.search(line))), None),
@@ -32,11 +36,11 @@ def parse_page(lines: Sequence[PlacedLine]) -> Timetable:
     )
 
 
-def _block(found: Found) -> Iterator[TimeBlock]:
+def _block(found: Found, day: str) -> Iterator[TimeBlock]:
     """A block that is named by a cell's lines that hold no digit, without what is in brackets."""
     said = [re.sub(r"\s*\(.*?\)", "", box.text).strip() for box in found.cell.boxes]
     kept = [text for text in said if text and not any(char.isdigit() for char in text)]
     if len(kept) > 1 and len(kept) < len(said) and len(kept[-1]) <= 4:
         kept.pop()  # initials above a room
-    if kept and found.day:
-        yield TimeBlock(day=found.day, name=" ".join(kept), startTime=found.times[0], endTime=found.times[1])
+    if kept and (found.day or day):
+        yield TimeBlock(day=found.day or day, name=" ".join(kept), startTime=found.times[0], endTime=found.times[1])

@@ -12,7 +12,7 @@ from typing import Any
 from apted import APTED, Config
 from rapidfuzz.distance import Levenshtein
 
-from tdtrain.data.timetable import Timetable
+from tdtrain.data.timetable import ABOUT_FILES, Timetable
 from tdtrain.evaluate.metrics import normalize
 
 
@@ -56,7 +56,7 @@ def _tree(timetable: Timetable) -> Node:
         return Node(key, [Node(normalize(value), [], is_leaf=True)])
 
     def fields(model: Any) -> list[Node]:
-        return [field(key, value) for key, value in model if isinstance(value, str) and key != "image_path"]
+        return [field(key, value) for key, value in model if isinstance(value, str) and key not in ABOUT_FILES]
 
     in_order = sorted(timetable.timeblocks, key=lambda block: (block.day, block.startTime, block.name))
     blocks = [Node("block", fields(block)) for block in in_order]

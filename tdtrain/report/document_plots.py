@@ -37,7 +37,8 @@ def f1_bars(writers: Mapping[str, DocumentScores]) -> str:
 
 
 def language_curves(points: Sequence[CurvePoint]) -> str | None:
-    """Loss by step: of training, and of validation pages dashed; None without points."""
+    """The student's loss by step: of training, and of validation pages dashed; None without points."""
+    points = [point for point in points if point.run == "student"]
     training = [(p.step, p.loss) for p in points if p.loss is not None]
     unseen = [(p.step, p.validation_loss) for p in points if p.validation_loss is not None]
     if not training:

@@ -9,6 +9,7 @@ from tdtrain.report.words import FEW_PAGES, SIGNIFICANT_P, p_words, percent
 
 NAMES = {
     "student": "Adapted model",
+    "student_undistilled": "By hand alone",
     "baseline": "Base model",
     "rules": "Rules",
     "student_true_text": "Adapted, true text",
@@ -38,6 +39,16 @@ def verdict(
             else "."
         )
     )
+    control = next((found for found in comparisons if (found.a, found.b) == ("student", "student_undistilled")), None)
+    if control is not None:
+        words = "changed nothing that is shown"
+        if control.p_value < SIGNIFICANT_P:
+            words = f"made it {'better' if control.difference > 0 else 'worse'}"
+        alone = percent(_f1(writers, "student_undistilled"))
+        said.append(
+            f"Having learnt from the pages annotated by hand alone, the same model has {alone}: the teacher's pages "
+            f"{words} ({p_words(control.p_value)})."
+        )
     against = next((found for found in comparisons if (found.a, found.b) == ("student", "rules")), None)
     if against is not None:
         shown = against.p_value < SIGNIFICANT_P

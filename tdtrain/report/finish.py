@@ -21,7 +21,13 @@ from tdtrain.report.tracking import Tracker
 from tdtrain.report.words import verdict
 from tdtrain.train.checkpoint import progress
 
-CURVES = (("student", "student"), ("student", "adapter"), ("control", "student_undistilled"), ("teacher", "teacher"))
+CURVES = (
+    ("student", "student"),
+    ("student", "adapter"),
+    ("control", "student_undistilled"),
+    ("control", "control/adapter"),
+    ("teacher", "teacher"),
+)
 
 
 def report_training(

@@ -82,10 +82,10 @@ def plan_language(run: LanguageRun) -> LanguageJob:
     """
     workers = max(run.compute.num_workers, 1)
     shards, lengths = shards_of(f"{run.sequences}/train")
-    epochs = ceil(run.optimisation.epochs)
     for accumulation in range(1, run.optimisation.batch_size // workers + 1):
         parts = accumulation * workers
         plan = Plan(shards, run.optimisation.batch_size, run.optimisation.seed, parts)
+        epochs = ceil(run.max_steps / plan.steps(1)) if run.max_steps else ceil(run.optimisation.epochs)
         largest = most_tokens(plan, lengths, parts, epochs)
         if largest <= run.max_tokens:
             break

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from tdtrain import machine
 from tdtrain.admission import check_free, check_models, check_place, claim
-from tdtrain.config import DistillRun, LoraDocumentRun
+from tdtrain.cli import task_of
+from tdtrain.config import DistillDocumentRun, DistillRun, LoraDocumentRun
 from tdtrain.options import Compute, Optimisation, Teaching, check_batch, evaluation_steps, micro_batches
 from tdtrain.stages import Opened, Stages
 
@@ -59,6 +60,25 @@ def test_what_cannot_work_is_refused(changes: dict, words: str) -> None:
 def test_what_cannot_work_with_documents_is_refused(changes: dict, words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         LoraDocumentRun.model_validate(changes)
+
+
+def test_documents_are_distilled_from_what_a_teacher_wrote() -> None:
+    with pytest.raises(ValidationError, match=r"needs a dataset_path: the output_dir of rayjobs/label\.py"):
+        DistillDocumentRun()
+    assert DistillDocumentRun.model_validate({"corpus": {"dataset_path": "asked"}}).control
+
+
+@pytest.mark.parametrize(
+    ("flags", "task"),
+    [
+        (["--task", "document"], "document"),
+        (["--task=text", "--plan"], "text"),
+        (["--epochs", "2"], None),
+        (["--task"], None),
+    ],
+)
+def test_a_job_knows_its_task_before_its_flags(flags: list[str], task: str | None) -> None:
+    assert task_of(flags) == task
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def pending(folder: Folder) -> list[str]:
 
 
 class Batches:
-    """Asks in batches. One job at a time for a folder.
+    """Asks in batches. Jobs that share a folder on a file system take turns.
 
     Args:
         patience: failed calls in a row, at most, before it gives up; the next run goes on.
@@ -83,6 +83,10 @@ class Batches:
 
         Raises: Busy where the service does not answer for long; Denied.
         """
+        with self._answers.alone(FOLDER):
+            self._ask(pages, watch, again)
+
+    def _ask(self, pages: Mapping[str, Callable[[], bytes]], watch: Watch, again: bool) -> None:
         waiting = {key: Tried() for key in pages}
         done = [name for name in pending(self._folder) if self._read(name).question == self._service.question]
         for name in done:

@@ -19,7 +19,7 @@ class AnyDesk(Protocol):
 
     def open(self) -> None: ...
 
-    def begin(self, may_cost_usd: float = 0.0) -> int: ...
+    def begin(self, may_cost_usd: float = 0.0, asker: str = "") -> int: ...
 
     def ended(self, call: int, may_cost_usd: float, cost_usd: float) -> None: ...
 
@@ -76,8 +76,12 @@ class Desk:
                 raise Closed(f"max_pages={self._max_pages} pages were asked about")
             self._counts = replace(now, pages=now.pages + 1)
 
-    def begin(self, may_cost_usd: float = 0.0) -> int:
-        """Sets a call's cost aside, and waits until it may begin. Returns its number. Raises Closed."""
+    def begin(self, may_cost_usd: float = 0.0, asker: str = "") -> int:
+        """Sets a call's cost aside, and waits until it may begin. Returns its number. Raises Closed.
+
+        Args:
+            asker: the process that calls; see `Rate`.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._affordable(may_cost_usd) or not self._under_way, LONGEST_CALL_S)
             if not self._affordable(may_cost_usd):
@@ -90,7 +94,7 @@ class Desk:
             self._under_way += 1
             while wait := self._rate.wait_s():
                 self._changed.wait(wait)
-            return self._rate.begin()
+            return self._rate.begin(asker)
 
     def _affordable(self, cost_usd: float) -> bool:
         return self._max_cost_usd is None or self._counts.cost_usd + cost_usd <= self._max_cost_usd

@@ -27,9 +27,9 @@ class SharedDesk:
         """See `Desk`."""
         self._call("open")
 
-    def begin(self, may_cost_usd: float = 0.0) -> int:
-        """See `Desk`."""
-        return self._call("begin", may_cost_usd)
+    def begin(self, may_cost_usd: float = 0.0, asker: str = "") -> int:
+        """See `Desk`; the asker is this worker."""
+        return self._call("begin", may_cost_usd, asker or ray.get_runtime_context().get_worker_id())
 
     def ended(self, call: int, may_cost_usd: float, cost_usd: float) -> None:
         """See `Desk`."""

@@ -15,6 +15,7 @@ from pyarrow import fs
 
 from tdtrain.data.corpus import Page, PageRef, Quarantined, check_document, leaves, load_page, scan
 from tdtrain.data.storage import Folder, open_folder
+from tdtrain.data.timetable import Document
 
 GOOD_QUAD = [[2, 2], [40, 2], [40, 20], [2, 20]]
 
@@ -266,8 +267,8 @@ def test_documents(tmp_path: Path, change: dict[str, object], reason: str | None
     write(tmp_path, {"outside.png": png()})
     root = write(tmp_path / "corpus", {"images/a.png": png(), "annotations/a.json": json.dumps(document)})
     (root / "images/link.png").symlink_to(tmp_path / "outside.png")
-    problem = check_document(open_folder(root), "annotations/a.json")
+    found = check_document(open_folder(root), "annotations/a.json")
     if reason is None:
-        assert problem == "images/a.png"
+        assert isinstance(found, Document) and found.image_path == "images/a.png"
     else:
-        assert isinstance(problem, Quarantined) and problem.kind == "document" and reason in problem.reason
+        assert isinstance(found, Quarantined) and found.kind == "document" and reason in found.reason

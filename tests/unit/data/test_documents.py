@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from tdtrain.data.card import load_card
 from tdtrain.data.documents import read_documents, read_pages
 from tdtrain.data.manifest import read_lines
 from tdtrain.data.pack import pack
@@ -33,10 +34,10 @@ def test_pages_keep_their_documents(sample: Path, use_boxes: bool, tmp_path: Pat
     manifest = pack(sample, tmp_path / "packed", PackOptions(use_boxes=use_boxes, **shares), use_ray=False)
     documents = read_documents(manifest)
     assert len(documents) == 9
-    for source, document in documents.items():
+    for source, told in documents.items():
         stem = Path(source).stem
         said = Document.model_validate_json((sample / "annotations" / f"{stem}.json").read_bytes())
-        assert said.canonical() == document.canonical() and said.image_path == source
+        assert said.canonical() == told.document.canonical() and said.image_path == source
     pages = read_pages(manifest)
     assert len(pages) == 10 and sum(page.truth is None for page in pages) == 1
     boxes = {
@@ -65,6 +66,26 @@ def test_pages_of_which_only_the_document_is_annotated_are_spread_over_the_split
     told = [page for page in read_pages(manifest, {}) if page.truth]
     assert {page.split for page in told} == set(SPLITS) and manifest.corpus_kind == "pages"
     assert {page.truth.timeblocks[0].name for page in told if page.truth} == {"Art 0", "Art 1", "Art 2"}
+
+
+def test_what_a_teacher_wrote_is_learnt_from_and_measured_by_only_where_nobody_wrote(tmp_path: Path) -> None:
+    corpus = documents_alone(tmp_path / "corpus", {number: f"images/{number:03}.png" for number in range(40)})
+    for number in range(40):
+        path = corpus / f"annotations/{number:03}.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"labelled_by": "claude/m"}))
+    pages = read_pages(pack(corpus, tmp_path / "machine", use_ray=False), {})
+    assert {page.split for page in pages} == set(SPLITS) and {page.labelled_by for page in pages} == {"claude/m"}
+    assert any("a teacher wrote all documents" in warning for warning in load_card(tmp_path / "machine").warnings)
+    for number in range(4):
+        path = corpus / f"annotations/{number:03}.json"
+        path.write_text(
+            path.read_text().replace('"labelled_by": "claude/m", ', "").replace(', "labelled_by": "claude/m"', "")
+        )
+    pages = read_pages(pack(corpus, tmp_path / "mixed", use_ray=False), {})
+    assert {(page.split, page.labelled_by) for page in pages if page.truth} == {
+        ("train", "claude/m"), ("train", None), ("validation", None), ("test", None)
+    }  # fmt: skip
+    assert not any("a teacher wrote" in warning for warning in load_card(tmp_path / "mixed").warnings)
 
 
 def test_the_image_with_a_document_is_the_one_that_stays_and_second_documents_are_set_aside(tmp_path: Path) -> None:

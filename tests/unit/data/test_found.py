@@ -6,6 +6,7 @@ import pytest
 
 from tdtrain.data.layout import PlacedLine
 from tdtrain.data.serialise import serialise
+from tdtrain.evaluate.rules import parse_page
 
 Table = list[list[str]]
 
@@ -58,6 +59,20 @@ def test_a_list_keeps_its_rows_however_close_they_are(pitch: float) -> None:
     said = serialise(lines, "cells").split("\n")
     assert said[0] == "Monday|Arta|R1|08:00|08:45"
     assert [line.split("|")[0] for line in said] == ["Monday"] * 3 + ["Tuesday"] * 3
+
+
+def test_a_list_without_days_has_the_one_that_is_told() -> None:
+    rows = [
+        [f"{hour}:05-{hour}:45", f"S{hour}", stop, "4a"] for hour, stop in ((8, "Harbour"), (9, "Castle"), (10, "Port"))
+    ]
+    lines = drawn([["Time", "Line", "To", "Track"], *rows])
+    assert "|Harbour|S8|4a|08:05|08:45" in serialise(lines, "cells").split("\n")
+    assert "Saturdays|Harbour|S8|4a|08:05|08:45" in serialise(lines, "cells", "Saturdays").split("\n")
+    assert parse_page(lines).timeblocks == ()
+    told = parse_page(lines, "Saturdays").timeblocks
+    assert [(block.day, block.name, block.startTime) for block in told] == [
+        ("Saturdays", "Harbour", "08:05"), ("Saturdays", "Castle", "09:05"), ("Saturdays", "Port", "10:05")
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("legend", [("1. 8.00-8.45", "2. 8.50-9.35"), ("1.8.00-8.45", "2:8.50-9.35")])

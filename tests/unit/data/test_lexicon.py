@@ -72,6 +72,30 @@ def test_the_words_of_documents_are_kept_in_a_file() -> None:
         assert mended(*page, lexicon=one) == ["Pazartesi", "Salı", "Çarşamba", "Beden Eğitimi", "Bn. Sahin"]
 
 
+DAYS = {"a": ("Saturdays",), "b": ("Vasár- és ünnepnap", "Vasár"), "c": ("Mo", "Di")}
+
+
+@pytest.mark.parametrize(
+    ("texts", "day"),
+    [
+        (("Departures", "from 1 May (SATURDAYS)", "08:10"), "SATURDAYS"),
+        (("Indulások", "Vasar- és", "ünnepnap"), "Vasar- és ünnepnap"),  # on two lines, and longer than Vasár
+        (("Saturdays", "saturdays"), "Saturdays"),
+        (("Saturdays", "Vasár"), ""),
+        (("Mo", "08:10"), ""),  # two letters are no day in a heading
+        (("Saturday",), ""),
+    ],
+)
+def test_the_one_day_that_a_page_names(texts: tuple[str, ...], day: str) -> None:
+    lines = [
+        PlacedLine(text, (0.0, 20.0 * i, 90.0, 20.0 * i, 90.0, 20.0 * i + 9, 0.0, 20.0 * i + 9))
+        for i, text in enumerate(texts)
+    ]
+    lexicon = Lexicon({}, DAYS)
+    assert lexicon.day_of(lines) == Lexicon.read(lexicon.json().encode()).day_of(lines) == day
+    assert Lexicon({}, {"a": ("Saturdays",)}).day_of(lines, page="a") == ""
+
+
 @pytest.mark.parametrize(
     ("text", "bare"),
     [("İNGİLİZCE", "ingilizce"), ("Świetlica ł", "swietlica l"), ("KÜLTÜRÜ", "kulturu"), ("ısı", "isi")],

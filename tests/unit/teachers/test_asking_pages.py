@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import subprocess
 import sys
 import time
@@ -49,11 +50,33 @@ def test_every_page_has_its_document_and_is_asked_about_once(server: Server, pag
     names = {str(path.relative_to(out / "annotations")) for path in out.glob("annotations/**/*.json")}
     assert names == {"page0.json", "page1.json", "page2.json", "page3.json", "more/page4.json", "more/page5.json"}
     document = json.loads((out / "annotations/more/page4.json").read_text())
-    assert document == {"image_path": "images/more/page4.png", **TIMETABLE}
+    assert document == {"image_path": "images/more/page4.png", "labelled_by": "openai/qwen", **TIMETABLE}
     again = ask_pages(run(server, pages))
     assert (again.done, again.there, again.counts.calls) == (6, 6, 0) and len(server.requests) == 9
     elsewhere = ask_pages(run(server, pages, output_dir=str(out), service_model="other"))
     assert elsewhere.there == 0 and len(server.requests) == 15
+
+
+def test_how_right_the_service_is_is_said_of_annotated_pages(
+    server: Server, pages: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = json.dumps({"image_path": "images/page0.png", "timeblocks": [*TIMETABLE["timeblocks"], {
+        "day": "Tue", "name": "Art", "startTime": "08:00", "endTime": "08:45"}]})  # fmt: skip
+    (pages / "annotations").mkdir()
+    (pages / "annotations/page0.json").write_text(own)
+    asked = ask_pages(run(server, pages))
+    assert (asked.done, asked.counts.calls) == (6, 5)
+    assert json.loads((pages.parent / "out/labels.json").read_text())["annotated"]["pages"] == 0
+    asked = ask_pages(run(server, pages, check_annotated=True))
+    assert (asked.done, asked.counts.calls) == (6, 1)
+    figures = json.loads((pages.parent / "out/labels.json").read_text())
+    assert figures["annotated"] == {"pages": 1, "right": 1, "said": 1, "true": 2}
+    assert (figures["pages"], figures["lines"]) == (5, 5)
+    said = " ".join(capsys.readouterr().err.split())
+    assert re.search(r"On 1 annotated pages its time blocks have an F1 of 67.*1 are right of 1 said", said), said
+    assert (pages.parent / "out/annotations/page0.json").read_text() == own
+    report = (pages.parent / "out/labels.html").read_text()
+    assert "5 pages with 5 time blocks" in report and "Mon 08:00–08:45 Art" in report
 
 
 def test_what_is_refused_is_said_and_tried_again_when_told(server: Server, pages: Path) -> None:
@@ -123,10 +146,11 @@ def test_no_secret_reaches_the_disk(server: Server, pages: Path, monkeypatch: py
     assert held and not [path for path in held if b"4711" in path.read_bytes()]
 
 
-FAULTS = (
+BUSY = (
     says({"error": {"message": "slow down"}}, 429, Retry_After="0.05"), says({"error": {}}, 500), cut_short, hangs_up,
-    says("no JSON"), says(completion("no JSON either")), says(completion(json.dumps(TIMETABLE)[:50], cut=True)),
+    says("no JSON"),
 )  # fmt: skip
+UNUSABLE = (says(completion("no JSON either")), says(completion(json.dumps(TIMETABLE)[:50], cut=True)))
 
 
 @pytest.mark.slow
@@ -137,14 +161,18 @@ def test_a_faulty_service_and_five_kills_cost_no_page_twice(server: Server, tmp_
     for number in range(num):
         Image.fromarray(np.full((4, 4, 3), number, np.uint8)).save(tmp_path / "images" / f"{number:02}.png")
     answered: Counter[str] = Counter()
+    unusable: Counter[str] = Counter()
 
     def sometimes(handler: BaseHTTPRequestHandler, request: dict) -> None:
         time.sleep(0.02)
+        picture = request["messages"][0]["content"][1]["image_url"]["url"]
         if rng.random() < 0.3:
-            rng.choice(FAULTS)(handler, request)
+            fault = rng.choice(BUSY + (UNUSABLE if unusable[picture] < 2 else ()))  # a third one ends it for good
+            unusable[picture] += fault in UNUSABLE
+            fault(handler, request)
         else:
             right(handler, request)
-            answered[request["messages"][0]["content"][1]["image_url"]["url"]] += 1
+            answered[picture] += 1
 
     server.script = [sometimes] * 10_000
     command = [

@@ -169,7 +169,7 @@ def test_what_is_annotated_stays_is_not_asked_about_and_alone_is_measured_by(ser
     for number in range(4):
         boxes = {"lines": [{"quad": corners((10, 10, 90, 20)), "text": "by hand"}]}
         (tmp_path / "scans/boxes" / f"{number}.json").write_text(json.dumps(boxes))
-        (tmp_path / "scans/annotations" / f"{number}.txt").write_text("by hand\n")
+        (tmp_path / "scans/annotations" / f"{number}.{'TXT' if number else 'txt'}").write_text("by hand\n")
     server.script = [says(paddle())] * 40
     run = AskRun(
         task="text", service="paddleocr", service_url=server.url.removesuffix("/v1"), num_workers=0,
@@ -182,6 +182,10 @@ def test_what_is_annotated_stays_is_not_asked_about_and_alone_is_measured_by(ser
     assert texts["train"] == {"by hand", "Mon 08:00", None}
     assert texts["validation"] == texts["test"] == {"by hand", None}
     assert not any("a teacher wrote" in warning for warning in load_card(tmp_path / "packed").warnings)
+    server.script = [says(paddle((("by  hand", 0.9, (10, 10, 90, 20)), LINES[1])))] * 4
+    assert ask_pages(run.model_copy(update={"check_annotated": True})).counts.calls == 4
+    figures = json.loads((tmp_path / "out/labels.json").read_text())
+    assert figures["annotated"] == {"pages": 4, "right": 4, "said": 8, "true": 4} and figures["pages"] == 36
     server.script = []
     (tmp_path / "scans/annotations/30.txt").write_text("by hand, later\n")
     ask_pages(run)
@@ -189,13 +193,13 @@ def test_what_is_annotated_stays_is_not_asked_about_and_alone_is_measured_by(ser
     again = AskRun(**run.model_dump() | {"dataset_path": str(tmp_path / "out"), "output_dir": str(tmp_path / "again")})
     server.script = [says(paddle())] * 35
     assert ask_pages(again).counts.calls == 35  # what a teacher wrote is nobody's own
-    for path in tmp_path.glob("scans/*/*.[jt]*"):
+    for path in tmp_path.glob("scans/*/*.[jtT]*"):
         path.unlink()
     server.script = [says(paddle())] * 40
     ask_pages(run.model_copy(update={"output_dir": str(tmp_path / "machine")}))
     manifest = pack(tmp_path / "machine", tmp_path / "by_machine", use_ray=False)
     assert "Mon 08:00" in {line.text for line in read_lines(manifest, "test")}
-    assert any("a teacher wrote all annotations" in warning for warning in load_card(tmp_path / "by_machine").warnings)
+    assert any("a teacher wrote all lines" in warning for warning in load_card(tmp_path / "by_machine").warnings)
 
 
 def test_teachers_vote_and_a_report_says_what_became_of_the_lines(server: Server, tmp_path: Path) -> None:
