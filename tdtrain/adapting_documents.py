@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tdtrain.config import DistillDocumentRun, LoraDocumentRun
 from tdtrain.data.documents import PageText, read_pages
+from tdtrain.data.known import NOTHING
 from tdtrain.data.lexicon import FILE as LEXICON
 from tdtrain.data.lexicon import Lexicon
 from tdtrain.data.manifest import Manifest
@@ -71,7 +72,7 @@ def adapt_to_documents(run: LoraDocumentRun) -> DocumentResults | None:
         with job.stage("evaluate", "the model, its base and rules write the test pages"):
             most, perfect = run.max_answer_tokens, annotated_text(manifest, texts)
             for page in perfect:
-                page.day = lexicon.day_of(page.lines) if lexicon else ""
+                page.known = lexicon.known(page.lines) if lexicon else NOTHING
             evaluation = evaluate_documents(
                 {role: str(folder / MERGED) for role, folder in learners.items()} | {"baseline": run.model_name},
                 by_split["test"],
@@ -94,7 +95,7 @@ def mend(job: Stages, pages: Sequence[PageText]) -> Lexicon:
     changed = total = 0
     for page in pages:
         lines, total = lexicon.mended(page.lines, page.page_id), total + len(page.lines)
-        page.day = lexicon.day_of(lines, page.page_id)
+        page.known = lexicon.known(lines, page.page_id)
         changed += sum(line != before for line, before in zip(lines, page.lines, strict=True))
         page.lines = lines
     job.display.say(f"  {changed:,} of {total:,} lines are mended by the words of other pages' documents")
@@ -134,7 +135,7 @@ def write_examples(
         found = []
         for page in (page for page in pages if page.split == split and page.truth):
             answer = in_order_of_page(page.truth, page.lines).canonical()  # type: ignore[arg-type]
-            found.append(prompter.example(page.page_id, serialise(page.lines, run.serialisation, page.day), answer))
+            found.append(prompter.example(page.page_id, serialise(page.lines, run.serialisation, page.known), answer))
         kept = [example for example in found if len(example.tokens) <= most]
         job.left_out.setdefault(split, {f"longer than {most} tokens": len(found) - len(kept)})
         job.display.say(f"  {split}: {_words(kept)}{_too_long(len(found) - len(kept), most)}")

@@ -165,8 +165,8 @@ class LoraDocumentRun(TrainingRun):
     serialisation: Serialisation = "cells"
     """How a page's lines become one text; see `tdtrain.data.serialise`."""
     lexicon: bool = True
-    """Mend what the reader misread by the words of the training pages' documents, and give lists that name their day in
-    a heading alone that day; see `tdtrain.data.lexicon`."""
+    """Mend what the reader misread by the words of the training pages' documents, and find their days and names in what
+    tables have; see `tdtrain.data.lexicon`, `tdtrain.data.known`."""
     max_document_tokens: Positive | None = None
     """Longer documents, page and answer together, are left out of training, and counted. Left out: max_tokens."""
     max_tokens: Positive = 4096

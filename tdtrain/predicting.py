@@ -12,6 +12,7 @@ import torch
 from tdtrain.config import PredictRun
 from tdtrain.data.batches import decode
 from tdtrain.data.corpus import FAILED, PageRef, first_line, images_of, load_page, write_failed
+from tdtrain.data.known import NOTHING
 from tdtrain.data.layout import PlacedLine
 from tdtrain.data.lexicon import FILE as LEXICON
 from tdtrain.data.lexicon import Lexicon
@@ -135,8 +136,8 @@ class _Predictor:
             return {place: "".join(f"{line.text}\n" for line in lines) for place, lines in pages.items()}
         assert self.run.serialisation is not None, "resolved before"
         mended = [self._lexicon.mended(lines) if self._lexicon else lines for lines in pages.values()]
-        days = [self._lexicon.day_of(lines) if self._lexicon else "" for lines in mended]
-        texts = [serialise(lines, self.run.serialisation, day) for lines, day in zip(mended, days, strict=True)]
+        known = [self._lexicon.known(lines) if self._lexicon else NOTHING for lines in mended]
+        texts = [serialise(lines, self.run.serialisation, own) for lines, own in zip(mended, known, strict=True)]
         answers = write_answers(self._module, self._prompter, texts, self.run.max_answer_tokens) if texts else []
         contents = {}
         for place, (answer, ended) in zip(pages, answers, strict=True):

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tdtrain.data.annotation import parse_document
+from tdtrain.data.known import NOTHING
 from tdtrain.data.layout import PlacedLine
 from tdtrain.data.manifest import Manifest, read_lines
 from tdtrain.data.rows import SPLITS, Split
@@ -70,8 +71,8 @@ class PageText:
         self.labelled_by: str | None = None
         self.lines: list[PlacedLine] = []
         self.layout: str | None = None
-        self.day = ""
-        """What all its blocks are of, where no column says it; see `Lexicon.day_of`."""
+        self.known = NOTHING
+        """What is known of its days and names; see `Lexicon.known`."""
 
 
 def read_pages(manifest: Manifest, texts: dict[str, str] | None = None) -> list[PageText]:

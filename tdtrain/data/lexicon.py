@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 
 from rapidfuzz import process
 from rapidfuzz.distance import OSA
 
+from tdtrain.data.known import Known, Spellings, days_in, letters
 from tdtrain.data.layout import PlacedLine, text_rows, upright
+from tdtrain.data.plain import plain
 from tdtrain.data.timetable import Timetable
 
 FILE = "lexicon.json"
@@ -26,10 +27,7 @@ SHORT, LONG = 5, 9
 """Words of fewer letters are not mended but in marks; words of so many may differ in two."""
 ALONE = 4
 """Words of fewer letters are mended where a line has no other."""
-AROUND = " .,:;()[]|-–—"
-"""What may stand around a day."""
 _WORD = re.compile(r"[^\W\d_]{2,}")
-_BARE = str.maketrans("ıłøđðß", "ilodds")
 
 
 class Lexicon:
@@ -66,8 +64,7 @@ class Lexicon:
     def mended(self, lines: Sequence[PlacedLine], page: str = "") -> list[PlacedLine]:
         """The lines of one page, their words as documents spell them. What the page's own document says is not used,
         if the page is one of those: what is learnt from is read as what is met later."""
-        here = {plain(word) for word in _words(line.text for line in lines)}
-        shared = {other: len(words & here) - 1 for other, words in self._words.items() if other != page}
+        shared = self._shared(lines, page)
         known: dict[tuple[str, bool], str] = {}
 
         def spelled(text: str) -> str:
@@ -83,25 +80,24 @@ class Lexicon:
 
         return [replace(line, text=spelled(line.text)) for line in lines]
 
-    def day_of(self, lines: Sequence[PlacedLine], page: str = "") -> str:
-        """The one day of other pages' documents that a page names, as it spells it; empty where it names none, or
-        several. Lists that are of one day have no column of days: it stands in a heading."""
-        said = [word for row in text_rows(upright(lines)) for box in row for word in box.text.split()]
-        bare = [_inner(word) for word in said]
-        known: dict[str, set[tuple[str, ...]]] = {}
-        for day in {day for other, days in self._days.items() if other != page for day in days}:
-            words = tuple(map(_inner, day.split()))
-            if len("".join(words)) >= ALONE:
-                known.setdefault(words[0], set()).add(words)
-        found: dict[tuple[str, ...], str] = {}
-        at = 0
-        while at < len(said):
-            here = [words for words in known.get(bare[at], ()) if tuple(bare[at : at + len(words)]) == words]
-            longest = max(here, key=len, default=())
-            if longest:
-                found.setdefault(longest, " ".join(said[at : at + len(longest)]).strip(AROUND))
-            at += max(1, len(longest))
-        return next(iter(found.values())) if len(found) == 1 else ""
+    def known(self, lines: Sequence[PlacedLine], page: str = "") -> Known:
+        """What documents say that may stand on a page: long days and names of all of them, and short ones of those that
+        share words with it, whose spellings come first; not what the page's own document says."""
+        shared = self._shared(lines, page)
+        near = {other for other, number in shared.items() if number >= SHARED - 1}
+        days, names = Counter[str](), Counter[str]()
+        for other in shared:
+            own, weight = set(self._days.get(other, ())), len(shared) if other in near else 1
+            for counts, texts, long in ((days, own, ALONE), (names, set(self._texts[other]) - own, LONG)):
+                counts.update({text: weight for text in texts if other in near or len(letters(text)) >= long})
+        clear = Counter({day: number for day, number in days.items() if len(letters(day)) >= ALONE})
+        said = days_in(" ".join(box.text for row in text_rows(upright(lines)) for box in row), _spellings(clear))
+        return Known(_spellings(days), _spellings(names), next(iter(said.values())) if len(said) == 1 else "")
+
+    def _shared(self, lines: Sequence[PlacedLine], page: str) -> dict[str, int]:
+        """How many words besides the one that is looked at a page shares with each other's document."""
+        here = {plain(word) for word in _words(line.text for line in lines)}
+        return {other: len(words & here) - 1 for other, words in self._words.items() if other != page}
 
     def _spelled(self, word: str, alone: bool, shared: Mapping[str, int]) -> str:
         """One word as documents have it that share most words with the page."""
@@ -129,15 +125,12 @@ class Lexicon:
         return max(shared.get(page, -1) for on in self._forms[bare].values() for page in on)
 
 
-@lru_cache(maxsize=100_000)
-def plain(text: str) -> str:
-    """Small letters without marks."""
-    parted = unicodedata.normalize("NFKD", text.lower())
-    return "".join(char for char in parted if not unicodedata.combining(char)).translate(_BARE)
-
-
-def _inner(word: str) -> str:
-    return plain(word.strip(AROUND))
+def _spellings(texts: Counter[str]) -> Spellings:
+    found: dict[str, list[str]] = {}
+    for text, _ in sorted(texts.items(), key=lambda told: (-told[1], told[0])):
+        if known := letters(text):
+            found.setdefault(known, []).append(text)
+    return found
 
 
 def _words(texts: Iterable[str]) -> Iterator[str]:

@@ -10,8 +10,8 @@ from rapidfuzz.fuzz import partial_ratio
 from tdtrain.data.found import find_blocks
 from tdtrain.data.grid import find_grid
 from tdtrain.data.layout import Grid, PlacedLine, upright
-from tdtrain.data.lexicon import plain
 from tdtrain.data.merged_cells import with_labels
+from tdtrain.data.plain import plain
 from tdtrain.data.times import times_of
 from tdtrain.data.timetable import TimeBlock, Timetable
 

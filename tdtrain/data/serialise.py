@@ -7,30 +7,31 @@ from typing import Literal
 
 from tdtrain.data.found import Found, find_blocks, only_times
 from tdtrain.data.grid import find_grid
+from tdtrain.data.known import NOTHING, Known
 from tdtrain.data.layout import Box, Grid, PlacedLine, text_rows, upright
 from tdtrain.data.merged_cells import with_labels
 
 Serialisation = Literal["reading_order", "markdown", "coordinates", "headings", "cells"]
 
 
-def serialise(lines: Sequence[PlacedLine], way: Serialisation, day: str = "") -> str:
+def serialise(lines: Sequence[PlacedLine], way: Serialisation, known: Known = NOTHING) -> str:
     """The page as text.
 
     reading_order: a line each, row by row from the left. markdown: rows of cells between bars, what is no cell on a
     line of its own; a cell that fills two rows is ^ in the second. coordinates: a line each, after the place of its
     middle in hundredths of the page, across and down. headings: as markdown, but each cell after what heads its column,
     none that are empty, and labels that are merged over rows in each of these. cells: a line a cell that has a day and
-    times: the day, the cell, the times as HH:MM; other rows as headings has them.
+    times: the day, the cell (a name that is known first), the times as HH:MM; other rows as headings has them.
 
     Args:
-        day: of cells whose table names none.
+        known: days and names that may stand on it, for cells.
     """
     ways: dict[Serialisation, Callable[[Sequence[Box]], str]] = {
         "reading_order": _reading_order,
         "markdown": lambda boxes: _table(boxes, _between_bars),
         "coordinates": _coordinates,
         "headings": lambda boxes: _table(boxes, lambda grid: _after_headings(with_labels(grid))),
-        "cells": lambda boxes: _table(boxes, lambda grid: _one_by_one(with_labels(grid), day)),
+        "cells": lambda boxes: _table(boxes, lambda grid: _one_by_one(with_labels(grid), known)),
     }
     return ways[way](upright(lines)) if lines else ""
 
@@ -62,20 +63,25 @@ def _between_bars(grid: Grid) -> Iterator[str]:
         yield "|".join(row[column].text if column in row else "" for column in range(grid.num_columns))
 
 
-def _one_by_one(grid: Grid, day: str) -> Iterator[str]:
+def _one_by_one(grid: Grid, known: Known) -> Iterator[str]:
     found: dict[int, list[Found]] = {}
     for one in find_blocks(grid):
         found.setdefault(one.row, []).append(one)
     for r, (row, said) in enumerate(zip(grid.rows, _after_headings(grid), strict=True)):
         here = sorted(found.get(r, ()), key=lambda one: one.cell.column)
         told = {cell.column for one in here for cell in (one.cell, *one.beside)}
-        lines = [
-            "|".join([one.day or day, one.cell.text, *(cell.text for cell in one.beside), *one.times]) for one in here
-        ]
+        lines = ["|".join(_parts(one, known)) for one in here]
         left = [cell for column, cell in row.items() if column not in told and not (cell.again or only_times(cell))]
         if any(cell.column for cell in left) or (left and not here):
             lines.append(said)
         yield "\n".join(lines)
+
+
+def _parts(one: Found, known: Known) -> Iterator[str]:
+    yield known.day(one.day)
+    yield from filter(None, known.name(one.cell.text))
+    yield from (cell.text for cell in one.beside)
+    yield from one.times
 
 
 def _after_headings(grid: Grid) -> Iterator[str]:

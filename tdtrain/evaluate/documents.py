@@ -61,7 +61,7 @@ def evaluate_documents(
         actors: writers side by side on Ray; 0: in this process.
         cpus, gpus: of each.
     """
-    read, true = ([serialise(page.lines, way, page.day) for page in some] for some in (pages, perfect))
+    read, true = ([serialise(page.lines, way, page.known) for page in some] for some in (pages, perfect))
     texts = dict.fromkeys(models, read) | ({"student_true_text": true} if perfect else {})
     of = {role: role.removesuffix("_true_text") for role in texts}
     written = write_pages(
@@ -74,9 +74,9 @@ def evaluate_documents(
         progress=progress,
     )
     answers = {role: [one.answer for one in own] for role, own in written.items()}
-    answers["rules"] = [parse_page(page.lines, page.day).canonical() for page in pages]
+    answers["rules"] = [parse_page(page.lines, page.known).canonical() for page in pages]
     if perfect:
-        answers["rules_true_text"] = [parse_page(page.lines, page.day).canonical() for page in perfect]
+        answers["rules_true_text"] = [parse_page(page.lines, page.known).canonical() for page in perfect]
     truths = [page.truth for page in pages if page.truth is not None]
     pairs = [(truth, answer) for own in answers.values() for truth, answer in zip(truths, own, strict=True)]
     counted = iter(count_pages(pairs, actors))

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from tdtrain.data.found import Found, find_blocks
 from tdtrain.data.grid import find_grid
+from tdtrain.data.known import NOTHING, Known
 from tdtrain.data.layout import PlacedLine, upright
 from tdtrain.data.merged_cells import with_labels
 from tdtrain.data.timetable import TimeBlock, Timetable
@@ -19,15 +20,15 @@ _YEAR = re.compile(r"\b20\d\d\s?[/-]\s?(?:20)?\d\d\b")
 _CLASS = re.compile(r"(?:^|\s)(\d{1,2}\s?/?\s?[a-dA-D])(?=\s|$)")
 
 
-def parse_page(lines: Sequence[PlacedLine], day: str = "") -> Timetable:
+def parse_page(lines: Sequence[PlacedLine], known: Known = NOTHING) -> Timetable:
     """What the rules make of a page: of lists, and of tables with days across or down; else no blocks.
 
     Args:
-        day: of blocks whose table names none.
+        known: days and names that may stand on it.
     """
     boxes = upright(lines)
     grid = with_labels(find_grid(boxes))
-    blocks = tuple(block for found in find_blocks(grid) for block in _block(found, day))
+    blocks = tuple(block for found in find_blocks(grid) for block in _block(found, known))
     text = [box.text for box in boxes]
     return Timetable(
         className=next((found[1] for line in text if (found := _CLASS.search(line))), None),
@@ -36,11 +37,12 @@ def parse_page(lines: Sequence[PlacedLine], day: str = "") -> Timetable:
     )
 
 
-def _block(found: Found, day: str) -> Iterator[TimeBlock]:
-    """A block that is named by a cell's lines that hold no digit, without what is in brackets."""
+def _block(found: Found, known: Known) -> Iterator[TimeBlock]:
+    """A block, named by what is known, else by a cell's lines that hold no digit, without what is in brackets."""
     said = [re.sub(r"\s*\(.*?\)", "", box.text).strip() for box in found.cell.boxes]
     kept = [text for text in said if text and not any(char.isdigit() for char in text)]
     if len(kept) > 1 and len(kept) < len(said) and len(kept[-1]) <= 4:
         kept.pop()  # initials above a room
-    if kept and (found.day or day):
-        yield TimeBlock(day=found.day or day, name=" ".join(kept), startTime=found.times[0], endTime=found.times[1])
+    name, day = known.name(" / ".join(kept))[0] or " ".join(kept), known.day(found.day)
+    if name and day:
+        yield TimeBlock(day=day, name=name, startTime=found.times[0], endTime=found.times[1])

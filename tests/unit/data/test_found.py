@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tdtrain.data.known import Known
 from tdtrain.data.layout import PlacedLine
 from tdtrain.data.serialise import serialise
 from tdtrain.evaluate.rules import parse_page
@@ -61,15 +62,16 @@ def test_a_list_keeps_its_rows_however_close_they_are(pitch: float) -> None:
     assert [line.split("|")[0] for line in said] == ["Monday"] * 3 + ["Tuesday"] * 3
 
 
-def test_a_list_without_days_has_the_one_that_is_told() -> None:
+def test_a_list_without_days_has_the_only_one_that_is_known() -> None:
+    saturdays = Known(days={"saturdays": ["Saturdays"]}, names={"harbour": ["Harbour"]}, only_day="Saturdays")
     rows = [
         [f"{hour}:05-{hour}:45", f"S{hour}", stop, "4a"] for hour, stop in ((8, "Harbour"), (9, "Castle"), (10, "Port"))
     ]
     lines = drawn([["Time", "Line", "To", "Track"], *rows])
     assert "|Harbour|S8|4a|08:05|08:45" in serialise(lines, "cells").split("\n")
-    assert "Saturdays|Harbour|S8|4a|08:05|08:45" in serialise(lines, "cells", "Saturdays").split("\n")
+    assert "Saturdays|Harbour|S8|4a|08:05|08:45" in serialise(lines, "cells", saturdays).split("\n")
     assert parse_page(lines).timeblocks == ()
-    told = parse_page(lines, "Saturdays").timeblocks
+    told = parse_page(lines, saturdays).timeblocks
     assert [(block.day, block.name, block.startTime) for block in told] == [
         ("Saturdays", "Harbour", "08:05"), ("Saturdays", "Castle", "09:05"), ("Saturdays", "Port", "10:05")
     ]  # fmt: skip

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tdtrain.data.known import NOTHING
 from tdtrain.data.layout import PlacedLine
-from tdtrain.data.lexicon import Lexicon, plain
+from tdtrain.data.lexicon import Lexicon
+from tdtrain.data.plain import plain
 from tdtrain.data.timetable import TimeBlock, Timetable
 
 WORD = re.compile(r"[^\W\d_]{2,}")
@@ -72,28 +74,50 @@ def test_the_words_of_documents_are_kept_in_a_file() -> None:
         assert mended(*page, lexicon=one) == ["Pazartesi", "Salı", "Çarşamba", "Beden Eğitimi", "Bn. Sahin"]
 
 
-DAYS = {"a": ("Saturdays",), "b": ("Vasár- és ünnepnap", "Vasár"), "c": ("Mo", "Di")}
+DAYS = {"a": ("Saturdays",), "b": ("Vasár- és ünnepnap", "Vasár"), "c": ("Mo", "Seg-Sex", "Niedziele i święta")}
+
+
+def placed(*texts: str) -> list[PlacedLine]:
+    return [
+        PlacedLine(text, (0.0, 20.0 * i, 90.0, 20.0 * i, 90.0, 20.0 * i + 9, 0.0, 20.0 * i + 9))
+        for i, text in enumerate(texts)
+    ]
 
 
 @pytest.mark.parametrize(
     ("texts", "day"),
     [
         (("Departures", "from 1 May (SATURDAYS)", "08:10"), "SATURDAYS"),
-        (("Indulások", "Vasar- és", "ünnepnap"), "Vasar- és ünnepnap"),  # on two lines, and longer than Vasár
+        (("Indulások", "Vasár- és", "ünnepnap"), "Vasár- és ünnepnap"),  # on two lines, and longer than Vasár
         (("Saturdays", "saturdays"), "Saturdays"),
+        (("Seg Sex",), "Seg-Sex"),
+        (("Niedzicle i Świeta",), "Niedziele i święta"),  # two letters away
         (("Saturdays", "Vasár"), ""),
         (("Mo", "08:10"), ""),  # two letters are no day in a heading
-        (("Saturday",), ""),
+        (("Sunday",), ""),
     ],
 )
 def test_the_one_day_that_a_page_names(texts: tuple[str, ...], day: str) -> None:
-    lines = [
-        PlacedLine(text, (0.0, 20.0 * i, 90.0, 20.0 * i, 90.0, 20.0 * i + 9, 0.0, 20.0 * i + 9))
-        for i, text in enumerate(texts)
-    ]
-    lexicon = Lexicon({}, DAYS)
-    assert lexicon.day_of(lines) == Lexicon.read(lexicon.json().encode()).day_of(lines) == day
-    assert Lexicon({}, {"a": ("Saturdays",)}).day_of(lines, page="a") == ""
+    lexicon = Lexicon(DAYS, DAYS)
+    for one in (lexicon, Lexicon.read(lexicon.json().encode())):
+        assert one.known(placed(*texts)).only_day == day
+    assert Lexicon(DAYS, {"a": DAYS["a"]}).known(placed(*texts), page="a").only_day == ""
+
+
+def test_days_and_names_that_are_known_are_found_in_what_a_table_has() -> None:
+    texts = {"pl": [*POLISH, "Śr", "wf"], "fr": FRENCH}
+    known = Lexicon(texts, {"pl": ["Poniedziałek", "Wtorek", "Śr"], "fr": ["Lundi"]}).known(
+        placed("Poniedzialek", "Wtorek", "Matematyka", "Świetlica")
+    )
+    assert [known.day(text) for text in ("Śr.", "1 / Sr", "PONIEDZIALEK", "Lundi / 2", "Sala")] == [
+        "Śr", "Śr", "PONIEDZIAŁEK", "Lundi", "Sala"
+    ]  # fmt: skip
+    assert known.name("Język / polski / Nowak / 12") == ("Język polski", "Nowak / 12")
+    assert known.name("Jezykpolski (R 4)") == ("Język polski", "R 4")
+    assert known.name("Wf") == ("wf", "") and known.name("WF") == ("WF", "")
+    assert known.name("Matematyka plus") == ("", "Matematyka plus")  # a longer one that nobody knows
+    assert known.name("Relève / 3")[0] == "" and known.name("Équipe du matin / 3")[0] == "Équipe du matin"
+    assert NOTHING.name("Art / 3") == ("", "Art / 3") and NOTHING.day("Mon") == "Mon"
 
 
 @pytest.mark.parametrize(
