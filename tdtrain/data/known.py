@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from rapidfuzz import process
 from rapidfuzz.distance import OSA
 
 from tdtrain.data.plain import plain
@@ -84,9 +85,8 @@ def _ways(said: str, spellings: Spellings) -> Sequence[str]:
     most = len(said) // LETTERS_AN_EDIT
     if said in spellings or not most:
         return spellings.get(said, ())
-    near = {known: OSA.distance(said, known, score_cutoff=most) for known in spellings}
-    best = min(near, key=near.__getitem__, default="")
-    return spellings[best] if near.get(best, most + 1) <= most else ()
+    near = process.extractOne(said, spellings.keys(), scorer=OSA.distance, score_cutoff=most)
+    return spellings[near[0]] if near else ()
 
 
 def _spelled(ways: Sequence[str], said: str) -> str:
