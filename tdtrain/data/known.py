@@ -31,10 +31,13 @@ class Known:
     names: Spellings = field(default_factory=dict)
     only_day: str = ""
 
-    def day(self, text: str) -> str:
-        """The day in what heads a column or row: the longest that is known, else the page's only one, else the text."""
+    def day(self, text: str, alone: bool = False) -> str:
+        """The day in what heads a column or row: the longest that is known; the page's only one where nothing heads it,
+        or nothing known and all others alike (`alone`); else the text."""
         found = days_in(text, self.days)
-        return found[max(found, key=len)] if found else self.only_day or text
+        if found:
+            return found[max(found, key=len)]
+        return self.only_day or text if alone or not text else text
 
     def name(self, text: str) -> tuple[str, str]:
         """The longest known name that a cell's text begins with, up to the end of a line, and what is left; without a

@@ -67,18 +67,19 @@ def _one_by_one(grid: Grid, known: Known) -> Iterator[str]:
     found: dict[int, list[Found]] = {}
     for one in find_blocks(grid):
         found.setdefault(one.row, []).append(one)
+    alone = len({one.day for own in found.values() for one in own}) == 1
     for r, (row, said) in enumerate(zip(grid.rows, _after_headings(grid), strict=True)):
         here = sorted(found.get(r, ()), key=lambda one: one.cell.column)
         told = {cell.column for one in here for cell in (one.cell, *one.beside)}
-        lines = ["|".join(_parts(one, known)) for one in here]
+        lines = ["|".join(_parts(one, known, alone)) for one in here]
         left = [cell for column, cell in row.items() if column not in told and not (cell.again or only_times(cell))]
         if any(cell.column for cell in left) or (left and not here):
             lines.append(said)
         yield "\n".join(lines)
 
 
-def _parts(one: Found, known: Known) -> Iterator[str]:
-    yield known.day(one.day)
+def _parts(one: Found, known: Known, alone: bool) -> Iterator[str]:
+    yield known.day(one.day, alone)
     yield from filter(None, known.name(one.cell.text))
     yield from (cell.text for cell in one.beside)
     yield from one.times

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tdtrain.data.known import NOTHING
+from tdtrain.data.known import NOTHING, Known
 from tdtrain.data.layout import PlacedLine
 from tdtrain.data.lexicon import Lexicon
 from tdtrain.data.plain import plain
@@ -117,6 +117,7 @@ def test_days_and_names_that_are_known_are_found_in_what_a_table_has() -> None:
     assert known.name("Wf") == ("wf", "") and known.name("WF") == ("WF", "")
     assert known.name("Matematyka plus") == ("", "Matematyka plus")  # a longer one that nobody knows
     assert known.name("Relève / 3")[0] == "" and known.name("Équipe du matin / 3")[0] == "Équipe du matin"
+    assert Known(only_day="Mon").day("Track") == "Track" and Known(only_day="Mon").day("Track", alone=True) == "Mon"
     assert NOTHING.name("Art / 3") == ("", "Art / 3") and NOTHING.day("Mon") == "Mon"
 
 
