@@ -10,8 +10,9 @@ from tdtrain.data.grid import find_grid
 from tdtrain.data.known import NOTHING, Known
 from tdtrain.data.layout import Box, Grid, PlacedLine, text_rows, upright
 from tdtrain.data.merged_cells import with_labels
+from tdtrain.data.timetable import TimeBlock
 
-Serialisation = Literal["reading_order", "markdown", "coordinates", "headings", "cells"]
+Serialisation = Literal["reading_order", "markdown", "coordinates", "headings", "cells", "blocks"]
 
 
 def serialise(lines: Sequence[PlacedLine], way: Serialisation, known: Known = NOTHING) -> str:
@@ -21,7 +22,8 @@ def serialise(lines: Sequence[PlacedLine], way: Serialisation, known: Known = NO
     line of its own; a cell that fills two rows is ^ in the second. coordinates: a line each, after the place of its
     middle in hundredths of the page, across and down. headings: as markdown, but each cell after what heads its column,
     none that are empty, and labels that are merged over rows in each of these. cells: a line a cell that has a day and
-    times: the day, the cell (a name that is known first), the times as HH:MM; other rows as headings has them.
+    times: the day, the cell (a name that is known first), the times as HH:MM; other rows as headings has them. blocks:
+    as cells, but day, name and times as the JSON that a writer is to write.
 
     Args:
         known: days and names that may stand on it, for cells.
@@ -31,7 +33,8 @@ def serialise(lines: Sequence[PlacedLine], way: Serialisation, known: Known = NO
         "markdown": lambda boxes: _table(boxes, _between_bars),
         "coordinates": _coordinates,
         "headings": lambda boxes: _table(boxes, lambda grid: _after_headings(with_labels(grid))),
-        "cells": lambda boxes: _table(boxes, lambda grid: _one_by_one(with_labels(grid), known)),
+        "cells": lambda boxes: _table(boxes, lambda grid: _one_by_one(with_labels(grid), known, _parts)),
+        "blocks": lambda boxes: _table(boxes, lambda grid: _one_by_one(with_labels(grid), known, _block)),
     }
     return ways[way](upright(lines)) if lines else ""
 
@@ -63,7 +66,7 @@ def _between_bars(grid: Grid) -> Iterator[str]:
         yield "|".join(row[column].text if column in row else "" for column in range(grid.num_columns))
 
 
-def _one_by_one(grid: Grid, known: Known) -> Iterator[str]:
+def _one_by_one(grid: Grid, known: Known, say: Callable[[Found, Known, bool], Iterator[str]]) -> Iterator[str]:
     found: dict[int, list[Found]] = {}
     for one in find_blocks(grid):
         found.setdefault(one.row, []).append(one)
@@ -71,7 +74,7 @@ def _one_by_one(grid: Grid, known: Known) -> Iterator[str]:
     for r, (row, said) in enumerate(zip(grid.rows, _after_headings(grid), strict=True)):
         here = sorted(found.get(r, ()), key=lambda one: one.cell.column)
         told = {cell.column for one in here for cell in (one.cell, *one.beside)}
-        lines = ["|".join(_parts(one, known, alone)) for one in here]
+        lines = ["|".join(say(one, known, alone)) for one in here]
         left = [cell for column, cell in row.items() if column not in told and not (cell.again or only_times(cell))]
         if any(cell.column for cell in left) or (left and not here):
             lines.append(said)
@@ -83,6 +86,15 @@ def _parts(one: Found, known: Known, alone: bool) -> Iterator[str]:
     yield from filter(None, known.name(one.cell.text))
     yield from (cell.text for cell in one.beside)
     yield from one.times
+
+
+def _block(one: Found, known: Known, alone: bool) -> Iterator[str]:
+    name, rest = known.name(one.cell.text)
+    start, end = one.times
+    yield TimeBlock(
+        day=known.day(one.day, alone) or "?", name=name or one.cell.text, startTime=start, endTime=end
+    ).model_dump_json()
+    yield from filter(None, (rest if name else "", *(cell.text for cell in one.beside)))
 
 
 def _after_headings(grid: Grid) -> Iterator[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tdtrain.data.known import Known
@@ -75,6 +77,18 @@ def test_a_list_without_days_has_the_only_one_that_is_known() -> None:
     assert [(block.day, block.name, block.startTime) for block in told] == [
         ("Saturdays", "Harbour", "08:05"), ("Saturdays", "Castle", "09:05"), ("Saturdays", "Port", "10:05")
     ]  # fmt: skip
+
+
+def test_cells_are_said_as_the_json_that_is_to_be_written() -> None:
+    table = [["", "8.00-8.45", "8.50-9.35", "9.40-10.25"], ["Mon", "Art", "", "Sport"], ["Tue", "French", "Art", ""]]
+    said = serialise(drawn(table), "blocks").split("\n")
+    blocks = [block.model_dump_json() for block in parse_page(drawn(table)).timeblocks]
+    assert sorted(said) == sorted(blocks) and json.loads(said[0])["startTime"] == "08:00"
+    rows = [
+        [f"{hour}:05-{hour}:45", f"S{hour}", stop, "4a"] for hour, stop in ((8, "Harbour"), (9, "Port"), (10, "Zoo"))
+    ]
+    said = serialise(drawn([["Time", "Line", "To", "Track"], *rows]), "blocks").split("\n")
+    assert '{"day":"?","name":"Harbour","startTime":"08:05","endTime":"08:45"}|S8|4a' in said
 
 
 @pytest.mark.parametrize("legend", [("1. 8.00-8.45", "2. 8.50-9.35"), ("1.8.00-8.45", "2:8.50-9.35")])
