@@ -1,4 +1,4 @@
-"""Which way of laying a page out as text a language model learns from best: five ways, the same pages and steps.
+"""Which way of laying a page out as text a language model learns from best: six ways, the same pages and steps.
 
     python benchmarks/serialisations.py               # some hours on two cores; the same command again resumes
     python benchmarks/serialisations.py --dry_run     # the runs, and nothing else

@@ -1,4 +1,4 @@
-"""A page as one text that keeps where its lines stand: five ways, for a model that does not see the picture."""
+"""A page as one text that keeps where its lines stand: six ways, for a model that does not see the picture."""
 
 from __future__ import annotations
 
