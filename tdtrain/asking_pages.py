@@ -3,6 +3,7 @@ twice."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +27,7 @@ ROUNDS = 4
 """Calls side by side that a task of one worker has, one after the other."""
 SHOWN_PAGES = 24
 """Pages of which the report shows lines."""
+_TEACHER = re.compile(rf'"{LABELLED_BY}"\s*:\s*"'.encode())
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def _annotated(images: dict[str, str], source: Folder, task: str) -> dict[str, l
 
 
 def _by_machine(source: Folder, path: str) -> bool:
-    return path.lower().endswith(".json") and f'"{LABELLED_BY}"'.encode() in source.read(path)
+    return path.lower().endswith(".json") and _TEACHER.search(source.read(path)) is not None
 
 
 def money(desk: AnyDesk) -> str:

@@ -60,7 +60,7 @@ def test_every_page_has_its_document_and_is_asked_about_once(server: Server, pag
 def test_how_right_the_service_is_is_said_of_annotated_pages(
     server: Server, pages: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own = json.dumps({"image_path": "images/page0.png", "timeblocks": [*TIMETABLE["timeblocks"], {
+    own = json.dumps({"image_path": "images/page0.png", "labelled_by": None, "timeblocks": [*TIMETABLE["timeblocks"], {
         "day": "Tue", "name": "Art", "startTime": "08:00", "endTime": "08:45"}]})  # fmt: skip
     (pages / "annotations").mkdir()
     (pages / "annotations/page0.json").write_text(own)
