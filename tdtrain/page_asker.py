@@ -86,10 +86,11 @@ class PageAsker:
         out.bring(there, source, path)
         teacher, document = self._service.question.service, kept.answer.document
         if run.task == "document":
-            page = LabelledPage(image=there, lines=len(document.timeblocks) if document else 0)
-            if document and to_show:
-                page = show_document(there, image, teacher, document)
-            return self._write(out, f"annotations/{name}.json", document_file(kept.answer, there, teacher), kept, page)
+            content, shown = document_file(kept.answer, there, teacher), None
+            if document and content:
+                shown = LabelledPage(image=there, lines=len(document.timeblocks))
+                shown = show_document(there, image, teacher, document) if to_show else shown
+            return self._write(out, f"annotations/{name}.json", content, kept, shown)
         said = self._said(kept, image)
         elected = vote(list(said.values()), run.max_wer)
         page = look_at(there, said, elected, run.min_confidence)

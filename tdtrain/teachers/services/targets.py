@@ -11,8 +11,8 @@ from tdtrain.teachers.services.service import Answer, SpokenLine
 
 
 def document_file(answer: Answer, image: str, teacher: str) -> bytes | None:
-    """annotations/NAME.json, which says who wrote it; None where the answer holds no document."""
-    if answer.document is None:
+    """annotations/NAME.json, which says who wrote it; None where the answer holds no time block."""
+    if answer.document is None or not answer.document.timeblocks:
         return None
     document = Document(image_path=image, labelled_by=teacher, **answer.document.model_dump())
     return (document.model_dump_json(indent=1, exclude_none=True) + "\n").encode()

@@ -80,6 +80,11 @@ def test_how_right_the_service_is_is_said_of_annotated_pages(
 
 
 def test_what_is_refused_is_said_and_tried_again_when_told(server: Server, pages: Path) -> None:
+    server.script = [says(completion('{"timeblocks":[]}'))]
+    asked = ask_pages(run(server, pages, calls_at_once=1, output_dir=str(pages.parent / "empty")))
+    assert (asked.done, asked.failed) == (5, 1) and len(list(pages.parent.glob("empty/annotations/**/*.json"))) == 5
+    assert "the answer holds no document" in (pages.parent / "empty/failed.jsonl").read_text()
+    assert json.loads((pages.parent / "empty/labels.json").read_text())["num_failed"] == 1
     server.script = [says({"error": {"message": "a picture of nothing"}}, 400)]
     asked = ask_pages(run(server, pages, calls_at_once=1))
     assert (asked.done, asked.failed) == (5, 1)
