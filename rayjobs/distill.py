@@ -19,31 +19,20 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tdtrain.cli import parse, run_job, show, task_of
+from tdtrain.cli import parse, run_documents, run_job, show, task_of
 from tdtrain.config import DistillDocumentRun, DistillRun
 
 
 def main() -> None:
     """Parses the run, shows it with --dry_run, or runs it."""
     if task_of(sys.argv[1:]) == "document":
-        documents = parse(DistillDocumentRun, __doc__)
-        if documents.dry_run:
-            show(documents)
-            return
-        if documents.plan:
-            from tdtrain.train.memory import print_plan
-
-            run_job(print_plan, documents)
-            return
-        from tdtrain.adapting_documents import adapt_to_documents  # after --dry_run: torch and Ray take seconds
-
-        run_job(adapt_to_documents, documents)
+        run_documents(parse(DistillDocumentRun, __doc__))
         return
     run = parse(DistillRun, __doc__)
     if run.dry_run:
         show(run)
         return
-    from tdtrain.pipeline import distill
+    from tdtrain.pipeline import distill  # after --dry_run: torch and Ray take seconds to import
 
     run_job(distill, run)
 

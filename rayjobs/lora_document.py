@@ -18,24 +18,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tdtrain.cli import parse, run_job, show
+from tdtrain.cli import parse, run_documents
 from tdtrain.config import LoraDocumentRun
 
 
 def main() -> None:
     """Parses the run, shows it with --dry_run, plans its memory with --plan, or runs it."""
-    run = parse(LoraDocumentRun, __doc__)
-    if run.dry_run:
-        show(run)
-        return
-    if run.plan:
-        from tdtrain.train.memory import print_plan
-
-        run_job(print_plan, run)
-        return
-    from tdtrain.adapting_documents import adapt_to_documents  # after --dry_run: torch and Ray take seconds to import
-
-    run_job(adapt_to_documents, run)
+    run_documents(parse(LoraDocumentRun, __doc__))
 
 
 if __name__ == "__main__":

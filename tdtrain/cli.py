@@ -12,6 +12,8 @@ from typing import TypeVar
 import tyro
 from pydantic import BaseModel
 
+from tdtrain.config import LoraDocumentRun
+
 Run = TypeVar("Run", bound=BaseModel)
 
 
@@ -42,6 +44,20 @@ def run_job(job: Callable[[Run], object], run: Run) -> None:
         if Path(__file__).parent not in raised_in.parents:
             raise
         sys.exit(f"error: {error}")
+
+
+def run_documents(run: LoraDocumentRun) -> None:
+    """Shows a job on documents with --dry_run, plans its memory with --plan, or runs it."""
+    if run.dry_run:
+        show(run)
+    elif run.plan:
+        from tdtrain.train.memory import print_plan
+
+        run_job(print_plan, run)
+    else:
+        from tdtrain.adapting_documents import adapt_to_documents  # after --dry_run: torch and Ray take seconds
+
+        run_job(adapt_to_documents, run)
 
 
 def show(run: BaseModel) -> None:

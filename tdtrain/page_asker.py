@@ -75,6 +75,8 @@ class PageAsker:
                 out.delete(boxes)  # of a teacher, before somebody annotated it
             for file, theirs in ((there, path), *((annotation, annotation) for annotation in own)):
                 out.bring(file, source, theirs)
+            if not run.check_annotated:
+                return Outcome("", NOTHING)
             return self._checked(there, source.read(path), {one: source.read(one) for one in own}, out)
         image = source.read(path)
         try:
@@ -105,9 +107,7 @@ class PageAsker:
         )
 
     def _checked(self, image: str, content: bytes, own: Mapping[str, bytes], out: Folder) -> Outcome:
-        """How right the service is about a page that somebody annotated, if that is wanted."""
-        if not self._run.check_annotated:
-            return Outcome("", NOTHING)
+        """How right the service is about a page that somebody annotated."""
         try:
             kept = self._ask(content, out)
         except Closed:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from rapidfuzz import process
 from rapidfuzz.distance import OSA
 
+from tdtrain.data.found import Found
 from tdtrain.data.plain import plain
 
 Spellings = Mapping[str, Sequence[str]]
@@ -31,9 +32,14 @@ class Known:
     names: Spellings = field(default_factory=dict)
     only_day: str = ""
 
-    def day(self, text: str, alone: bool = False) -> str:
-        """The day in what heads a column or row: the longest that is known; the page's only one where nothing heads it,
-        or nothing known and all others alike (`alone`); else the text."""
+    def with_days(self, blocks: Iterable[Found]) -> list[Found]:
+        """A page's blocks with the day in what heads their column or row: the longest that is known; the page's only
+        one where nothing heads them, or the same unknown text all of them; else the text."""
+        there = list(blocks)
+        alone = len({one.day for one in there}) == 1
+        return [replace(one, day=self._day(one.day, alone)) for one in there]
+
+    def _day(self, text: str, alone: bool) -> str:
         found = days_in(text, self.days)
         if found:
             return found[max(found, key=len)]

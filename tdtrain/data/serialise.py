@@ -66,34 +66,31 @@ def _between_bars(grid: Grid) -> Iterator[str]:
         yield "|".join(row[column].text if column in row else "" for column in range(grid.num_columns))
 
 
-def _one_by_one(grid: Grid, known: Known, say: Callable[[Found, Known, bool], Iterator[str]]) -> Iterator[str]:
+def _one_by_one(grid: Grid, known: Known, say: Callable[[Found, Known], Iterator[str]]) -> Iterator[str]:
     found: dict[int, list[Found]] = {}
-    for one in find_blocks(grid):
+    for one in known.with_days(find_blocks(grid)):
         found.setdefault(one.row, []).append(one)
-    alone = len({one.day for own in found.values() for one in own}) == 1
     for r, (row, said) in enumerate(zip(grid.rows, _after_headings(grid), strict=True)):
         here = sorted(found.get(r, ()), key=lambda one: one.cell.column)
         told = {cell.column for one in here for cell in (one.cell, *one.beside)}
-        lines = ["|".join(say(one, known, alone)) for one in here]
+        lines = ["|".join(say(one, known)) for one in here]
         left = [cell for column, cell in row.items() if column not in told and not (cell.again or only_times(cell))]
         if any(cell.column for cell in left) or (left and not here):
             lines.append(said)
         yield "\n".join(lines)
 
 
-def _parts(one: Found, known: Known, alone: bool) -> Iterator[str]:
-    yield known.day(one.day, alone)
+def _parts(one: Found, known: Known) -> Iterator[str]:
+    yield one.day
     yield from filter(None, known.name(one.cell.text))
     yield from (cell.text for cell in one.beside)
     yield from one.times
 
 
-def _block(one: Found, known: Known, alone: bool) -> Iterator[str]:
+def _block(one: Found, known: Known) -> Iterator[str]:
     name, rest = known.name(one.cell.text)
     start, end = one.times
-    yield TimeBlock(
-        day=known.day(one.day, alone) or "?", name=name or one.cell.text, startTime=start, endTime=end
-    ).model_dump_json()
+    yield TimeBlock(day=one.day or "?", name=name or one.cell.text, startTime=start, endTime=end).model_dump_json()
     yield from filter(None, (rest if name else "", *(cell.text for cell in one.beside)))
 
 

@@ -28,9 +28,7 @@ def parse_page(lines: Sequence[PlacedLine], known: Known = NOTHING) -> Timetable
     """
     boxes = upright(lines)
     grid = with_labels(find_grid(boxes))
-    there = list(find_blocks(grid))
-    alone = len({found.day for found in there}) == 1
-    blocks = tuple(block for found in there for block in _block(found, known, alone))
+    blocks = tuple(block for found in known.with_days(find_blocks(grid)) for block in _block(found, known))
     text = [box.text for box in boxes]
     return Timetable(
         className=next((found[1] for line in text if (found := _CLASS.search(line))), None),
@@ -39,12 +37,12 @@ def parse_page(lines: Sequence[PlacedLine], known: Known = NOTHING) -> Timetable
     )
 
 
-def _block(found: Found, known: Known, alone: bool) -> Iterator[TimeBlock]:
+def _block(found: Found, known: Known) -> Iterator[TimeBlock]:
     """A block, named by what is known, else by a cell's lines that hold no digit, without what is in brackets."""
     said = [re.sub(r"\s*\(.*?\)", "", box.text).strip() for box in found.cell.boxes]
     kept = [text for text in said if text and not any(char.isdigit() for char in text)]
     if len(kept) > 1 and len(kept) < len(said) and len(kept[-1]) <= 4:
         kept.pop()  # initials above a room
-    name, day = known.name(" / ".join(kept))[0] or " ".join(kept), known.day(found.day, alone)
-    if name and day:
-        yield TimeBlock(day=day, name=name, startTime=found.times[0], endTime=found.times[1])
+    name = known.name(" / ".join(kept))[0] or " ".join(kept)
+    if name and found.day:
+        yield TimeBlock(day=found.day, name=name, startTime=found.times[0], endTime=found.times[1])

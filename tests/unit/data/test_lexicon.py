@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tdtrain.data.found import Found
 from tdtrain.data.known import NOTHING, Known
-from tdtrain.data.layout import PlacedLine
+from tdtrain.data.layout import Cell, PlacedLine
 from tdtrain.data.lexicon import Lexicon
 from tdtrain.data.plain import plain
 from tdtrain.data.timetable import TimeBlock, Timetable
@@ -104,21 +105,25 @@ def test_the_one_day_that_a_page_names(texts: tuple[str, ...], day: str) -> None
     assert Lexicon(DAYS, {"a": DAYS["a"]}).known(placed(*texts), page="a").only_day == ""
 
 
+def days(known: Known, *texts: str) -> list[str]:
+    return [one.day for one in known.with_days(Found(0, text, Cell(0, ()), ("8", "9")) for text in texts)]
+
+
 def test_days_and_names_that_are_known_are_found_in_what_a_table_has() -> None:
     texts = {"pl": [*POLISH, "Śr", "wf"], "fr": FRENCH}
     known = Lexicon(texts, {"pl": ["Poniedziałek", "Wtorek", "Śr"], "fr": ["Lundi"]}).known(
         placed("Poniedzialek", "Wtorek", "Matematyka", "Świetlica")
     )
-    assert [known.day(text) for text in ("Śr.", "1 / Sr", "PONIEDZIALEK", "Lundi / 2", "Sala")] == [
-        "Śr", "Śr", "PONIEDZIAŁEK", "Lundi", "Sala"
-    ]  # fmt: skip
+    texts = ("Śr.", "1 / Sr", "PONIEDZIALEK", "Lundi / 2", "Sala")
+    assert days(known, *texts) == ["Śr", "Śr", "PONIEDZIAŁEK", "Lundi", "Sala"]
     assert known.name("Język / polski / Nowak / 12") == ("Język polski", "Nowak / 12")
     assert known.name("Jezykpolski (R 4)") == ("Język polski", "R 4")
     assert known.name("Wf") == ("wf", "") and known.name("WF") == ("WF", "")
     assert known.name("Matematyka plus") == ("", "Matematyka plus")  # a longer one that nobody knows
     assert known.name("Relève / 3")[0] == "" and known.name("Équipe du matin / 3")[0] == "Équipe du matin"
-    assert Known(only_day="Mon").day("Track") == "Track" and Known(only_day="Mon").day("Track", alone=True) == "Mon"
-    assert NOTHING.name("Art / 3") == ("", "Art / 3") and NOTHING.day("Mon") == "Mon"
+    assert days(Known(only_day="Mon"), "Track", "Track") == ["Mon", "Mon"]
+    assert days(Known(only_day="Mon"), "Track", "To", "") == ["Track", "To", "Mon"]
+    assert NOTHING.name("Art / 3") == ("", "Art / 3") and days(NOTHING, "Mon") == ["Mon"]
 
 
 @pytest.mark.parametrize(
