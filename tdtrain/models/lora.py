@@ -107,10 +107,20 @@ def adapt(module: nn.Module, name: str, lora: Lora) -> Adapters:
         wrapped = get_peft_model(part.model, config)  # type: ignore[arg-type]  # puts them into the model itself
     wrapped.peft_config["default"].base_model_name_or_path = str(Path(name).resolve()) if Path(name).is_dir() else name
     assert isinstance(wrapped, PeftModel)
+    if not lora.dora:  # which measures lengths of columns in the type of its input
+        _spare_casts(wrapped)
     own = list(module.parameters())
     trained = sum(p.numel() for p in own if p.requires_grad)
     num_parameters = sum(p.numel() for p in own)
     return Adapters(wrapped, part.attribute, layers, tuple(sorted(left_out)), trained, num_parameters)
+
+
+def _spare_casts(wrapped: nn.Module) -> None:
+    """Autocast gives each product of an adapter its type. peft's cast to the adapter's own type before it changes no
+    bit, and costs two passes over all activations, forth and back."""
+    for layer in wrapped.modules():
+        if hasattr(layer, "cast_input_dtype_enabled"):
+            layer.cast_input_dtype_enabled = False  # type: ignore[assignment]
 
 
 def merge(reader: Reader, folder: Path) -> Reader:

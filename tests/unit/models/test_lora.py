@@ -21,6 +21,11 @@ from tests.models_small import draw_line, small_trocr_folder, timetable_texts
 
 VARIANTS = (Lora(rank=4), Lora(rank=4, rslora=True), Lora(rank=4, dora=True), Lora(rank=2, bias="lora_only"))
 
+LLAMA = LlamaConfig(
+    vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=2,
+)  # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
@@ -143,6 +148,31 @@ def test_merged_and_in_plain_peft_it_reads_as_it_does_adapted(
     shell = load_reader(bases[family])
     setattr(shell.module, part_of(shell.module).attribute, plain.get_base_model())
     torch.testing.assert_close(probabilities(shell), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("lora", VARIANTS)
+def test_in_bf16_no_bit_depends_on_casts_that_are_spared(lora: Lora) -> None:
+    def gradients(cast: bool) -> list[Tensor]:
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(LLAMA, dtype=torch.bfloat16)
+        module = CausalModule(model)
+        adapt(module, "llama", lora.model_copy(update={"target_modules": ("q_proj", "up_proj")}))
+        taken = []
+        for layer in model.modules():
+            if cast and hasattr(layer, "cast_input_dtype_enabled"):
+                layer.cast_input_dtype_enabled = True
+            if "lora_A" in dict(layer.named_children()):
+                layer.lora_A["default"].register_forward_pre_hook(lambda _, given: taken.append(given[0].dtype))
+        for name, parameter in module.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.02)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(input_ids=torch.arange(24)[None]).logits.float().square().mean()
+        loss.backward()
+        assert set(taken) == {torch.float32 if cast or lora.dora else torch.bfloat16}
+        return [loss.detach(), *(p.grad for p in module.parameters() if p.grad is not None)]
+
+    assert all(torch.equal(one, other) for one, other in zip(gradients(True), gradients(False), strict=True))
 
 
 def test_lora_plus_gives_b_a_learning_rate_of_its_own(bases: dict[str, str]) -> None:
