@@ -13,7 +13,7 @@ from tdtrain.models.bridges import bridge_of
 from tdtrain.models.load import is_trocr, load_reader
 from tdtrain.models.lora import adapt as put_adapters_on
 from tdtrain.models.reader import Kind
-from tdtrain.options import Kept
+from tdtrain.options import Compute, Kept
 from tdtrain.report.finish import report_training
 from tdtrain.report.results import Results
 from tdtrain.stages import Stages, opened
@@ -35,29 +35,13 @@ def adapt(run: LoraOcrRun) -> Results | None:
     Raises: ValueError on what cannot work, before anything is trained.
     """
     words = put_adapters_on(load_reader(run.model_name).module, run.model_name, run.lora).words()
-    soft = _teaches_by_distribution(run)
+    teaches_by_distribution(run)
     with opened(run) as place:
         job = Stages(run, place)
         job.display.say(words)
         manifest = job.pack_corpus(need_labels=run.teacher.teacher_model is None)
-        labels = _label(run, job, manifest)
-        training = TrainRun(
-            name="student",
-            model=run.model_name,
-            lines=manifest.root,
-            corpus=manifest.fingerprint,
-            labels=labels,
-            storage=job.storage,
-            lora=run.lora,
-            temperature=run.teacher.temperature,
-            alpha=run.teacher.distil_alpha if soft else 0.0,
-            targets=run.teacher.targets if soft else "sequence",
-            min_confidence=run.teacher.min_confidence,
-            augment=run.corpus.augment,
-            max_evaluation_lines=run.corpus.max_evaluation_lines,
-            optimisation=run.optimisation,
-            compute=job.compute,
-        )
+        labels = label_lines(run, job, manifest)
+        training = adapter_run(run, manifest, labels, job.storage, job.compute)
         with job.stage("train", f"the adapters of {run.model_name}"):
             planned = plan_job(training)
             job.left_out["student"] = planned.left_out
@@ -80,6 +64,33 @@ def adapt(run: LoraOcrRun) -> Results | None:
         )
 
 
+def adapter_run(run: LoraOcrRun, manifest: Manifest, labels: str | None, storage: str, compute: Compute) -> TrainRun:
+    """The adapters' training.
+
+    Args:
+        labels: folder of a teacher's; None where there is none.
+        storage: where its checkpoints go.
+    """
+    soft = teaches_by_distribution(run)
+    return TrainRun(
+        name="student",
+        model=run.model_name,
+        lines=manifest.root,
+        corpus=manifest.fingerprint,
+        labels=labels,
+        storage=storage,
+        lora=run.lora,
+        temperature=run.teacher.temperature,
+        alpha=run.teacher.distil_alpha if soft else 0.0,
+        targets=run.teacher.targets if soft else "sequence",
+        min_confidence=run.teacher.min_confidence,
+        augment=run.corpus.augment,
+        max_evaluation_lines=run.corpus.max_evaluation_lines,
+        optimisation=run.optimisation,
+        compute=compute,
+    )
+
+
 def merge(job: Stages) -> None:
     """The adapters added to the weights of their model, in a folder of its own that appears at once."""
     adapter, merged = job.output / ADAPTER, job.output / MERGED
@@ -92,7 +103,7 @@ def merge(job: Stages) -> None:
     os.replace(partial, merged)
 
 
-def _teaches_by_distribution(run: LoraOcrRun) -> bool:
+def teaches_by_distribution(run: LoraOcrRun) -> bool:
     """Whether there is a teacher whose distributions the reader learns. Raises ValueError where it cannot."""
     teacher = run.teacher.teacher_model
     if teacher is None or not run.teacher.distil_alpha or run.teacher.targets == "sequence":
@@ -106,7 +117,7 @@ def _teaches_by_distribution(run: LoraOcrRun) -> bool:
     return True
 
 
-def _label(run: LoraOcrRun, job: Stages, manifest: Manifest) -> str | None:
+def label_lines(run: LoraOcrRun, job: Stages, manifest: Manifest) -> str | None:
     """The folder of the teacher's labels; None where there is no teacher."""
     teacher = run.teacher.teacher_model
     if teacher is None:

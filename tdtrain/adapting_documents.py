@@ -22,6 +22,7 @@ from tdtrain.data.serialise import serialise
 from tdtrain.evaluate.documents import evaluate_documents
 from tdtrain.models.causal import Prompter, check_four_bit, check_packed, load_causal, save_causal
 from tdtrain.models.lora import adapt
+from tdtrain.options import Compute
 from tdtrain.page_readings import annotated_text, read_annotated_pages
 from tdtrain.report.documents import DocumentResults, report_documents
 from tdtrain.stages import Stages, opened
@@ -167,20 +168,7 @@ def train(
 
     Returns: how many it were.
     """
-    training = LanguageRun(
-        name=name,
-        model=run.model_name,
-        sequences=str(output / "sequences"),
-        max_steps=steps,
-        corpus=manifest.fingerprint,
-        storage=job.storage,
-        lora=run.lora,
-        max_tokens=run.max_tokens,
-        gradient_checkpointing=run.gradient_checkpointing,
-        four_bit=run.four_bit,
-        optimisation=run.optimisation,
-        compute=job.compute,
-    )
+    training = language_run(run, manifest, output / "sequences", name, steps, job.storage, job.compute)
     planned = plan_language(training)
     job.display.say(f"  {planned.total_steps:,} steps of {run.optimisation.batch_size} documents")
     fit(training, output / ADAPTER, job.watch, planned)
@@ -196,6 +184,32 @@ def train(
         (partial_folder / LEXICON).write_text(lexicon.json(), encoding="utf-8")
     os.replace(partial_folder, merged)
     return planned.total_steps
+
+
+def language_run(
+    run: LoraDocumentRun,
+    manifest: Manifest,
+    sequences: Path,
+    name: str,
+    steps: int | None,
+    storage: str,
+    compute: Compute,
+) -> LanguageRun:
+    """The adapters' training, as in `train`."""
+    return LanguageRun(
+        name=name,
+        model=run.model_name,
+        sequences=str(sequences),
+        max_steps=steps,
+        corpus=manifest.fingerprint,
+        storage=storage,
+        lora=run.lora,
+        max_tokens=run.max_tokens,
+        gradient_checkpointing=run.gradient_checkpointing,
+        four_bit=run.four_bit,
+        optimisation=run.optimisation,
+        compute=compute,
+    )
 
 
 def _words(examples: Sequence[Example]) -> str:

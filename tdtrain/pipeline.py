@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from tdtrain.admission import check_models
@@ -38,6 +39,22 @@ Labelling = Callable[[Callable[[], object]], object]
 """Has the teacher label what it has not labelled yet; calls what it is given when the first shard is done."""
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What students of one job share.
+
+    Attributes:
+        teacher: folder of the one that teaches.
+        labels: folder of what it says.
+        before: folder of the student before training.
+    """
+
+    manifest: Manifest
+    teacher: str
+    labels: str
+    before: str
+
+
 class Job(Stages):
     """A distillation under way."""
 
@@ -61,28 +78,13 @@ def distill(run: DistillRun) -> Results | None:
     check_models(run)
     with opened(run) as place:
         job, display = Job(run, place), place.display
-        manifest = job.pack_corpus(need_labels=run.control)
-        teacher = adapt_teacher(job, manifest)
-        kind: Kind = "autoregressive" if is_trocr(teacher) else "ctc"
-        keep = keep_of(run.cache, kind, run.teaching.temperature, agreement=run.teaching.min_agreement > 0)
-        caches = run.cache.teacher_cache or str(job.output / "labels")
-        labelling = plan_labels(teacher, manifest.root, caches, run.optimisation.precision, keep)
-        begin(labelling)
-
-        def read_all(begun: Callable[[], object]) -> None:
-            counting = display.counting("label", "lines")
-            label(labelling, job.teachers, lambda done, total: (begun(), counting(done, total))[1], job.teacher_gpus)
-            begun()
-
-        if not job.streamed:
-            with job.stage("label", "the teacher reads every training line"):
-                read_all(lambda: None)
+        ready, read_all = prepare(job)
+        manifest = ready.manifest
         if job.bridge != "same":
             display.say(f"Teacher and student write different tokens; vocabulary_bridge={job.bridge}")
-        before = start_of_student(job, manifest, labelling.folder)
         words = ", and its control without the teacher" if run.control else ""
         with job.stage("train", f"the student{words}{'; the teacher labels meanwhile' if job.streamed else ''}"):
-            models = train(job, manifest, labelling.folder, teacher, before, read_all)
+            models = train(job, ready, read_all)
         if not manifest.num_annotated("test"):
             display.say(
                 f"Nothing was measured, for no page of the test split is annotated. Student: {models['student']}"
@@ -93,6 +95,30 @@ def distill(run: DistillRun) -> Results | None:
             evaluation = evaluate(models, manifest, limit, job.actors, counting, gpus=job.compute.gpus)
         done = run.model_copy(update={"compute": job.compute})
         return report_training(done, evaluation, manifest, job.timings_s, job.left_out, job.tracker, display.say)
+
+
+def prepare(job: Job) -> tuple[Prepared, Labelling]:
+    """Corpus, teacher, labels and the student as it begins; the labels, where they are streamed, by what is returned
+    with them."""
+    run = job.run
+    manifest = job.pack_corpus(need_labels=run.control)
+    teacher = adapt_teacher(job, manifest)
+    kind: Kind = "autoregressive" if is_trocr(teacher) else "ctc"
+    keep = keep_of(run.cache, kind, run.teaching.temperature, agreement=run.teaching.min_agreement > 0)
+    caches = run.cache.teacher_cache or str(job.output / "labels")
+    labelling = plan_labels(teacher, manifest.root, caches, run.optimisation.precision, keep)
+    begin(labelling)
+
+    def read_all(begun: Callable[[], object]) -> None:
+        counting = job.display.counting("label", "lines")
+        label(labelling, job.teachers, lambda done, total: (begun(), counting(done, total))[1], job.teacher_gpus)
+        begun()
+
+    if not job.streamed:
+        with job.stage("label", "the teacher reads every training line"):
+            read_all(lambda: None)
+    before = start_of_student(job, manifest, labelling.folder)
+    return Prepared(manifest, teacher, labelling.folder, before), read_all
 
 
 def adapt_teacher(job: Job, manifest: Manifest) -> str:
@@ -151,36 +177,48 @@ def start_of_student(job: Job, manifest: Manifest, labels: str) -> str:
     return str(folder)
 
 
-def train(job: Job, manifest: Manifest, labels: str, teacher: str, before: str, read_all: Labelling) -> dict[str, str]:
-    """The student and its control, side by side where Ray has room for both, and beside the teacher that labels.
+def student_run(run: DistillRun, ready: Prepared, storage: str, streamed: bool, compute: Compute) -> TrainRun:
+    """The student's training.
 
-    Returns: all models by role.
+    Args:
+        storage: where its checkpoints go.
+        streamed: its labels may still be in the making.
     """
-    run, teaching = job.run, job.run.teaching
-    soft = teaching.targets != "sequence" and teaching.alpha > 0 and job.bridge != "text"
-    student = TrainRun(
+    teaching = run.teaching
+    bridge = bridge_of(teaching.vocabulary_bridge, run.teacher_model, run.student_model)
+    soft = teaching.targets != "sequence" and teaching.alpha > 0 and bridge != "text"
+    return TrainRun(
         name="student",
-        model=before,
-        lines=manifest.root,
-        corpus=manifest.fingerprint,
-        labels=labels,
-        streamed=job.streamed,
-        teacher=teacher if (soft or teaching.hidden_weight) and teaching.teacher_signal == "live" else None,
-        storage=job.storage,
+        model=ready.before,
+        lines=ready.manifest.root,
+        corpus=ready.manifest.fingerprint,
+        labels=ready.labels,
+        streamed=streamed,
+        teacher=ready.teacher if (soft or teaching.hidden_weight) and teaching.teacher_signal == "live" else None,
+        storage=storage,
         temperature=teaching.temperature,
         alpha=teaching.alpha if soft else 0.0,
-        bridge=loss_of(job.bridge),
+        bridge=loss_of(bridge),
         mix=run.mix,
         on_policy=teaching.on_policy,
         hidden_weight=teaching.hidden_weight,
-        targets=teaching.targets if job.bridge != "text" else "sequence",
+        targets=teaching.targets if bridge != "text" else "sequence",
         min_confidence=teaching.min_confidence,
         min_agreement=teaching.min_agreement,
         augment=run.corpus.augment,
         max_evaluation_lines=run.corpus.max_evaluation_lines,
         optimisation=run.optimisation,
-        compute=job.compute,
+        compute=compute,
     )
+
+
+def train(job: Job, ready: Prepared, read_all: Labelling) -> dict[str, str]:
+    """The student and its control, side by side where Ray has room for both, and beside the teacher that labels.
+
+    Returns: all models by role.
+    """
+    run = job.run
+    student = student_run(run, ready, job.storage, job.streamed, job.compute)
     planned = {"student": plan_job(student)}
     if run.control:
         alone = {"name": "control", "labels": None, "streamed": False, "teacher": None, "alpha": 0.0, "on_policy": 0.0}
@@ -200,9 +238,9 @@ def train(job: Job, manifest: Manifest, labels: str, teacher: str, before: str, 
     else:
         for one_after_the_other in fits:
             one_after_the_other()
-    adapted = {"teacher_before": run.teacher_model} if teacher != run.teacher_model else {}
+    adapted = {"teacher_before": run.teacher_model} if ready.teacher != run.teacher_model else {}
     trained = {role: str(folder) for role, folder in folders.items()}
-    return {"teacher": teacher, **adapted, "student_before": before, **trained}
+    return {"teacher": ready.teacher, **adapted, "student_before": ready.before, **trained}
 
 
 def beside_the_teacher(fits: Sequence[Callable[[], object]], read_all: Labelling) -> None:

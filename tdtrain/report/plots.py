@@ -203,6 +203,8 @@ def svg(figure: Figure, title: str) -> str:
     drawn = drawn[drawn.index("<svg") :]
     # Its ids on groups would repeat from picture to picture, and its style element would rule the whole page.
     drawn = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", drawn, flags=re.DOTALL)
+    # A group that is named after a trial becomes one of all its marks in all pictures.
+    drawn = re.sub(r'<g id="(trial-\d+)[^"]*"', r'<g class="\1"', drawn)
     drawn = re.sub(r'<g id="[^"]*"', "<g", drawn)
     drawn = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", drawn, count=1)
     drawn = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", drawn, count=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import re
 import time
@@ -151,6 +152,10 @@ class Tracker:
 
         self._send("register_model", {"folder": str(folder), "name": name}, send)
 
+    def children(self) -> Children:
+        """Runs below this one, such as the trials of a search."""
+        return Children(self)
+
     def _run_before(self, client: MlflowClient) -> str:
         """The id of the run that was opened last for this folder in this store; empty where there is none to resume."""
         from mlflow.exceptions import MlflowException
@@ -186,6 +191,55 @@ class Tracker:
                 )
         with (self._output_dir / FALLBACK).open("a", encoding="utf-8") as file:
             file.write(json.dumps({"time_s": time.time(), "run_id": self.run_id, what: content}) + "\n")
+
+
+class Children:
+    """Runs below another, each by a name of its own. Whoever goes on with a search goes on with its trials' runs."""
+
+    def __init__(self, parent: Tracker) -> None:
+        self._parent = parent
+        self._held = parent._output_dir / "mlflow_children.json"
+        self._ids: dict[str, str] = json.loads(self._held.read_text()) if parent.resumed and self._held.exists() else {}
+
+    def begin(self, name: str, values: Mapping[str, JsonValue]) -> None:
+        """Opens the run, where it is not open yet."""
+        from mlflow.entities import Param
+
+        def send(client: MlflowClient) -> None:
+            if name in self._ids:
+                client.update_run(self._ids[name], status="RUNNING")
+                return
+            tags = {"mlflow.parentRunId": self._parent.run_id}
+            experiment = client.get_run(self._parent.run_id).info.experiment_id
+            self._ids[name] = client.create_run(experiment, run_name=name, tags=tags).info.run_id
+            self._held.write_text(json.dumps(self._ids))
+            client.log_batch(self._ids[name], params=[Param(_key(key), told) for key, told in flatten(values).items()])
+
+        self._parent._send("child", {"name": name, "values": dict(values)}, send)
+
+    def report(self, name: str, figures: Mapping[str, object], step: int) -> None:
+        """Figures at a step; what is no finite number is left out."""
+        from mlflow.entities import Metric
+
+        now_ms = int(time.time() * 1000)
+        known = {
+            key: float(value)
+            for key, value in figures.items()
+            if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        }
+        sent = [Metric(_key(key), value, now_ms, step) for key, value in known.items()]
+        self._parent._send(
+            "child_metrics", {"name": name, "step": step, **known},
+            lambda client: client.log_batch(self._ids[name], metrics=sent),
+        )  # fmt: skip
+
+    def end(self, name: str, failed: bool) -> None:
+        """Closes the run."""
+        status = "FAILED" if failed else "FINISHED"
+        self._parent._send(
+            "child_status", {"name": name, "status": status},
+            lambda client: client.set_terminated(self._ids[name], status),
+        )  # fmt: skip
 
 
 def flatten(run: Mapping[str, JsonValue], prefix: str = "") -> dict[str, str]:

@@ -22,7 +22,7 @@ from tdtrain.train.worker import Job, Watch
 def fit_here(job: Job | LanguageJob, output: Path, watch: Watch) -> None:
     """Trains to the end, resuming from the last checkpoint, and publishes the best weights at `output`."""
     store = LocalStore(Path(job.run.storage) / job.run.name)
-    with _alone(job.run.compute):
+    with alone(job.run.compute):
         job.work(LocalContext(job, store, watch))
     publish(best(store.all()), store.all()[-1], output)
 
@@ -53,7 +53,7 @@ class LocalContext:
 
 
 @contextlib.contextmanager
-def _alone(compute: Compute) -> Iterator[None]:
+def alone(compute: Compute) -> Iterator[None]:
     """DeepSpeed wants a process group even for one."""
     if not (compute.zero_stage or compute.shard_teacher) or dist.is_initialized():
         yield

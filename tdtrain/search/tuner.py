@@ -1,0 +1,250 @@
+"""The search itself, by Ray Tune: who picks values, who stops trials, what runs at once, and going on after a fall."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages import RDBStorage
+from ray import tune
+from ray.tune import Callback, ResumeConfig
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import (
+    ASHAScheduler,
+    FIFOScheduler,
+    HyperBandScheduler,
+    MedianStoppingRule,
+    PopulationBasedTraining,
+    TrialScheduler,
+)
+from ray.tune.search.optuna import OptunaSearch
+from ray.tune.search.sample import Domain
+
+from tdtrain.search.outcome import storage_of
+from tdtrain.search.runs import SearchRun
+from tdtrain.search.space import Axis, Scalar
+from tdtrain.search.trial import run_trial
+from tdtrain.search.trials import Trials
+
+ROUND = "training_iteration"
+"""Tune's name of an evaluation's number."""
+Told = Callable[[Trial, Mapping[str, Any] | None, str], None]
+"""Told of a trial that began ("began"), reported ("reported", with its figures), ended or failed."""
+
+
+def tune_trials(
+    search: SearchRun, trials: Trials, rounds: int, at_once: int, base: Mapping[str, Scalar], told: Told
+) -> list[Trial]:
+    """Runs the search to its end, going on with what an earlier call left.
+
+    Args:
+        rounds: evaluations of a trial that nobody stops.
+        at_once: trials that run side by side.
+        base: the values of the job as it was given, tried first where the space holds them.
+        told: of what happens, as it happens.
+    """
+    points = grid(trials.axes, search.num_trials) if search.searcher == "grid" else [dict(base)] if base else []
+    picks = None if search.scheduler == "pbt" else searcher_of(search, trials.axes, points)
+    number = len(points) if search.searcher == "grid" else search.num_trials
+    return run_all(
+        partial(run_trial, trials=trials, objectives=search.objectives),
+        search.output_dir.absolute(),
+        "trials",
+        number,
+        at_once,
+        trials,
+        told,
+        searcher=picks,
+        scheduler=scheduler_of(search, trials.axes, rounds),
+        # PBT draws the first values itself.
+        values={axis.path: domain_of(axis) for axis in trials.axes} if picks is None else {},
+    )
+
+
+def run_all(
+    trainable: Callable,
+    folder: Path,
+    name: str,
+    number: int,
+    at_once: int,
+    trials: Trials,
+    told: Told,
+    searcher: OptunaSearch | None = None,
+    scheduler: TrialScheduler | None = None,
+    values: dict[str, Any] | None = None,
+) -> list[Trial]:
+    """All trials of an experiment, which lies in `folder/name` and is gone on with where it was begun."""
+    # Written down after every event, so that whoever falls loses none.
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "0")
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_SYNCER", "1")
+    scheduler = scheduler or FIFOScheduler()
+    compute, begun = trials.compute, any((folder / name).glob("experiment_state-*.json"))
+    done = tune.run(
+        trainable,
+        name=name,
+        storage_path=str(folder),
+        config=values,
+        num_samples=number,
+        metric=None if searcher or scheduler.__class__ is not FIFOScheduler else "score",
+        mode=None if searcher or scheduler.__class__ is not FIFOScheduler else "min",
+        search_alg=searcher,
+        scheduler=scheduler,
+        resources_per_trial={"cpu": compute.cpus, "gpu": compute.gpus},
+        max_concurrent_trials=at_once,
+        reuse_actors=True,
+        checkpoint_config=tune.CheckpointConfig(
+            num_to_keep=2, checkpoint_score_attribute="now", checkpoint_score_order="min"
+        ),
+        max_failures=compute.max_failures,
+        raise_on_failed_trial=False,
+        trial_dirname_creator=lambda trial: trial.trial_id,
+        callbacks=[Watch(told), Remembered(scheduler)],
+        resume_config=ResumeConfig(errored=ResumeConfig.ResumeType.RESUME) if begun else None,
+        resume=True if begun else None,
+        verbose=0,
+    )
+    return done.trials
+
+
+def searcher_of(search: SearchRun, axes: Sequence[Axis], points: list[dict[str, Scalar]]) -> OptunaSearch:
+    """Picks values, and keeps what it learns in Optuna's storage, where its dashboard finds it.
+
+    Raises: ValueError where the study is one of another space.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    samplers: dict[str, Callable[[], optuna.samplers.BaseSampler]] = {
+        "tpe": lambda: optuna.samplers.TPESampler(seed=search.search_seed, multivariate=True, constant_liar=True),
+        "nsga2": lambda: optuna.samplers.NSGAIISampler(
+            seed=search.search_seed, population_size=min(50, search.num_trials)
+        ),
+        "random": lambda: optuna.samplers.RandomSampler(seed=search.search_seed),
+        "grid": lambda: optuna.samplers.RandomSampler(seed=search.search_seed),
+    }
+    storage = RDBStorage(storage_of(search))
+    check_study(storage, search, axes)
+    objectives: Any = list(search.objectives) if len(search.objectives) > 1 else search.objectives[0]
+    return OptunaSearch(
+        {axis.path: distribution_of(axis) for axis in axes},
+        metric=objectives,
+        mode=["min"] * len(search.objectives) if len(search.objectives) > 1 else "min",
+        points_to_evaluate=points,
+        sampler=samplers[search.searcher](),
+        study_name=search.study_name,
+        storage=storage,
+    )
+
+
+def check_study(storage: RDBStorage, search: SearchRun, axes: Sequence[Axis]) -> None:
+    """Names the study's space in it. Raises ValueError where it is another one's."""
+    directions = [optuna.study.StudyDirection.MINIMIZE] * len(search.objectives)
+    study = optuna.create_study(
+        storage=storage, study_name=search.study_name, directions=directions, load_if_exists=True
+    )
+    mine = [[str(axis) for axis in axes], list(search.objectives)]
+    theirs = study.user_attrs.get("space", mine)
+    if theirs != mine:
+        raise ValueError(
+            f"study={search.study_name} is there already, over {', '.join(theirs[0])} for {', '.join(theirs[1])}; give "
+            "this one another name with --study, or use another output_dir"
+        )
+    study.set_user_attr("space", mine)
+
+
+def distribution_of(axis: Axis) -> BaseDistribution:
+    """An axis, to Optuna."""
+    if axis.kind == "choice":
+        return CategoricalDistribution(axis.told)
+    low, high = axis.values
+    kind: Any = IntDistribution if axis.whole else FloatDistribution
+    return kind(low, high, log=axis.kind == "log")
+
+
+def domain_of(axis: Axis) -> Domain:
+    """An axis, to Ray Tune."""
+    if axis.kind == "choice":
+        return tune.choice(axis.told)
+    low, high = axis.values
+    assert isinstance(low, int | float) and isinstance(high, int | float)
+    ways: Any = (tune.lograndint, tune.randint) if axis.whole else (tune.loguniform, tune.uniform)
+    return ways[axis.kind == "uniform"](low, high + 1 if axis.whole else high)
+
+
+def grid(axes: Sequence[Axis], points: int) -> list[dict[str, Scalar]]:
+    """Every choice with so many points of each range, ends among them."""
+
+    def of(axis: Axis) -> list[Scalar]:
+        if axis.kind == "choice":
+            return list(axis.told)
+        low, high = axis.values
+        assert isinstance(low, int | float) and isinstance(high, int | float)
+        steps = [step / max(1, points - 1) for step in range(points)]
+        found = [low * (high / low) ** at if axis.kind == "log" else low + (high - low) * at for at in steps]
+        return list(dict.fromkeys(round(value) for value in found)) if axis.whole else list(found)
+
+    return [dict(zip((axis.path for axis in axes), one, strict=True)) for one in itertools.product(*map(of, axes))]
+
+
+def scheduler_of(search: SearchRun, axes: Sequence[Axis], rounds: int) -> TrialScheduler:
+    """Who stops trials before their last evaluation, or has them go on from others' weights."""
+    if search.scheduler == "asha":
+        return ASHAScheduler(
+            ROUND,
+            "score",
+            "min",
+            max_t=rounds,
+            grace_period=min(search.grace, rounds),
+            reduction_factor=search.reduction,
+        )
+    if search.scheduler == "hyperband":
+        return HyperBandScheduler(ROUND, "score", "min", max_t=rounds, reduction_factor=search.reduction)
+    if search.scheduler == "median":
+        return MedianStoppingRule(ROUND, "score", "min", grace_period=search.grace, min_samples_required=3)
+    if search.scheduler == "pbt":
+        return PopulationBasedTraining(
+            ROUND, "score", "min",
+            perturbation_interval=search.grace,
+            hyperparam_mutations={axis.path: domain_of(axis) for axis in axes},
+            require_attrs=True,
+        )  # fmt: skip
+    return FIFOScheduler()
+
+
+class Watch(Callback):
+    """Tells of what happens to trials."""
+
+    def __init__(self, told: Told) -> None:
+        self._told = told
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._told(trial, None, "began")
+
+    def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: dict, **info: Any) -> None:
+        self._told(trial, result, "reported")
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._told(trial, None, "ended")
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._told(trial, None, "failed")
+
+
+class Remembered(Callback):
+    """Keeps what a scheduler has seen with the experiment, which Ray Tune does not: its rungs survive the driver."""
+
+    def __init__(self, scheduler: TrialScheduler) -> None:
+        self._scheduler = scheduler
+
+    def get_state(self) -> dict:
+        """What the scheduler holds."""
+        return {"scheduler": pickle.dumps(vars(self._scheduler))}
+
+    def set_state(self, state: dict) -> None:
+        """The inverse."""
+        vars(self._scheduler).update(pickle.loads(state["scheduler"]))

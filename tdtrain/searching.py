@@ -1,0 +1,230 @@
+"""The job that searches: what trials share is made once, then Ray Tune tries values, then the best is measured.
+
+job -> corpus, teacher, labels -> trials -> outcome.json, best/, report.html -> (the best again, with fresh seeds)
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ray.tune.experiment import Trial
+
+from tdtrain.adapting import label_lines
+from tdtrain.adapting_documents import mend, write_examples
+from tdtrain.admission import check_models, check_place
+from tdtrain.config import DistillRun, LoraOcrRun
+from tdtrain.data.documents import read_pages
+from tdtrain.data.pack_options import PackOptions
+from tdtrain.models.causal import load_causal
+from tdtrain.options import Compute, evaluation_steps
+from tdtrain.page_readings import read_annotated_pages
+from tdtrain.pipeline import Job, Prepared, prepare
+from tdtrain.ray_start import SPARE_CPUS, connect, cores_of_machine
+from tdtrain.report.search import write_search_report
+from tdtrain.report.tracking import Tracker
+from tdtrain.search.fit_best import fit_best
+from tdtrain.search.outcome import Outcome, outcome_of, rows_of
+from tdtrain.search.runs import SearchRun
+from tdtrain.search.space import Axis, Scalar, Value, check_space, parse_axis, put
+from tdtrain.search.trials import Adapting, Searched, Trials, check_paths, is_shared, shared_key
+from tdtrain.search.tuner import tune_trials
+from tdtrain.stages import Opened, Stages
+from tdtrain.train.progress import Display
+
+
+def search_job(search: SearchRun, run: Searched) -> Outcome:
+    """Searches, and leaves outcome.json, best/ (the best trial's model) and report.html. The same search again resumes.
+
+    Raises: ValueError on what cannot work, before anything is trained.
+    """
+    axes = tuple(parse_axis(spec) for spec in search.axes)
+    check_paths(axes)
+    run = fixed(run)
+    check_space(run, axes)
+    check_place(search.output_dir)
+    hold(search, run)
+    if isinstance(run, DistillRun):
+        check_models(run)
+    resources = connect(at_least=SPARE_CPUS)
+    compute, at_once = room(search, run.compute, resources)
+    with Tracker(search.output_dir, search.tracking_uri, run_name=search.output_dir.name, resume=True) as tracker:
+        with Display() as display:
+            tracker.log_run({"search": search.model_dump(mode="json"), "run": run.model_dump(mode="json")})
+            place = Opened(display, tracker, resources.get("GPU", 0.0), cores_of_machine())
+            trials = Trials(run, axes, compute, share(search, run, axes, place))
+            base = {axis.path: told for axis in axes for told in [value_in(run, axis)] if told is not None}
+            planned = trials.plan({axis.path: axis.told[0] for axis in axes})
+            rounds = len(evaluation_steps(planned.run.optimisation, planned.total_steps))
+            check_measured(planned.validation)
+            display.say(
+                f"[bold]search[/bold]: {search.num_trials} trials, {at_once} at once with {compute.cpus:g} CPUs"
+                f"{f' and {compute.gpus:g} GPUs' if compute.gpus else ''} each, over {', '.join(map(str, axes))}"
+            )
+            began = time.perf_counter()
+            told = Told(display, tracker, search.num_trials, rounds)
+            done = tune_trials(search, trials, rounds, at_once, base if len(base) == len(axes) else {}, told)
+            rows = rows_of(done, search.objectives, rounds)
+            outcome = outcome_of(search, rows, rounds, time.perf_counter() - began)
+            publish_best(search, outcome, tracker)
+            fitted = fit_best(search, trials, outcome, at_once, base, told) if search.fit_best else None
+            (search.output_dir / "outcome.json").write_text(outcome.model_dump_json(indent=1))
+            write_search_report(search, run, outcome, fitted)
+            tracker.log_artifact(search.output_dir / "outcome.json")
+            tracker.log_artifact(search.output_dir / "report.html")
+            display.say(f"report: {search.output_dir / 'report.html'}")
+    return outcome
+
+
+def fixed(run: Searched) -> Searched:
+    """The job as trials take it: as many evaluations whatever its epochs, and no control, which nobody would use."""
+    changes: dict[str, Value] = {"optimisation.evaluations": run.optimisation.evaluations or max(
+        1, round(2 * run.optimisation.epochs)
+    )}  # fmt: skip
+    if isinstance(run, DistillRun):
+        changes["control"] = False
+    if run.compute.num_workers > 1:
+        raise ValueError(
+            f"num_workers={run.compute.num_workers}: a trial trains in one process; leave it out, and use more CPUs or "
+            "GPUs by trying more values at once"
+        )
+    return put(run, changes)
+
+
+def room(search: SearchRun, asked: Compute, resources: Mapping[str, float]) -> tuple[Compute, int]:
+    """What a trial gets, and how many run at once. Raises ValueError where not even one has room."""
+    cores, gpus = cores_of_machine(), resources.get("GPU", 0.0)
+    cpus = cores if cores is not None else resources.get("CPU", 1.0)
+    one = asked.on(gpus, None)
+    needs = {"CPU": (one.cpus, max(cpus, 1.0)), "GPU": (one.gpus, gpus)}
+    for kind, (needed, there) in needs.items():
+        if needed > there:
+            field = f"{kind.lower()}s_per_worker={needed:g}"
+            raise ValueError(f"{field}, and the cluster has {there:g} {kind}s, so that no trial could ever start")
+    most = int(min(there // needed for needed, there in needs.values() if needed))
+    at_once = max(1, min(search.trials_at_once or most, most, search.num_trials))
+    return asked.on(gpus, cores, at_once), at_once
+
+
+def hold(search: SearchRun, run: Searched) -> None:
+    """Takes the output folder for this search. Raises ValueError where it holds another, or cannot be written."""
+    ours = {
+        "search": search.model_dump(
+            mode="json",
+            exclude={
+                "output_dir",
+                "tracking_uri",
+                "register_model",
+                "dry_run",
+                "fit_best",
+                "fit_seeds",
+                "trials_at_once",
+            },
+        ),
+        "run": run.model_dump(mode="json", exclude={"output_dir", "tracking_uri", "compute"}),
+    }
+    held = search.output_dir / "search.json"
+    if held.exists() and json.loads(held.read_text()) != ours:
+        raise ValueError(f"output_dir={search.output_dir} holds another search; use another output_dir, or delete it")
+    try:
+        search.output_dir.mkdir(parents=True, exist_ok=True)
+        held.write_text(json.dumps(ours, indent=1))
+    except OSError as error:
+        raise ValueError(f"output_dir={search.output_dir} cannot be written ({error.strerror}); use another") from error
+
+
+def share(search: SearchRun, run: Searched, axes: Sequence[Axis], place: Opened) -> dict[str, Prepared | Adapting]:
+    """What trials share, made once for each combination of the values that change it."""
+    varying = [axis for axis in axes if is_shared(axis.path)]
+    ready = {}
+    for number, told in enumerate(itertools.product(*(axis.told for axis in varying))):
+        values = dict(zip((axis.path for axis in varying), told, strict=True))
+        one = put(run, {axis.path: axis.value_of(values[axis.path]) for axis in varying})
+        one = one.model_copy(update={"output_dir": search.output_dir / "shared" / str(number)})
+        if varying:
+            place.display.say(f"[bold]shared[/bold]: {', '.join(f'{path}={value}' for path, value in values.items())}")
+        ready[shared_key(axes, values)] = share_one(one, place)
+    return ready
+
+
+def share_one(run: Searched, place: Opened) -> Prepared | Adapting:
+    """Corpus, teacher, labels and the model as it begins, or a corpus of documents as tokens."""
+    run.output_dir.mkdir(parents=True, exist_ok=True)
+    if isinstance(run, DistillRun):
+        job = Job(run, place)
+        job.streamed = False
+        return prepare(job)[0]
+    stages = Stages(run, place)
+    if isinstance(run, LoraOcrRun):
+        manifest = stages.pack_corpus(need_labels=run.teacher.teacher_model is None)
+        return Adapting(manifest, labels=label_lines(run, stages, manifest))
+    manifest = stages.pack_corpus(need_labels=False, options=PackOptions(use_boxes=False))
+    texts = read_annotated_pages(stages, manifest, run.reader)
+    pages = [page for page in read_pages(manifest, texts) if page.truth is not None]
+    if run.lexicon:
+        mend(stages, pages)
+    write_examples(run, stages, pages, load_causal(run.model_name)[1], stages.output)
+    return Adapting(manifest, sequences=stages.output / "sequences")
+
+
+def check_measured(validation: Sequence[Any]) -> None:
+    """Raises ValueError where nothing could be compared."""
+    if not validation:
+        raise ValueError(
+            "score is never reported, for no page of the validation split is annotated; annotate more pages"
+        )
+
+
+def value_in(run: Searched, axis: Axis) -> Scalar:
+    """The value that a run has, as in `Axis.told`; None where the axis does not hold it."""
+    found: Any = run
+    for part in axis.path.split("."):
+        found = getattr(found, part)
+    if axis.kind == "choice":
+        found = list(found) if isinstance(found, tuple) else found
+        return axis.told[axis.values.index(found)] if found in axis.values else None
+    low, high = axis.values
+    return found if low <= found <= high else None  # type: ignore[operator]
+
+
+def publish_best(search: SearchRun, outcome: Outcome, tracker: Tracker) -> None:
+    """The model of the trial to take, in best/."""
+    if outcome.pick is None or (model := outcome.rows[outcome.pick].model) is None:
+        return
+    partial, best = search.output_dir / "best.partial", search.output_dir / "best"
+    for folder in (partial, best):
+        shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(model, partial)
+    partial.rename(best)
+    if search.register_model:
+        tracker.register_model(best, search.register_model)
+
+
+class Told:
+    """Shows how the search goes, and tracks each trial as a child of its MLflow run."""
+
+    def __init__(self, display: Display, tracker: Tracker, num_trials: int, rounds: int) -> None:
+        self._show = display.counting("trials", self._words)
+        self._display, self._tracker = display, tracker
+        self._num_trials, self._rounds = num_trials, rounds
+        self._best, self._ended = math.inf, 0
+        self._children = tracker.children()
+
+    def __call__(self, trial: Trial, figures: Mapping[str, Any] | None, what: str) -> None:
+        if what == "began":
+            self._children.begin(trial.trial_id, trial.config)
+        elif figures is not None:
+            self._best = min(self._best, figures.get("score", math.inf))
+            self._children.report(trial.trial_id, figures, figures["training_iteration"])
+        else:
+            self._ended += 1
+            self._children.end(trial.trial_id, failed=what == "failed")
+        self._show(self._ended, self._num_trials)
+
+    def _words(self) -> str:
+        return f"best score {self._best:.4f}" if math.isfinite(self._best) else ""
