@@ -231,6 +231,8 @@ class Compute(Frozen):
     """Spread a live teacher's weights over the workers (ZeRO-3), for one that does not fit beside the student."""
     placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
     """How Ray places the workers on nodes."""
+    worker_label: str | None = None
+    """KEY=VALUE: workers, not the driver, run only on nodes with this Ray label, such as ray.io/market-type=spot."""
     max_failures: int = Field(default=3, ge=0)
     """Worker failures after which the job gives up; before, it resumes from the last checkpoint."""
 
@@ -243,6 +245,11 @@ class Compute(Frozen):
     def cpus(self) -> float:
         """`cpus_per_worker`, one where it was left out and nobody has looked yet; see `on`."""
         return self.cpus_per_worker or 1.0
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """`worker_label`, as Ray selects nodes by it; empty where any node will do."""
+        return dict([self.worker_label.split("=", 1)]) if self.worker_label else {}
 
     @property
     def threads(self) -> int:
@@ -266,6 +273,8 @@ class Compute(Frozen):
     def _consistent(self) -> Self:
         if self.offload and not self.zero_stage:
             raise ValueError("offload=True needs DeepSpeed, but zero_stage=0 is plain torch; use zero_stage 1, 2 or 3")
+        if self.worker_label is not None and not all(self.worker_label.partition("=")):
+            raise ValueError(f"worker_label={self.worker_label} is no KEY=VALUE, such as ray.io/market-type=spot")
         return self
 
 

@@ -25,7 +25,7 @@ from tdtrain.models.causal import load_causal
 from tdtrain.options import Compute, evaluation_steps
 from tdtrain.page_readings import read_annotated_pages
 from tdtrain.pipeline import Job, Prepared, prepare
-from tdtrain.ray_start import SPARE_CPUS, connect, cores_of_machine
+from tdtrain.ray_start import SPARE_CPUS, check_label, connect, cores_of_machine
 from tdtrain.report.search import write_search_report
 from tdtrain.report.tracking import Tracker
 from tdtrain.search.fit_best import fit_best
@@ -51,13 +51,21 @@ def search_job(search: SearchRun, run: Searched) -> Outcome:
     hold(search, run)
     if isinstance(run, DistillRun):
         check_models(run)
-    resources = connect(at_least=SPARE_CPUS)
+    if search.scheduler == "pbt" and run.compute.num_workers > 1:
+        raise ValueError(
+            f"scheduler=pbt hands weights from process to process, and num_workers={run.compute.num_workers} would "
+            "spread them; leave num_workers out, or use another scheduler"
+        )
+    resources = connect(at_least=max(SPARE_CPUS, run.compute.num_workers * run.compute.cpus))
+    check_label(run.compute.labels)
     compute, at_once = room(search, run.compute, resources)
     with Tracker(search.output_dir, search.tracking_uri, run_name=search.output_dir.name, resume=True) as tracker:
         with Display() as display:
             tracker.log_run({"search": search.model_dump(mode="json"), "run": run.model_dump(mode="json")})
             place = Opened(display, tracker, resources.get("GPU", 0.0), cores_of_machine())
-            trials = Trials(run, axes, compute, share(search, run, axes, place))
+            trials = Trials(
+                run, axes, compute, share(search, run, axes, place), search.output_dir.absolute() / "workers"
+            )
             base = {axis.path: told for axis in axes for told in [value_in(run, axis)] if told is not None}
             planned = trials.plan({axis.path: axis.told[0] for axis in axes})
             rounds = len(evaluation_steps(planned.run.optimisation, planned.total_steps))
@@ -69,7 +77,7 @@ def search_job(search: SearchRun, run: Searched) -> Outcome:
             began = time.perf_counter()
             told = Told(display, tracker, search.num_trials, rounds)
             done = tune_trials(search, trials, rounds, at_once, base if len(base) == len(axes) else {}, told)
-            rows = rows_of(done, search.objectives, rounds)
+            rows = rows_of(done, search.objectives)
             outcome = outcome_of(search, rows, rounds, time.perf_counter() - began)
             publish_best(search, outcome, tracker)
             fitted = fit_best(search, trials, outcome, at_once, base, told) if search.fit_best else None
@@ -88,11 +96,6 @@ def fixed(run: Searched) -> Searched:
     )}  # fmt: skip
     if isinstance(run, DistillRun):
         changes["control"] = False
-    if run.compute.num_workers > 1:
-        raise ValueError(
-            f"num_workers={run.compute.num_workers}: a trial trains in one process; leave it out, and use more CPUs or "
-            "GPUs by trying more values at once"
-        )
     return put(run, changes)
 
 
@@ -101,10 +104,11 @@ def room(search: SearchRun, asked: Compute, resources: Mapping[str, float]) -> t
     cores, gpus = cores_of_machine(), resources.get("GPU", 0.0)
     cpus = cores if cores is not None else resources.get("CPU", 1.0)
     one = asked.on(gpus, None)
-    needs = {"CPU": (one.cpus, max(cpus, 1.0)), "GPU": (one.gpus, gpus)}
+    workers = max(1, asked.num_workers)
+    needs = {"CPU": (workers * one.cpus, max(cpus, 1.0)), "GPU": (workers * one.gpus, gpus)}
     for kind, (needed, there) in needs.items():
         if needed > there:
-            field = f"{kind.lower()}s_per_worker={needed:g}"
+            field = f"num_workers={workers} with {kind.lower()}s_per_worker={needed / workers:g}"
             raise ValueError(f"{field}, and the cluster has {there:g} {kind}s, so that no trial could ever start")
     most = int(min(there // needed for needed, there in needs.values() if needed))
     at_once = max(1, min(search.trials_at_once or most, most, search.num_trials))

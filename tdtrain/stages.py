@@ -45,10 +45,11 @@ def opened(run: TrainingRun) -> Iterator[Opened]:
     gpus = 0.0
     there: int | None = cores()
     if run.compute.num_workers > 0:
-        from tdtrain.ray_start import connect, cores_of_machine
+        from tdtrain.ray_start import check_label, connect, cores_of_machine
 
         reserved = run.compute.num_workers * run.compute.cpus * run.models_at_once
         gpus, there = connect(at_least=max(2, reserved)).get("GPU", 0.0), cores_of_machine()
+        check_label(run.compute.labels)
     name, begun = run.output_dir.name, (run.output_dir / "run.json").exists()
     with Tracker(run.output_dir, run.tracking_uri, run_name=name, resume=begun) as tracker, Display() as display:
         tracker.log_run(run.model_dump(mode="json"))

@@ -46,7 +46,7 @@ def fit_best(
         told,
         values={"number": tune.grid_search(list(range(len(jobs))))},
     )
-    rows = sorted(rows_of(done, ("score",), outcome.rounds), key=lambda row: int(row.values["number"] or 0))
+    rows = sorted(rows_of(done, ("score",)), key=lambda row: int(row.values["number"] or 0))
     by_arm = {arm: rows[place * len(seeds) : (place + 1) * len(seeds)] for place, arm in enumerate(arms)}
     scores = {arm: tuple(row.figures.get("score") for row in own) for arm, own in by_arm.items()}
     known = [score for score in scores["best"] if score is not None]

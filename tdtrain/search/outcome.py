@@ -107,12 +107,12 @@ class Fitted(BaseModel):
     p_value: float | None = None
 
 
-def rows_of(trials: Sequence[TuneTrial], objectives: Sequence[str], rounds: int) -> list[Row]:
+def rows_of(trials: Sequence[TuneTrial], objectives: Sequence[str]) -> list[Row]:
     """What Ray Tune knows of trials, as rows in the order in which they were made."""
-    return [_row(number, trial, objectives, rounds) for number, trial in enumerate(trials)]
+    return [_row(number, trial, objectives) for number, trial in enumerate(trials)]
 
 
-def _row(number: int, trial: TuneTrial, objectives: Sequence[str], rounds: int) -> Row:
+def _row(number: int, trial: TuneTrial, objectives: Sequence[str]) -> Row:
     reports = _reports(Path(str(trial.local_path)) / "result.json")
     last = reports[-1] if reports else {}
     reason = last.get("failure")
@@ -120,8 +120,7 @@ def _row(number: int, trial: TuneTrial, objectives: Sequence[str], rounds: int) 
         reason = _last_line(Path(str(trial.error_file)) if trial.error_file else None)
     figures = {name: float(last[name]) for name in objectives if math.isfinite(last.get(name, math.nan))}
     seen = [one for one in reports if math.isfinite(one.get("score", math.nan))]
-    came_to = seen[-1]["training_iteration"] if seen else 0
-    status: Status = "finished" if came_to >= rounds else "stopped early"
+    status: Status = "finished" if last.get("complete") else "stopped early"
     if reason is not None:
         status, figures = "failed", {}
     elif trial.status != "TERMINATED":
@@ -139,7 +138,7 @@ def _row(number: int, trial: TuneTrial, objectives: Sequence[str], rounds: int) 
         ),
         in_steps_s=last.get("in_steps_s", 0.0),
         in_trial_s=last.get("time_total_s", 0.0),
-        model=best_model(trial),
+        model=last.get("model") or best_model(trial),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,6 +67,8 @@ def parse_axis(spec: str) -> Axis:
     if len(values) != 2 or any(isinstance(value, bool) or not isinstance(value, int | float) for value in values):
         raise ValueError(f"space={spec!r} needs two numbers, LOW and HIGH")
     low, high = values
+    if not all(math.isfinite(value) for value in values):  # type: ignore[arg-type]
+        raise ValueError(f"space={spec!r} is not finite; give two numbers")
     if not low < high:  # type: ignore[operator]
         raise ValueError(f"space={spec!r} is empty: {low} is not less than {high}")
     if kind == "log" and low <= 0:  # type: ignore[operator]

@@ -1,4 +1,5 @@
-"""One trial: a training in the process that Ray Tune gave it, which reports at every evaluation."""
+"""One trial: a training in the process that Ray Tune gave it, or by workers that it drives, reported evaluation by
+evaluation."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,63 +41,83 @@ def run_trial(values: dict[str, Any], trials: Trials, objectives: Sequence[str])
     """
     began = time.perf_counter()
     told = dict(values)
+    seed = told.pop(SEED, None)
     try:
-        job = trials.plan(told, told.pop(SEED, None))
-        with alone(job.run.compute):
-            job.work(TuneContext(job, objectives, began))
+        job = trials.plan(told, seed)
+        figures = Figures(job, objectives, began)
+        if job.run.compute.num_workers > 1:
+            fit_with_workers(job, trials.folder / tune.get_context().get_trial_id(), figures)
+        else:
+            with alone(job.run.compute):
+                job.work(TuneContext(job, figures))
     except (Diverged, ValueError, torch.OutOfMemoryError, MemoryError) as error:
         tune.report(dict.fromkeys({"score", *objectives}, math.inf) | {"failure": str(error) or type(error).__name__})
 
 
-class TuneContext:
-    """One worker, which is the trial's only one."""
+def fit_with_workers(job: Job | LanguageJob, folder: Path, figures: Figures) -> None:
+    """Trains with Ray Train's workers, which this process only drives; goes on with what lies in the folder."""
+    from tdtrain.train.on_ray import fit_on_ray
 
-    rank = 0
-    world_size = 1
+    placed = job.run.model_copy(update={"storage": str(folder / "checkpoints")})
+    job = replace(job, run=placed)  # type: ignore[arg-type]
+    last: list[Record] = []
+
+    def watch(_: str, record: Record, total_steps: int) -> None:
+        figures.see(record)
+        if record.score is None:
+            return
+        last[:] = [record]
+        if record.step < total_steps:  # the last one when its weights are in their place
+            tune.report(figures.at(record, complete=False))
+
+    fit_on_ray(job, folder / "model", watch)
+    tune.report(figures.at(last[0], complete=True, model=folder / "model") | {"model": str(folder / "model")})
+
+
+class Figures:
+    """What a trial reports."""
 
     def __init__(self, job: Job | LanguageJob, objectives: Sequence[str], began: float) -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._job, self._objectives, self._began = job, objectives, began
         self._in_steps_s = 0.0
+        self._best = math.inf
         self._about: dict[str, float] = {}
 
-    def batches(self, first_step: int) -> Iterator[dict[str, np.ndarray]]:
-        return stream(self._job.plan, self._job.recipe, first_step, self._job.total_steps)
-
-    def track(self, record: Record) -> None:
+    def see(self, record: Record) -> None:
+        """A training step."""
         self._in_steps_s += self._job.run.optimisation.batch_size / max(record.images_per_s, 1e-9)
 
-    def commit(self, state: State, fill: Callable[[Path], None]) -> None:
-        last = state.history[-1]
-        if state.best_score is None:
+    def at(
+        self, record: Record, complete: bool, best: float | None = None, model: Path | None = None
+    ) -> dict[str, Any]:
+        """The figures of an evaluation.
+
+        Args:
+            complete: training ends here by itself.
+            best: score so far, where an earlier process saw some of it.
+            model: folder of the weights.
+
+        Raises: ValueError where nothing was measured.
+        """
+        if record.score is None:
             raise ValueError(
                 "score is never reported, for no page of the validation split is annotated; annotate some pages"
             )
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            fill(folder)
-            if not self._about:
-                self._about = self._measure(folder / "model")
-            figures = {
-                "score": state.best_score,
-                "now": last.score,
-                "loss": last.loss,
-                "images_per_s": last.images_per_s,
-                "epoch": last.epoch,
-                "step": state.step,
-                "in_steps_s": self._in_steps_s,
-                "in_trial_s": time.perf_counter() - self._began,
-            }
-            tune.report(figures | self._about, checkpoint=tune.Checkpoint.from_directory(name))
-
-    @contextlib.contextmanager
-    def resume(self) -> Iterator[Path | None]:
-        committed = tune.get_checkpoint()
-        if committed is None:
-            yield None
-        else:
-            with committed.as_directory() as folder:
-                yield Path(folder)
+        self._best = min(self._best, record.score, math.inf if best is None else best)
+        if model is not None and not self._about:
+            self._about = self._measure(model)
+        return {
+            "score": self._best,
+            "now": record.score,
+            "loss": record.loss,
+            "images_per_s": record.images_per_s,
+            "epoch": record.epoch,
+            "step": record.step,
+            "complete": complete,
+            "in_steps_s": self._in_steps_s,
+            "in_trial_s": time.perf_counter() - self._began,
+            **self._about,
+        }
 
     def _measure(self, model: Path) -> dict[str, float]:
         """What does not change while a model is trained."""
@@ -105,6 +127,41 @@ class TuneContext:
             timing = time_readers({"it": load_reader(str(model)).frozen()}, images)["it"]
             about["ms_per_line"] = timing.ms_per_line_p50
         return about
+
+
+class TuneContext:
+    """One worker, which is the trial's only one."""
+
+    rank = 0
+    world_size = 1
+
+    def __init__(self, job: Job | LanguageJob, figures: Figures) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._job, self._figures = job, figures
+
+    def batches(self, first_step: int) -> Iterator[dict[str, np.ndarray]]:
+        return stream(self._job.plan, self._job.recipe, first_step, self._job.total_steps)
+
+    def track(self, record: Record) -> None:
+        self._figures.see(record)
+
+    def commit(self, state: State, fill: Callable[[Path], None]) -> None:
+        patience = self._job.run.optimisation.patience
+        done = state.step >= self._job.total_steps
+        done = done or (patience is not None and state.evaluations_without_gain >= patience)
+        with tempfile.TemporaryDirectory() as name:
+            fill(Path(name))
+            figures = self._figures.at(state.history[-1], done, state.best_score, Path(name) / "model")
+            tune.report(figures, checkpoint=tune.Checkpoint.from_directory(name))
+
+    @contextlib.contextmanager
+    def resume(self) -> Iterator[Path | None]:
+        committed = tune.get_checkpoint()
+        if committed is None:
+            yield None
+        else:
+            with committed.as_directory() as folder:
+                yield Path(folder)
 
 
 def num_stored(folder: Path) -> int:

@@ -52,12 +52,14 @@ class Trials:
     Attributes:
         run: the job as it was given.
         ready: what trials share, by the values of those axes that change it, see `shared_key`.
+        folder: where trials of several workers keep their checkpoints and weights, in a folder of their own each.
     """
 
     run: Searched
     axes: tuple[Axis, ...]
     compute: Compute
     ready: Mapping[str, Prepared | Adapting]
+    folder: Path
 
     def plan(self, told: Mapping[str, Scalar], seed: int | None = None) -> Job | LanguageJob:
         """The training of a trial, planned. Raises ValueError on what cannot work."""

@@ -14,7 +14,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import RDBStorage
 from ray import tune
-from ray.tune import Callback, ResumeConfig
+from ray.tune import Callback, PlacementGroupFactory, ResumeConfig
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import (
     ASHAScheduler,
@@ -27,6 +27,7 @@ from ray.tune.schedulers import (
 from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.sample import Domain
 
+from tdtrain.options import Compute
 from tdtrain.search.outcome import storage_of
 from tdtrain.search.runs import SearchRun
 from tdtrain.search.space import Axis, Scalar
@@ -35,6 +36,8 @@ from tdtrain.search.trials import Trials
 
 ROUND = "training_iteration"
 """Tune's name of an evaluation's number."""
+AGAIN = ResumeConfig(errored=ResumeConfig.ResumeType.RESUME)  # type: ignore[arg-type]
+"""Who resumes tries again what failed."""
 Told = Callable[[Trial, Mapping[str, Any] | None, str], None]
 """Told of a trial that began ("began"), reported ("reported", with its figures), ended or failed."""
 
@@ -96,9 +99,9 @@ def run_all(
         mode=None if searcher or scheduler.__class__ is not FIFOScheduler else "min",
         search_alg=searcher,
         scheduler=scheduler,
-        resources_per_trial={"cpu": compute.cpus, "gpu": compute.gpus},
+        resources_per_trial=resources_of(compute),
         max_concurrent_trials=at_once,
-        reuse_actors=True,
+        reuse_actors=compute.num_workers < 2,
         checkpoint_config=tune.CheckpointConfig(
             num_to_keep=2, checkpoint_score_attribute="now", checkpoint_score_order="min"
         ),
@@ -106,11 +109,20 @@ def run_all(
         raise_on_failed_trial=False,
         trial_dirname_creator=lambda trial: trial.trial_id,
         callbacks=[Watch(told), Remembered(scheduler)],
-        resume_config=ResumeConfig(errored=ResumeConfig.ResumeType.RESUME) if begun else None,
+        resume_config=AGAIN if begun else None,
         resume=True if begun else None,
         verbose=0,
     )
     return done.trials
+
+
+def resources_of(compute: Compute) -> PlacementGroupFactory:
+    """What Ray Tune reserves for a trial: all that it trains with, or next to nothing where Ray Train's workers do."""
+    if compute.num_workers > 1:
+        return PlacementGroupFactory([{"CPU": 0}])
+    needs = {"CPU": compute.cpus} | ({"GPU": compute.gpus} if compute.gpus else {})
+    where: dict[str, Any] = {"bundle_label_selector": [compute.labels]} if compute.labels else {}
+    return PlacementGroupFactory([needs], **where)
 
 
 def searcher_of(search: SearchRun, axes: Sequence[Axis], points: list[dict[str, Scalar]]) -> OptunaSearch:
@@ -128,21 +140,24 @@ def searcher_of(search: SearchRun, axes: Sequence[Axis], points: list[dict[str, 
         "grid": lambda: optuna.samplers.RandomSampler(seed=search.search_seed),
     }
     storage = RDBStorage(storage_of(search))
-    check_study(storage, search, axes)
+    begun = check_study(storage, search, axes)
     objectives: Any = list(search.objectives) if len(search.objectives) > 1 else search.objectives[0]
     return OptunaSearch(
         {axis.path: distribution_of(axis) for axis in axes},
         metric=objectives,
         mode=["min"] * len(search.objectives) if len(search.objectives) > 1 else "min",
-        points_to_evaluate=points,
+        points_to_evaluate=[] if begun else points,
         sampler=samplers[search.searcher](),
         study_name=search.study_name,
         storage=storage,
     )
 
 
-def check_study(storage: RDBStorage, search: SearchRun, axes: Sequence[Axis]) -> None:
-    """Names the study's space in it. Raises ValueError where it is another one's."""
+def check_study(storage: RDBStorage, search: SearchRun, axes: Sequence[Axis]) -> bool:
+    """Names the study's space in it. Returns whether values were picked in it before.
+
+    Raises: ValueError where it is one of another space.
+    """
     directions = [optuna.study.StudyDirection.MINIMIZE] * len(search.objectives)
     study = optuna.create_study(
         storage=storage, study_name=search.study_name, directions=directions, load_if_exists=True
@@ -155,6 +170,7 @@ def check_study(storage: RDBStorage, search: SearchRun, axes: Sequence[Axis]) ->
             "this one another name with --study, or use another output_dir"
         )
     study.set_user_attr("space", mine)
+    return bool(study.trials)
 
 
 def distribution_of(axis: Axis) -> BaseDistribution:

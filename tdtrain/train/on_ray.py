@@ -51,6 +51,7 @@ def fit_on_ray(job: Job | LanguageJob, output: Path, watch: Watch) -> None:
             use_gpu=compute.gpus > 0,
             resources_per_worker={"CPU": compute.cpus} | ({"GPU": compute.gpus} if compute.gpus else {}),
             placement_strategy=compute.placement,
+            label_selector=compute.labels or None,  # type: ignore[call-arg]
         ),
         # A callable is asked again at each start of the workers: a resumed run reads only what is left.
         datasets={"train": partial(what_is_left, job.plan, job.recipe, job.total_steps, compute.num_workers, record)},

@@ -1,0 +1,150 @@
+"""A search as a user runs it: killed and gone on with, by population, and its page in a browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.corpora import line_corpus
+
+pytestmark = pytest.mark.ray
+ROOT = Path(__file__).parents[2]
+JOB = (
+    "--model_name", "ppocrv6-tiny", "--rank", "2", "--target_modules", "all", "--epochs", "1", "--batch_size", "16",
+    "--learning_rate", "1e-4", "--max_evaluation_lines", "40",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return line_corpus(tmp_path_factory.mktemp("search") / "corpus", annotated=90, num=90)
+
+
+def command(out: Path, corpus: Path, search: tuple[str, ...], evaluations: int = 2) -> list[str]:
+    job = ("--dataset_path", str(corpus), "--evaluations", str(evaluations), *JOB)
+    told = ("--job", "lora_ocr", "--output_dir", str(out), *search)
+    return [sys.executable, "rayjobs/tune.py", *told, "--", *job]
+
+
+def run(told: list[str]) -> str:
+    done = subprocess.run(told, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
+    return done.stdout + done.stderr
+
+
+def kill(process: subprocess.Popen) -> None:
+    """As the kernel would: the driver, and then what it had started."""
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    for child in family:
+        if child.is_running():
+            child.kill()
+    psutil.wait_procs(family, timeout=30)
+
+
+@pytest.fixture(scope="module")
+def killed(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str], dict]:
+    """A search whose driver was killed after its first trial had ended, and which was then run to its end: its folder,
+    what finished trials had reported before, and the outcome."""
+    out = tmp_path_factory.mktemp("killed") / "out"
+    space = ("--space", "optimisation.learning_rate=log(1e-5, 1e-3)", "lora.rank=choice(2, 4)")
+    told = command(out, corpus, ("--num_trials", "3", "--searcher", "random", "--scheduler", "none", *space))
+    log = out.parent / "log.txt"
+    with log.open("w") as file:
+        process = subprocess.Popen(told, cwd=ROOT, stdout=file, stderr=file)
+        try:
+            until = time.monotonic() + 600
+            while not re.search(r"trials  [1-9]/3", log.read_text()):
+                assert process.poll() is None and time.monotonic() < until, log.read_text()[-3000:]
+                time.sleep(0.2)
+        finally:
+            kill(process)
+    reports = (out / "trials").glob("*/result.json")
+    before = {path.parent.name: path.read_text() for path in reports if '"complete": true' in path.read_text()}
+    run(told)
+    return out, before, json.loads((out / "outcome.json").read_text())
+
+
+def test_a_killed_search_goes_on_and_repeats_no_finished_trial(killed: tuple[Path, dict[str, str], dict]) -> None:
+    out, before, outcome = killed
+    rows = outcome["rows"]
+    assert len(rows) == 3 == len({row["trial"] for row in rows}) == len(list((out / "trials").glob("*/result.json")))
+    assert [row["status"] for row in rows] == ["finished"] * 3
+    assert before
+    for name, text in before.items():
+        assert (out / "trials" / name / "result.json").read_text() == text
+    assert [point["round"] for row in rows for point in row["points"]] == [1, 2] * 3
+    # The values are those that nobody's kill would have changed: the job's own, then what chance of this seed draws.
+    assert rows[0]["values"] == {"optimisation.learning_rate": 1e-4, "lora.rank": 2}
+    assert len({row["values"]["optimisation.learning_rate"] for row in rows}) == 3
+    best = min(rows, key=lambda row: row["figures"]["score"])
+    assert outcome["pick"] == best["number"] and (out / "best" / "adapter_model.safetensors").exists()
+
+
+def test_each_trial_is_in_mlflow_below_the_search_in_optunas_study_and_in_tensorboard(
+    killed: tuple[Path, dict[str, str], dict],
+) -> None:
+    out, _, outcome = killed
+    store = sqlite3.connect(out / "mlflow.db")
+    parent = json.loads((out / "mlflow_run.json").read_text())["run_id"]
+    children = store.execute(
+        "select r.run_uuid, r.name, r.status from runs r join tags t on t.run_uuid = r.run_uuid "
+        "where t.key = 'mlflow.parentRunId' and t.value = ?", (parent,),
+    ).fetchall()  # fmt: skip
+    assert sorted(name for _, name, _ in children) == sorted(row["trial"] for row in outcome["rows"])
+    assert {status for *_, status in children} == {"FINISHED"}
+    for uuid, name, _ in children:
+        row = next(row for row in outcome["rows"] if row["trial"] == name)
+        told = dict(store.execute("select key, value from params where run_uuid = ?", (uuid,)))
+        assert told == {key: str(value) for key, value in row["values"].items()}
+        last = store.execute("select value from latest_metrics where run_uuid = ? and key = 'score'", (uuid,))
+        assert last.fetchone()[0] == pytest.approx(row["figures"]["score"])
+    study = sqlite3.connect(out / "study.db")
+    finished = study.execute("select count(*) from trials where state = 'COMPLETE'").fetchone()[0]
+    assert finished == 3
+    assert len(list((out / "trials").glob("*/events.out.tfevents.*"))) >= 3
+
+
+def test_the_page_opens_in_a_browser_and_shows_every_value(killed: tuple[Path, dict[str, str], dict]) -> None:
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium here to open the page with")
+    out, _, outcome = killed
+    flags = ("--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--virtual-time-budget=2000")
+    shown = subprocess.run(
+        [browser, *flags, "--dump-dom", (out / "report.html").as_uri()], capture_output=True, text=True, timeout=120,
+        check=True,
+    )  # fmt: skip
+    assert "CONSOLE" not in shown.stderr
+    for row in outcome["rows"]:
+        assert f'class="trial-{row["number"]}' in shown.stdout
+        assert f"{row['values']['optimisation.learning_rate']:.3g}" in shown.stdout
+
+
+def test_a_trial_goes_on_from_anothers_weights_where_the_schedule_was(corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    space = ("--space", "optimisation.learning_rate=log(1e-6, 3e-3)")
+    run(command(out, corpus, ("--num_trials", "4", "--scheduler", "pbt", *space), evaluations=4))
+    policies = [json.loads(line) for line in (out / "trials" / "pbt_global.txt").read_text().splitlines()]
+    assert policies
+    _, _, follower, donor, step, _, old, new = policies[0] if len(policies[0]) == 8 else (None, None, *policies[0])
+    assert old != new and step >= 1
+    histories = {
+        path.parents[1].name: json.loads(path.read_text())["history"]
+        for path in sorted((out / "trials").glob("*/checkpoint_*/progress.json"))
+    }
+    mine, theirs = (next(own for name, own in histories.items() if name in tag) for tag in (follower, donor))
+    shared = [a for a, b in zip(mine, theirs, strict=False) if a == b]
+    assert shared and mine[: len(shared)] == theirs[: len(shared)]
+    assert [record["step"] for record in mine] == list(range(1, len(mine) + 1))
