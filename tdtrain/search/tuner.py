@@ -36,6 +36,8 @@ from tdtrain.search.trials import Trials
 
 ROUND = "training_iteration"
 """Tune's name of an evaluation's number."""
+DRIVER_BYTES = 500_000_000
+"""That the driver of a trial reserves: it trains nothing, and needs no CPU of its own."""
 AGAIN = ResumeConfig(errored=ResumeConfig.ResumeType.RESUME)  # type: ignore[arg-type]
 """Who resumes tries again what failed."""
 Told = Callable[[Trial, Mapping[str, Any] | None, str], None]
@@ -117,9 +119,11 @@ def run_all(
 
 
 def resources_of(compute: Compute) -> PlacementGroupFactory:
-    """What Ray Tune reserves for a trial: all that it trains with, or next to nothing where Ray Train's workers do."""
+    """What Ray Tune reserves for a trial: all that it trains with, or, where workers do, a place for their driver, away
+    from the nodes that have their label."""
     if compute.num_workers > 1:
-        return PlacementGroupFactory([{"CPU": 0}])
+        away = {key: f"!{value}" for key, value in compute.labels.items()}
+        return PlacementGroupFactory([{"memory": DRIVER_BYTES}], **({"bundle_label_selector": [away]} if away else {}))
     needs = {"CPU": compute.cpus} | ({"GPU": compute.gpus} if compute.gpus else {})
     where: dict[str, Any] = {"bundle_label_selector": [compute.labels]} if compute.labels else {}
     return PlacementGroupFactory([needs], **where)

@@ -186,7 +186,8 @@ def test_a_trial_reserves_all_that_it_trains_with_where_its_label_is() -> None:
     compute = put(DistillRun(), {"compute.gpus_per_worker": 0.5, "compute.worker_label": "pool=spot"}).compute
     needed = resources_of(compute)
     assert needed.bundles == [{"CPU": 1.0, "GPU": 0.5}]
-    assert "pool" in str(needed._bound) and "spot" in str(needed._bound)
-    assert resources_of(put(DistillRun(), {"compute.num_workers": 4}).compute).bundles == [{}]
+    assert needed._kwargs == {"bundle_label_selector": [{"pool": "spot"}]}
+    driver = resources_of(put(DistillRun(), {"compute.num_workers": 4, "compute.worker_label": "pool=spot"}).compute)
+    assert set(driver.bundles[0]) == {"memory"} and driver._kwargs == {"bundle_label_selector": [{"pool": "!spot"}]}
     with pytest.raises(ValueError, match=r"worker_label=spot is no KEY=VALUE"):
         put(DistillRun(), {"compute.worker_label": "spot"})
