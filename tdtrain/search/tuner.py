@@ -123,9 +123,10 @@ def resources_of(compute: Compute) -> PlacementGroupFactory:
     from the nodes that have their label."""
     if compute.num_workers > 1:
         away = {key: f"!{value}" for key, value in compute.labels.items()}
-        return PlacementGroupFactory([{"memory": DRIVER_BYTES}], **({"bundle_label_selector": [away]} if away else {}))
+        where: dict[str, Any] = {"bundle_label_selector": [away]} if away else {}
+        return PlacementGroupFactory([{"memory": DRIVER_BYTES}], **where)
     needs = {"CPU": compute.cpus} | ({"GPU": compute.gpus} if compute.gpus else {})
-    where: dict[str, Any] = {"bundle_label_selector": [compute.labels]} if compute.labels else {}
+    where = {"bundle_label_selector": [compute.labels]} if compute.labels else {}
     return PlacementGroupFactory([needs], **where)
 
 
