@@ -13,6 +13,7 @@ from tdtrain.data.annotation import LABELLED_BY
 from tdtrain.data.corpus import FAILED, images_of, scan_annotations, write_failed
 from tdtrain.data.rows import content_id
 from tdtrain.data.storage import Folder, absolute, open_folder
+from tdtrain.gauges import gauge
 from tdtrain.page_asker import LEFT, QUESTION, PageAsker, expected, service_of, threads, voters
 from tdtrain.ray_map import Task, map_tasks
 from tdtrain.teachers.services.answers import Answers, key_of
@@ -72,7 +73,7 @@ def ask_pages(run: AskRun) -> Asked:
     if run.batches or not missing:  # nobody is asked about one page
         run = run.model_copy(update={"num_workers": 0})
     estimate = cost_of(expected(run), run.price) * len(to_ask)
-    with Display() as display:
+    with Display(run.output_dir.rstrip("/").rsplit("/", 1)[-1]) as display:
         words = f"; they may cost {estimate:.2f} US dollars" if estimate else ""
         display.say(
             f"{len(images):,} pages, {missing:,} of them without an answer of {service.question.service}{words}"
@@ -96,6 +97,7 @@ def ask_pages(run: AskRun) -> Asked:
             pages += [LabelledPage.model_validate_json(page) for page in outcome["pages"] if page]
             ended += len(outcome["images"])
             counting(ended, len(images))
+            gauge("spend_usd", desk.counts().cost_usd, display.run, "ask")
         failed |= {image: why for image, why in reasons.items() if why and not why.startswith(LEFT)}
         left = sum(why.startswith(LEFT) for why in reasons.values())
         write_failed(out, failed)

@@ -61,7 +61,7 @@ def predict(run: PredictRun) -> Predicted:
         from tdtrain.ray_start import connect
 
         connect()
-    with Display() as display:
+    with Display(Path(run.output_dir).name) as display:
         counting = display.counting("predict", "images")
         done = written = 0
         arguments, cpus, gpus = (predictor.run,), run.cpus_per_worker, run.gpus_per_worker

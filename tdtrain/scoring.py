@@ -30,7 +30,10 @@ def score(run: EvaluateRun) -> Results:
     manifest = _packed(run)
     splits = _splits(run, manifest)
     models = {"student": run.model} | ({"baseline": run.baseline} if run.baseline else {})
-    with Tracker(run.output_dir, run.tracking_uri, run_name=run.output_dir.name) as tracker, Display() as display:
+    with (
+        Tracker(run.output_dir, run.tracking_uri, run_name=run.output_dir.name) as tracker,
+        Display(run.output_dir.name) as display,
+    ):
         tracker.log_run(run.model_dump(mode="json"))
         counting = display.counting("evaluate", "shards, by reader")
         limit, workers, gpus = run.max_evaluation_lines, run.num_workers, run.gpus_per_worker

@@ -21,6 +21,7 @@ from tdtrain.admission import check_models, check_place
 from tdtrain.config import DistillRun, LoraOcrRun
 from tdtrain.data.documents import read_pages
 from tdtrain.data.pack_options import PackOptions
+from tdtrain.gauges import gauge
 from tdtrain.models.causal import load_causal
 from tdtrain.options import Compute, evaluation_steps
 from tdtrain.page_readings import read_annotated_pages
@@ -60,7 +61,7 @@ def search_job(search: SearchRun, run: Searched) -> Outcome:
     check_label(run.compute.labels)
     compute, at_once = room(search, run.compute, resources)
     with Tracker(search.output_dir, search.tracking_uri, run_name=search.output_dir.name, resume=True) as tracker:
-        with Display() as display:
+        with Display(search.output_dir.name) as display:
             tracker.log_run({"search": search.model_dump(mode="json"), "run": run.model_dump(mode="json")})
             place = Opened(display, tracker, resources.get("GPU", 0.0), cores_of_machine())
             trials = Trials(
@@ -75,7 +76,7 @@ def search_job(search: SearchRun, run: Searched) -> Outcome:
                 f"{f' and {compute.gpus:g} GPUs' if compute.gpus else ''} each, over {', '.join(map(str, axes))}"
             )
             began = time.perf_counter()
-            told = Told(display, tracker, search.num_trials, rounds)
+            told = Told(display, tracker, search.num_trials, search.output_dir.name)
             done = tune_trials(search, trials, rounds, at_once, base if len(base) == len(axes) else {}, told)
             rows = rows_of(done, search.objectives)
             outcome = outcome_of(search, rows, rounds, time.perf_counter() - began)
@@ -212,10 +213,10 @@ def publish_best(search: SearchRun, outcome: Outcome, tracker: Tracker) -> None:
 class Told:
     """Shows how the search goes, and tracks each trial as a child of its MLflow run."""
 
-    def __init__(self, display: Display, tracker: Tracker, num_trials: int, rounds: int) -> None:
+    def __init__(self, display: Display, tracker: Tracker, num_trials: int, run: str) -> None:
         self._show = display.counting("trials", self._words)
-        self._display, self._tracker = display, tracker
-        self._num_trials, self._rounds = num_trials, rounds
+        self._run = run
+        self._num_trials = num_trials
         self._best, self._ended = math.inf, 0
         self._children = tracker.children()
 
@@ -224,6 +225,7 @@ class Told:
             self._children.begin(trial.trial_id, trial.config)
         elif figures is not None:
             self._best = min(self._best, figures.get("score", math.inf))
+            gauge("score", self._best, self._run, "best trial")
             self._children.report(trial.trial_id, figures, figures["training_iteration"])
         else:
             self._ended += 1

@@ -51,7 +51,7 @@ def opened(run: TrainingRun) -> Iterator[Opened]:
         gpus, there = connect(at_least=max(2, reserved)).get("GPU", 0.0), cores_of_machine()
         check_label(run.compute.labels)
     name, begun = run.output_dir.name, (run.output_dir / "run.json").exists()
-    with Tracker(run.output_dir, run.tracking_uri, run_name=name, resume=begun) as tracker, Display() as display:
+    with Tracker(run.output_dir, run.tracking_uri, run_name=name, resume=begun) as tracker, Display(name) as display:
         tracker.log_run(run.model_dump(mode="json"))
         yield Opened(display, tracker, gpus, there)
 

@@ -18,6 +18,7 @@ from tdtrain.data.batches import open_table
 from tdtrain.data.manifest import load_manifest
 from tdtrain.data.rows import content_id
 from tdtrain.data.storage import absolute, open_folder
+from tdtrain.gauges import gauge
 from tdtrain.models.load import load_reader
 from tdtrain.models.trocr import TrOCRReader
 from tdtrain.precision import Precision
@@ -114,6 +115,7 @@ def label(job: LabelJob, actors: int, progress: Callable[[int, int], None], gpus
     begun = begin(job)
     total = sum(shard.num_rows for shard in shards)
     done = total - sum(shard.num_rows for shard in shards if shard.path in missing)
+    gauge("label_hits", done, job.fingerprint[:12], "label")
     for num_rows in _run(job, missing, actors, gpus):
         done += num_rows
         progress(done, total)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from tdtrain.gauges import gauge
 from tdtrain.train.state import Record
 
 LOG_EVERY_S = 20.0
@@ -18,7 +19,11 @@ LOG_EVERY_S = 20.0
 class Display:
     """A context manager; call it as a `Watch`. Safe to call from several threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, run: str = "") -> None:
+        """Args:
+        run: its name, for those who watch from elsewhere.
+        """
+        self.run = run
         self._console = Console(file=sys.stderr)
         self._bars = Progress(
             TextColumn("{task.description:>10}"),
@@ -48,6 +53,9 @@ class Display:
             self._validation[name] = f"  CER {record.validation_cer:.2%}"
         elif record.validation_loss is not None:
             self._validation[name] = f"  validation loss {record.validation_loss:.3f}"
+        for figure in ("images_per_s", "loss", "score"):
+            if (value := getattr(record, figure)) is not None:
+                gauge(figure, value, self.run, name)
         soft = f" (soft {record.loss_soft:.3f}, hard {record.loss_hard:.3f})" if record.loss_soft else ""
         rate = f"{record.images_per_s:.{0 if record.images_per_s >= 10 else 1}f} images/s"
         words = f"loss {record.loss:.3f}{soft}  {rate}{self._validation.get(name, '')}"
@@ -62,6 +70,8 @@ class Display:
         self._console.print(words, highlight=False)
 
     def _show(self, name: str, done: int, total: int, words: str, now: bool = False) -> None:
+        gauge("done", done, self.run, name)
+        gauge("total", total, self.run, name)
         with self._lock:
             if self._console.is_terminal:
                 if name not in self._tasks:
