@@ -30,7 +30,7 @@ from tdtrain.ray_start import SPARE_CPUS, check_label, connect, cores_of_machine
 from tdtrain.report.search import write_search_report
 from tdtrain.report.tracking import Tracker
 from tdtrain.search.fit_best import fit_best
-from tdtrain.search.outcome import Outcome, outcome_of, rows_of
+from tdtrain.search.outcome import FITTED, OUTCOME, Outcome, outcome_of, rows_of
 from tdtrain.search.runs import SearchRun
 from tdtrain.search.space import Axis, Scalar, Value, check_space, parse_axis, put
 from tdtrain.search.trials import Adapting, Searched, Trials, check_paths, is_shared, shared_key
@@ -82,10 +82,12 @@ def search_job(search: SearchRun, run: Searched) -> Outcome:
             outcome = outcome_of(search, rows, rounds, time.perf_counter() - began)
             publish_best(search, outcome, tracker)
             fitted = fit_best(search, trials, outcome, at_once, base, told) if search.fit_best else None
-            (search.output_dir / "outcome.json").write_text(outcome.model_dump_json(indent=1))
+            (search.output_dir / OUTCOME).write_text(outcome.model_dump_json(indent=1))
+            if fitted is not None:
+                (search.output_dir / FITTED).write_text(fitted.model_dump_json(indent=1))
             write_search_report(search, run, outcome, fitted)
-            tracker.log_artifact(search.output_dir / "outcome.json")
-            tracker.log_artifact(search.output_dir / "report.html")
+            for name in (OUTCOME, "report.html"):
+                tracker.log_artifact(search.output_dir / name)
             display.say(f"report: {search.output_dir / 'report.html'}")
     return outcome
 

@@ -17,6 +17,7 @@ from tdtrain.search.runs import SearchRun
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial as TuneTrial
 
+OUTCOME, FITTED = "outcome.json", "fitted.json"
 Status = Literal["finished", "stopped early", "failed", "not finished"]
 
 

@@ -1,0 +1,71 @@
+"""What a search costs with and without ASHA: temperature, alpha and learning rate of the default distillation.
+
+The job as it was given has the guide's values (temperature 5, alpha 0.5, learning rate 5e-5). Both searches try as many
+combinations, picked by the same searcher; compute is the time in trials, added up. Each winner is then trained with
+fresh seeds beside the guide's values, and measured on the test split.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+from harness import Measured, Row, Settings
+
+from tdtrain.config import DistillRun
+from tdtrain.search.outcome import FITTED, Fitted
+from tdtrain.search.runs import SearchRun
+from tdtrain.search.space import put
+from tdtrain.searching import search_job
+
+GUIDE = {"teaching.temperature": 5.0, "teaching.alpha": 0.5, "optimisation.learning_rate": 5e-5}
+EVALUATIONS = 9
+"""So that reduction 3 has rungs after a ninth and a third."""
+
+
+def measure(settings: Settings) -> Measured:
+    """Searches twice on the sample corpus, its teacher and labels made once."""
+    small = {
+        "corpus.sample_pages": 16, "corpus.annotated_pages": 8, "corpus.max_evaluation_lines": 40,
+        "optimisation.epochs": 0.1, "teaching.adapt_teacher": False,
+    }  # fmt: skip
+    job = put(DistillRun(), GUIDE | {"optimisation.evaluations": EVALUATIONS} | (small if settings.quick else {}))
+    rows: list[Row] = []
+    compute = {}
+    with tempfile.TemporaryDirectory() as root:
+        for scheduler in ("asha", "none"):
+            search = SearchRun(
+                output_dir=Path(root) / scheduler,
+                scheduler=scheduler,  # type: ignore[arg-type]
+                num_trials=3 if settings.quick else 16,
+                fit_best=True,
+                fit_seeds=1 if settings.quick else 3,
+            )
+            if rows:
+                shutil.copytree(Path(root) / "asha" / "shared", search.output_dir / "shared")
+            outcome = search_job(search, job)
+            fitted = Fitted.model_validate(json.loads((search.output_dir / FITTED).read_text()))
+            compute[scheduler] = sum(row.in_trial_s for row in outcome.rows)
+            steps = sum(row.in_steps_s for row in outcome.rows)
+            picked = outcome.rows[outcome.pick or 0]
+            mean = {arm: sum(values) / max(1, len(values)) for arm, values in
+                    (("best", fitted.best_test), ("given", fitted.given_test))}  # fmt: skip
+            rows.append({
+                "scheduler": scheduler,
+                "trials": len(outcome.rows),
+                "whole trials": sum(row.status == "finished" for row in outcome.rows),
+                "compute_s": round(compute[scheduler]),
+                "wall_s": round(outcome.wall_s),
+                "outside steps": round(1 - steps / max(compute[scheduler], 1e-9), 3),
+                "temperature": round(float(picked.values["teaching.temperature"] or 0), 2),
+                "alpha": round(float(picked.values["teaching.alpha"] or 0), 2),
+                "learning rate": round(float(picked.values["optimisation.learning_rate"] or 0), 6),
+                "validation CER": round(fitted.searched, 4),
+                "again": round((fitted.optimism or 0.0) + fitted.searched, 4),
+                "test CER": round(mean["best"], 4),
+                "test CER, guide's": round(mean["given"], 4),
+                "p": fitted.p_value,
+            })  # fmt: skip
+    return Measured(rows, {"search_compute_asha_over_none": round(compute["asha"] / compute["none"], 3)}, __doc__ or "")
