@@ -34,7 +34,7 @@ from tdtrain.search.outcome import FITTED, OUTCOME, Outcome, outcome_of, rows_of
 from tdtrain.search.runs import SearchRun
 from tdtrain.search.space import Axis, Scalar, Value, check_space, parse_axis, put
 from tdtrain.search.trials import Adapting, Searched, Trials, check_paths, is_shared, shared_key
-from tdtrain.search.tuner import tune_trials
+from tdtrain.search.tuner import journal_of, tune_trials
 from tdtrain.stages import Opened, Stages
 from tdtrain.train.progress import Display
 
@@ -78,7 +78,7 @@ def search_job(search: SearchRun, run: Searched) -> Outcome:
             began = time.perf_counter()
             told = Told(display, tracker, search.num_trials, search.output_dir.name)
             done = tune_trials(search, trials, rounds, at_once, base if len(base) == len(axes) else {}, told)
-            rows = rows_of(done, search.objectives)
+            rows = rows_of(done, search.objectives, journal_of(search.output_dir.absolute(), "trials"))
             outcome = outcome_of(search, rows, rounds, time.perf_counter() - began)
             publish_best(search, outcome, tracker)
             fitted = fit_best(search, trials, outcome, at_once, base, told) if search.fit_best else None

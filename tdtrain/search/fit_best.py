@@ -19,7 +19,7 @@ from tdtrain.search.runs import SearchRun
 from tdtrain.search.space import Scalar
 from tdtrain.search.trial import SEED, run_trial
 from tdtrain.search.trials import Trials
-from tdtrain.search.tuner import Told, run_all
+from tdtrain.search.tuner import Told, journal_of, run_all
 from tdtrain.train.worker import Job
 
 FIRST_SEED = 1000
@@ -46,7 +46,10 @@ def fit_best(
         told,
         values={"number": tune.grid_search(list(range(len(jobs))))},
     )
-    rows = sorted(rows_of(done, ("score",)), key=lambda row: int(row.values["number"] or 0))
+    rows = sorted(
+        rows_of(done, ("score",), journal_of(search.output_dir.absolute(), "fit_best")),
+        key=lambda row: int(row.values["number"] or 0),
+    )
     by_arm = {arm: rows[place * len(seeds) : (place + 1) * len(seeds)] for place, arm in enumerate(arms)}
     scores = {arm: tuple(row.figures.get("score") for row in own) for arm, own in by_arm.items()}
     known = [score for score in scores["best"] if score is not None]

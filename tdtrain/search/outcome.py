@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -108,13 +109,14 @@ class Fitted(BaseModel):
     p_value: float | None = None
 
 
-def rows_of(trials: Sequence[TuneTrial], objectives: Sequence[str]) -> list[Row]:
-    """What Ray Tune knows of trials, as rows in the order in which they were made."""
-    return [_row(number, trial, objectives) for number, trial in enumerate(trials)]
+def rows_of(trials: Sequence[TuneTrial], objectives: Sequence[str], journal: Path) -> list[Row]:
+    """What Ray Tune knows of trials, as rows in the order in which they were made, with what they reported."""
+    reports = reports_of(journal)
+    made = sorted(trials, key=lambda trial: int(str(trial.experiment_tag).split("_")[0]))  # a resumed search shuffles
+    return [_row(number, trial, objectives, reports.get(trial.trial_id, [])) for number, trial in enumerate(made)]
 
 
-def _row(number: int, trial: TuneTrial, objectives: Sequence[str]) -> Row:
-    reports = _reports(Path(str(trial.local_path)) / "result.json")
+def _row(number: int, trial: TuneTrial, objectives: Sequence[str], reports: Sequence[Mapping]) -> Row:
     last = reports[-1] if reports else {}
     reason = last.get("failure")
     if reason is None and trial.status == "ERROR":
@@ -223,12 +225,14 @@ def storage_of(search: SearchRun) -> str:
     return search.study_storage or f"sqlite:///{search.output_dir.absolute() / 'study.db'}"
 
 
-def _reports(path: Path) -> list[Mapping]:
-    """What a trial reported, one of each evaluation: a trial that was gone on with has reported some twice."""
-    if not path.exists():
-        return []
-    by_round = {one["training_iteration"]: one for line in path.read_text().splitlines() for one in [json.loads(line)]}
-    return [by_round[round_] for round_ in sorted(by_round)]
+def reports_of(journal: Path) -> dict[str, list[Mapping]]:
+    """What each trial reported, one of each evaluation: a trial that was gone on with has reported some twice."""
+    found: dict[str, dict[int, Mapping]] = {}
+    for line in journal.read_text().splitlines() if journal.exists() else []:
+        with contextlib.suppress(ValueError):  # the last line of a driver that was killed
+            one = json.loads(line)
+            found.setdefault(one["trial_id"], {})[one["training_iteration"]] = one
+    return {trial: [by_round[number] for number in sorted(by_round)] for trial, by_round in found.items()}
 
 
 def _last_line(path: Path | None) -> str:

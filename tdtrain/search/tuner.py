@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import pickle
 from collections.abc import Callable, Mapping, Sequence
@@ -109,13 +110,25 @@ def run_all(
         ),
         max_failures=compute.max_failures,
         raise_on_failed_trial=False,
-        trial_dirname_creator=lambda trial: trial.trial_id,
-        callbacks=[Watch(told), Remembered(scheduler)],
+        trial_dirname_creator=_folder_of,
+        callbacks=[
+            Watch(told, journal_of(folder, name)),
+            *([Remembered(scheduler)] if isinstance(scheduler, ASHAScheduler) else []),
+        ],
         resume_config=AGAIN if begun else None,
         resume=True if begun else None,
         verbose=0,
     )
     return done.trials
+
+
+def _folder_of(trial: Trial) -> str:
+    return trial.trial_id
+
+
+def journal_of(folder: Path, name: str) -> Path:
+    """What the trials of an experiment reported, a line of JSON each."""
+    return folder / f"{name}.jsonl"
 
 
 def resources_of(compute: Compute) -> PlacementGroupFactory:
@@ -238,15 +251,19 @@ def scheduler_of(search: SearchRun, axes: Sequence[Axis], rounds: int) -> TrialS
 
 
 class Watch(Callback):
-    """Tells of what happens to trials."""
+    """Tells of what happens to trials, and writes down what they report: Ray Tune's own files begin anew when a search
+    is gone on with."""
 
-    def __init__(self, told: Told) -> None:
-        self._told = told
+    def __init__(self, told: Told, journal: Path) -> None:
+        self._told, self._journal = told, journal
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._told(trial, None, "began")
 
     def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: dict, **info: Any) -> None:
+        plain = {key: value for key, value in result.items() if isinstance(value, str | int | float)}
+        with self._journal.open("a", encoding="utf-8") as file:
+            file.write(f"\n{json.dumps(plain)}")  # on a line of its own, whatever a driver that was killed left
         self._told(trial, result, "reported")
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -257,9 +274,9 @@ class Watch(Callback):
 
 
 class Remembered(Callback):
-    """Keeps what a scheduler has seen with the experiment, which Ray Tune does not: its rungs survive the driver."""
+    """Keeps what ASHA has seen with the experiment, which Ray Tune does not: its rungs survive the driver."""
 
-    def __init__(self, scheduler: TrialScheduler) -> None:
+    def __init__(self, scheduler: ASHAScheduler) -> None:
         self._scheduler = scheduler
 
     def get_state(self) -> dict:

@@ -53,47 +53,53 @@ def kill(process: subprocess.Popen) -> None:
     psutil.wait_procs(family, timeout=30)
 
 
+def reports(journal: Path) -> list[dict]:
+    return [json.loads(line) for line in journal.read_text().splitlines() if line]
+
+
 @pytest.fixture(scope="module")
-def killed(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str], dict]:
+def killed(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict], dict]:
     """A search whose driver was killed after its first trial had ended, and which was then run to its end: its folder,
     what finished trials had reported before, and the outcome."""
     out = tmp_path_factory.mktemp("killed") / "out"
     space = ("--space", "optimisation.learning_rate=log(1e-5, 1e-3)", "lora.rank=choice(2, 4)")
-    told = command(out, corpus, ("--num_trials", "3", "--searcher", "random", "--scheduler", "none", *space))
+    told = command(out, corpus, ("--num_trials", "4", "--searcher", "random", "--scheduler", "none", *space))
     log = out.parent / "log.txt"
     with log.open("w") as file:
         process = subprocess.Popen(told, cwd=ROOT, stdout=file, stderr=file)
         try:
             until = time.monotonic() + 600
-            while not re.search(r"trials  [1-9]/3", log.read_text()):
+            while not re.search(r"trials  [1-9]/4", log.read_text()):
                 assert process.poll() is None and time.monotonic() < until, log.read_text()[-3000:]
                 time.sleep(0.2)
         finally:
             kill(process)
-    reports = (out / "trials").glob("*/result.json")
-    before = {path.parent.name: path.read_text() for path in reports if '"complete": true' in path.read_text()}
+    journal = out / "trials.jsonl"
+    before = {one["trial_id"]: one for one in reports(journal) if one["complete"]}
     run(told)
     return out, before, json.loads((out / "outcome.json").read_text())
 
 
-def test_a_killed_search_goes_on_and_repeats_no_finished_trial(killed: tuple[Path, dict[str, str], dict]) -> None:
+def test_a_killed_search_goes_on_and_repeats_no_finished_trial(killed: tuple[Path, dict[str, dict], dict]) -> None:
     out, before, outcome = killed
     rows = outcome["rows"]
-    assert len(rows) == 3 == len({row["trial"] for row in rows}) == len(list((out / "trials").glob("*/result.json")))
-    assert [row["status"] for row in rows] == ["finished"] * 3
-    assert before
-    for name, text in before.items():
-        assert (out / "trials" / name / "result.json").read_text() == text
-    assert [point["round"] for row in rows for point in row["points"]] == [1, 2] * 3
+    assert len(rows) == 4 == len({row["trial"] for row in rows})
+    assert [row["status"] for row in rows] == ["finished"] * 4
+    assert 0 < len(before) < 4
+    for name, one in before.items():
+        assert [
+            again for again in reports(out / "trials.jsonl") if again["trial_id"] == name and again["complete"]
+        ] == [one]
+    assert [point["round"] for row in rows for point in row["points"]] == [1, 2] * 4
     # The values are those that nobody's kill would have changed: the job's own, then what chance of this seed draws.
     assert rows[0]["values"] == {"optimisation.learning_rate": 1e-4, "lora.rank": 2}
-    assert len({row["values"]["optimisation.learning_rate"] for row in rows}) == 3
+    assert len({row["values"]["optimisation.learning_rate"] for row in rows}) == 4
     best = min(rows, key=lambda row: row["figures"]["score"])
     assert outcome["pick"] == best["number"] and (out / "best" / "adapter_model.safetensors").exists()
 
 
 def test_each_trial_is_in_mlflow_below_the_search_in_optunas_study_and_in_tensorboard(
-    killed: tuple[Path, dict[str, str], dict],
+    killed: tuple[Path, dict[str, dict], dict],
 ) -> None:
     out, _, outcome = killed
     store = sqlite3.connect(out / "mlflow.db")
@@ -112,11 +118,11 @@ def test_each_trial_is_in_mlflow_below_the_search_in_optunas_study_and_in_tensor
         assert last.fetchone()[0] == pytest.approx(row["figures"]["score"])
     study = sqlite3.connect(out / "study.db")
     finished = study.execute("select count(*) from trials where state = 'COMPLETE'").fetchone()[0]
-    assert finished == 3
-    assert len(list((out / "trials").glob("*/events.out.tfevents.*"))) >= 3
+    assert finished == 4
+    assert len(list((out / "trials").glob("*/events.out.tfevents.*"))) >= 4
 
 
-def test_the_page_opens_in_a_browser_and_shows_every_value(killed: tuple[Path, dict[str, str], dict]) -> None:
+def test_the_page_opens_in_a_browser_and_shows_every_value(killed: tuple[Path, dict[str, dict], dict]) -> None:
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("no Chromium here to open the page with")
