@@ -4,6 +4,7 @@ evaluation."""
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 import tempfile
 import time
@@ -138,6 +139,7 @@ class TuneContext:
     def __init__(self, job: Job | LanguageJob, figures: Figures) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._job, self._figures = job, figures
+        self._begun_from: str | None = None
 
     def batches(self, first_step: int) -> Iterator[dict[str, np.ndarray]]:
         return stream(self._job.plan, self._job.recipe, first_step, self._job.total_steps)
@@ -152,6 +154,8 @@ class TuneContext:
         with tempfile.TemporaryDirectory() as name:
             fill(Path(name))
             figures = self._figures.at(state.history[-1], done, state.best_score, Path(name) / "model")
+            # Whose weights a trial went on from can be told from these.
+            figures |= {"weights": digest(Path(name) / "model"), "begun_from": self._begun_from}
             tune.report(figures, checkpoint=tune.Checkpoint.from_directory(name))
 
     @contextlib.contextmanager
@@ -161,7 +165,17 @@ class TuneContext:
             yield None
         else:
             with committed.as_directory() as folder:
+                self._begun_from = digest(Path(folder) / "model")
                 yield Path(folder)
+
+
+def digest(folder: Path) -> str:
+    """SHA-256 of a folder's safetensors."""
+    whole = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            whole.update(hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()
 
 
 def num_stored(folder: Path) -> int:

@@ -106,7 +106,10 @@ def run_all(
         max_concurrent_trials=at_once,
         reuse_actors=compute.num_workers < 2,
         checkpoint_config=tune.CheckpointConfig(
-            num_to_keep=2, checkpoint_score_attribute="now", checkpoint_score_order="min"
+            # Of PBT all: somebody may be about to go on from any of them.
+            num_to_keep=None if isinstance(scheduler, PopulationBasedTraining) else 2,
+            checkpoint_score_attribute="now",
+            checkpoint_score_order="min",
         ),
         max_failures=compute.max_failures,
         raise_on_failed_trial=False,

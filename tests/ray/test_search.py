@@ -15,6 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tdtrain.options import Optimisation
+from tdtrain.train.engine import schedule
 from tests.corpora import line_corpus
 
 pytestmark = pytest.mark.ray
@@ -142,15 +144,28 @@ def test_a_trial_goes_on_from_anothers_weights_where_the_schedule_was(corpus: Pa
     out = tmp_path / "out"
     space = ("--space", "optimisation.learning_rate=log(1e-6, 3e-3)")
     run(command(out, corpus, ("--num_trials", "4", "--scheduler", "pbt", *space), evaluations=4))
-    policies = [json.loads(line) for line in (out / "trials" / "pbt_global.txt").read_text().splitlines()]
-    assert policies
-    _, _, follower, donor, step, _, old, new = policies[0] if len(policies[0]) == 8 else (None, None, *policies[0])
-    assert old != new and step >= 1
+    told = reports(out / "trials.jsonl")
+    weights = {(one["trial_id"], one["step"]): one["weights"] for one in told}
+    followers = [one for one in told if one.get("begun_from") and one["begun_from"] not in {
+        weights.get((one["trial_id"], step)) for step in range(one["step"])
+    }]  # fmt: skip
+    assert followers
+    for follower in followers:
+        donors = [place for place, digest in weights.items() if digest == follower["begun_from"]]
+        assert donors and all(trial != follower["trial_id"] for trial, _ in donors)
+    # What it learnt is the donor's history up to there, and its own from the next step on.
+    trial = followers[-1]["trial_id"]
+    donor, step = next(place for place, digest in weights.items() if digest == followers[-1]["begun_from"])
     histories = {
         path.parents[1].name: json.loads(path.read_text())["history"]
         for path in sorted((out / "trials").glob("*/checkpoint_*/progress.json"))
     }
-    mine, theirs = (next(own for name, own in histories.items() if name in tag) for tag in (follower, donor))
-    shared = [a for a, b in zip(mine, theirs, strict=False) if a == b]
-    assert shared and mine[: len(shared)] == theirs[: len(shared)]
-    assert [record["step"] for record in mine] == list(range(1, len(mine) + 1))
+    mine, theirs = histories[trial], histories[donor]
+    assert mine[:step] == theirs[:step]
+    assert [record["step"] for record in mine] == list(range(1, len(mine) + 1)) and len(mine) > step
+    (row,) = [row for row in json.loads((out / "outcome.json").read_text())["rows"] if row["trial"] == trial]
+    peak, total = row["values"]["optimisation.learning_rate"], mine[-1]["step"]
+    assert row["status"] == "finished"
+    for record in mine[step:]:
+        optimisation = Optimisation(learning_rate=peak)
+        assert record["learning_rate"] == pytest.approx(schedule(record["step"] - 1, total, optimisation))
