@@ -60,9 +60,16 @@ class SequenceRecipe:
 
 
 def deal(window: Window, lengths: Sequence[int], recipe: SequenceRecipe) -> Iterator[list[list[int]]]:
-    """Step -> part -> indices of documents: each once an epoch, parts of a step as even in tokens as can be."""
+    """Step -> part -> indices of documents: each once an epoch, parts of a step as even in tokens as can be.
+
+    Documents come in random pairs of about the same length, so that two workers with one each don't wait for each
+    other; which documents make a step doesn't depend on the number of parts.
+    """
     rng = np.random.default_rng([recipe.seed, window.epoch, window.first_step])
-    for step in np.array_split(rng.permutation(len(lengths)), window.num_steps):
+    blurred = np.argsort(np.asarray(lengths) * rng.uniform(0.85, 1.15, len(lengths)), kind="stable")
+    pairs = [blurred[first : first + 2] for first in range(0, len(blurred), 2)]
+    order = np.concatenate([pairs[place] for place in rng.permutation(len(pairs))])
+    for step in np.array_split(order, window.num_steps):
         yield balanced([lengths[i] for i in step], step.tolist(), recipe.parts)
 
 
