@@ -39,7 +39,7 @@ def measure(settings: Settings) -> Measured:
             search = SearchRun(
                 output_dir=Path(root) / scheduler,
                 scheduler=scheduler,  # type: ignore[arg-type]
-                num_trials=3 if settings.quick else 16,
+                num_trials=2 if settings.quick else 16,
                 fit_best=True,
                 fit_seeds=1 if settings.quick else 3,
             )
