@@ -180,7 +180,7 @@ def test_a_front_of_error_and_size_and_the_best_again_with_fresh_seeds(corpus: P
     for row in outcome["rows"]:
         if row["values"]["optimisation.learning_rate"] > 1:
             # Weights of such a step are no numbers, or read nothing right.
-            assert row["status"] == "failed" and "is nan" in row["reason"] or row["figures"]["score"] > 0.5
+            assert (row["status"] == "failed" and "is nan" in row["reason"]) or row["figures"]["score"] > 0.5
     front = [outcome["rows"][number] for number in outcome["front"]]
     assert front and outcome["pick"] in outcome["front"]
     sizes = {row["values"]["lora.rank"]: row["figures"]["parameters"] for row in outcome["rows"] if row["figures"]}
