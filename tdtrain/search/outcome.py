@@ -203,6 +203,8 @@ def importance_of(search: SearchRun) -> dict[str, float]:
     if search.scheduler == "pbt":
         return {}  # values change on the way
     study = optuna.load_study(study_name=search.study_name, storage=storage_of(search))
+    for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
+        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # picked by a driver that was killed before it ran
     done = [
         trial
         for trial in study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tdtrain.adapting import adapter_run
@@ -67,7 +67,10 @@ class Trials:
         run = put(self.run, values if seed is None else values | {"optimisation.seed": seed})
         ready = self.ready[shared_key(self.axes, told)]
         training = training_of(run, ready, self.compute)
-        return plan_job(training) if isinstance(training, TrainRun) else plan_language(training)
+        if isinstance(training, LanguageRun):
+            return plan_language(training)
+        # No trial reads training lines to see what it knows by heart: that takes as long as validation does.
+        return replace(plan_job(training), training=())
 
 
 def training_of(run: Searched, ready: Prepared | Adapting, compute: Compute) -> TrainRun | LanguageRun:
