@@ -68,9 +68,7 @@ def search_job(search: SearchRun, run: Searched) -> Outcome:
                 run, axes, compute, share(search, run, axes, place), search.output_dir.absolute() / "workers"
             )
             base = {axis.path: told for axis in axes for told in [value_in(run, axis)] if told is not None}
-            planned = trials.plan({axis.path: axis.told[0] for axis in axes})
-            rounds = len(evaluation_steps(planned.run.optimisation, planned.total_steps))
-            check_measured(planned.validation)
+            rounds = rounds_of(trials)
             display.say(
                 f"[bold]search[/bold]: {search.num_trials} trials, {at_once} at once with {compute.cpus:g} CPUs"
                 f"{f' and {compute.gpus:g} GPUs' if compute.gpus else ''} each, over {', '.join(map(str, axes))}"
@@ -179,12 +177,16 @@ def share_one(run: Searched, place: Opened) -> Prepared | Adapting:
     return Adapting(manifest, sequences=stages.output / "sequences")
 
 
-def check_measured(validation: Sequence[Any]) -> None:
-    """Raises ValueError where nothing could be compared."""
-    if not validation:
-        raise ValueError(
-            "score is never reported, for no page of the validation split is annotated; annotate more pages"
-        )
+def rounds_of(trials: Trials) -> int:
+    """Evaluations of a trial that nobody stops. Raises ValueError where trials at the ends of the space could not be
+    trained on what they share, or nothing could be compared."""
+    for end in (0, -1):
+        planned = trials.plan({axis.path: axis.told[end] for axis in trials.axes})
+        if not planned.validation:
+            raise ValueError(
+                "score is never reported, for no page of the validation split is annotated; annotate more pages"
+            )
+    return len(evaluation_steps(planned.run.optimisation, planned.total_steps))
 
 
 def value_in(run: Searched, axis: Axis) -> Scalar:
