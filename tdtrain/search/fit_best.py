@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from statistics import fmean
 
 from ray import tune
@@ -19,7 +20,8 @@ from tdtrain.search.runs import SearchRun
 from tdtrain.search.space import Scalar
 from tdtrain.search.trial import SEED, run_trial
 from tdtrain.search.trials import Trials
-from tdtrain.search.tuner import Told, journal_of, run_all
+from tdtrain.search.state import journal_of
+from tdtrain.search.tuner import Told, run_all
 from tdtrain.train.worker import Job
 
 FIRST_SEED = 1000
@@ -36,8 +38,9 @@ def fit_best(
     arms = {"best": picked.values} | ({"given": dict(base)} if len(base) == len(trials.axes) else {})
     seeds = tuple(range(FIRST_SEED, FIRST_SEED + search.fit_seeds))
     jobs = [values | {SEED: seed} for values in arms.values() for seed in seeds]
+    journal = journal_of(search.output_dir.absolute(), "fit_best")
     done = run_all(
-        partial(run_again, jobs=jobs, trials=trials),
+        partial(run_again, jobs=jobs, trials=trials, journal=journal),
         search.output_dir.absolute(),
         "fit_best",
         1,
@@ -47,7 +50,7 @@ def fit_best(
         values={"number": tune.grid_search(list(range(len(jobs))))},
     )
     rows = sorted(
-        rows_of(done, ("score",), journal_of(search.output_dir.absolute(), "fit_best")),
+        rows_of(done, ("score",), journal),
         key=lambda row: int(row.values["number"] or 0),
     )
     by_arm = {arm: rows[place * len(seeds) : (place + 1) * len(seeds)] for place, arm in enumerate(arms)}
@@ -65,9 +68,9 @@ def fit_best(
     return with_test(fitted, by_arm, load_manifest(job.run.lines), trials, at_once) if isinstance(job, Job) else fitted
 
 
-def run_again(config: dict, jobs: Sequence[dict], trials: Trials) -> None:
+def run_again(config: dict, jobs: Sequence[dict], trials: Trials, journal: Path) -> None:
     """One of the trainings."""
-    run_trial(jobs[config["number"]], trials, ("score",))
+    run_trial(jobs[config["number"]], trials, ("score",), journal)
 
 
 def with_test(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tdtrain.evaluate.significance import Interval
 from tdtrain.search.runs import SearchRun
+from tdtrain.search.state import reports_of
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial as TuneTrial
@@ -225,16 +224,6 @@ def _of_first(trial: optuna.trial.FrozenTrial) -> optuna.trial.FrozenTrial:
 def storage_of(search: SearchRun) -> str:
     """Where the Optuna study lies."""
     return search.study_storage or f"sqlite:///{search.output_dir.absolute() / 'study.db'}"
-
-
-def reports_of(journal: Path) -> dict[str, list[Mapping]]:
-    """What each trial reported, one of each evaluation: a trial that was gone on with has reported some twice."""
-    found: dict[str, dict[int, Mapping]] = {}
-    for line in journal.read_text().splitlines() if journal.exists() else []:
-        with contextlib.suppress(ValueError):  # the last line of a driver that was killed
-            one = json.loads(line)
-            found.setdefault(one["trial_id"], {})[one["training_iteration"]] = one
-    return {trial: [by_round[number] for number in sorted(by_round)] for trial, by_round in found.items()}
 
 
 def _last_line(path: Path | None) -> str:

@@ -22,7 +22,9 @@ from tdtrain.data.batches import decode
 from tdtrain.data.training_set import stream
 from tdtrain.evaluate.timing import time_readers
 from tdtrain.models.load import load_reader
+from tdtrain.search.state import reports_of
 from tdtrain.search.trials import Trials
+from tdtrain.train import checkpoint
 from tdtrain.train.in_process import alone
 from tdtrain.train.language import LanguageJob
 from tdtrain.train.loop import Diverged
@@ -32,14 +34,21 @@ from tdtrain.train.worker import Job
 TIMED_LINES = 16
 SEED = "seed"
 """Of a trial that is trained again."""
+REPORTED = (
+    "score", "now", "loss", "images_per_s", "epoch", "step", "complete", "in_steps_s", "in_trial_s", "parameters",
+    "ms_per_line", "weights", "begun_from", "model", "failure",
+)  # fmt: skip
 
 
-def run_trial(values: dict[str, Any], trials: Trials, objectives: Sequence[str]) -> None:
+def run_trial(values: dict[str, Any], trials: Trials, objectives: Sequence[str], journal: Path) -> None:
     """What Ray Tune runs. A trial that cannot be trained with these values says why, with the worst of figures.
 
     Args:
         values: by dotted path, as in `Axis.told`; also SEED.
+        journal: of what trials reported, see `tdtrain.search.state`.
     """
+    if reported_again(journal):
+        return
     began = time.perf_counter()
     told = dict(values)
     seed = told.pop(SEED, None)
@@ -53,6 +62,25 @@ def run_trial(values: dict[str, Any], trials: Trials, objectives: Sequence[str])
                 job.work(TuneContext(job, figures))
     except (Diverged, ValueError, torch.OutOfMemoryError, MemoryError) as error:
         tune.report(dict.fromkeys({"score", *objectives}, math.inf) | {"failure": str(error) or type(error).__name__})
+
+
+def reported_again(journal: Path) -> bool:
+    """Whether this trial had come to its end, and its driver fell before Ray Tune wrote that down. Nothing is trained
+    again: it reports what the journal has beyond what Ray Tune knows."""
+    trial = tune.get_context().get_trial_id()
+    seen = reports_of(journal).get(trial, [])
+    if not seen or not (seen[-1].get("complete") or "failure" in seen[-1]):
+        return False
+    known, committed = 0, tune.get_checkpoint()
+    if committed is not None:
+        with committed.as_directory() as folder:
+            known = checkpoint.progress(Path(folder)).step
+    for one in (one for one in seen if one.get("step", math.inf) > known):
+        figures = {name: value for name, value in one.items() if name in REPORTED}
+        folder = journal.with_suffix("") / trial / str(one.get("checkpoint_dir_name"))
+        there = one is seen[-1] and (folder / "progress.json").exists()
+        tune.report(figures, checkpoint=tune.Checkpoint.from_directory(folder) if there else None)
+    return True
 
 
 def fit_with_workers(job: Job | LanguageJob, folder: Path, figures: Figures) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import pickle
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +31,7 @@ from tdtrain.options import Compute
 from tdtrain.search.outcome import storage_of
 from tdtrain.search.runs import SearchRun
 from tdtrain.search.space import Axis, Scalar
+from tdtrain.search.state import journal_of, keep_state, mend_state, write_report
 from tdtrain.search.trial import run_trial
 from tdtrain.search.trials import Trials
 
@@ -58,10 +58,11 @@ def tune_trials(
     """
     points = grid(trials.axes, search.num_trials) if search.searcher == "grid" else [dict(base)] if base else []
     picks = None if search.scheduler == "pbt" else searcher_of(search, trials.axes, points)
+    folder = search.output_dir.absolute()
     number = len(points) if search.searcher == "grid" else search.num_trials
     return run_all(
-        partial(run_trial, trials=trials, objectives=search.objectives),
-        search.output_dir.absolute(),
+        partial(run_trial, trials=trials, objectives=search.objectives, journal=journal_of(folder, "trials")),
+        folder,
         "trials",
         number,
         at_once,
@@ -87,11 +88,9 @@ def run_all(
     values: dict[str, Any] | None = None,
 ) -> list[Trial]:
     """All trials of an experiment, which lies in `folder/name` and is gone on with where it was begun."""
-    # Written down after every event, so that whoever falls loses none.
-    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "0")
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_SYNCER", "1")
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1")
     scheduler = scheduler or FIFOScheduler()
-    compute, begun = trials.compute, any((folder / name).glob("experiment_state-*.json"))
+    compute, begun = trials.compute, mend_state(folder / name)
     done = tune.run(
         trainable,
         name=name,
@@ -127,11 +126,6 @@ def run_all(
 
 def _folder_of(trial: Trial) -> str:
     return trial.trial_id
-
-
-def journal_of(folder: Path, name: str) -> Path:
-    """What the trials of an experiment reported, a line of JSON each."""
-    return folder / f"{name}.jsonl"
 
 
 def resources_of(compute: Compute) -> PlacementGroupFactory:
@@ -259,14 +253,14 @@ class Watch(Callback):
 
     def __init__(self, told: Told, journal: Path) -> None:
         self._told, self._journal = told, journal
+        self._experiment = journal.with_suffix("")
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._told(trial, None, "began")
 
     def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: dict, **info: Any) -> None:
-        plain = {key: value for key, value in result.items() if isinstance(value, str | int | float)}
-        with self._journal.open("a", encoding="utf-8") as file:
-            file.write(f"\n{json.dumps(plain)}")  # on a line of its own, whatever a driver that was killed left
+        write_report(self._journal, result)
+        keep_state(self._experiment)
         self._told(trial, result, "reported")
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:

@@ -1,0 +1,94 @@
+"""What an experiment of Ray Tune leaves on the disk, so that a driver may be killed at any moment.
+
+Ray Tune writes its state in place and a moment after trials reported. Hence a journal of reports, written at once, and a
+copy of the last state that is whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+STATE = ("experiment_state-*.json", "searcher-state-*.pkl", "search_gen_state-*.json", "callback-states-*.pkl")
+KEPT = "kept"
+
+
+def journal_of(folder: Path, name: str) -> Path:
+    """What the trials of an experiment reported, a line of JSON each."""
+    return folder / f"{name}.jsonl"
+
+
+def write_report(journal: Path, result: Mapping) -> None:
+    """Adds a report, of which the disk has all when this returns."""
+    plain = {key: value for key, value in result.items() if isinstance(value, str | int | float)}
+    with journal.open("a", encoding="utf-8") as file:
+        file.write(f"\n{json.dumps(plain)}\n")  # on a line of its own, whatever a driver that was killed left
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def reports_of(journal: Path) -> dict[str, list[Mapping]]:
+    """What each trial reported, one of each evaluation: a trial that was gone on with has reported some twice."""
+    found: dict[str, dict[int, Mapping]] = {}
+    for line in journal.read_text(encoding="utf-8").splitlines() if journal.exists() else []:
+        with contextlib.suppress(ValueError):  # the last line of a driver that was killed
+            one = json.loads(line)
+            found.setdefault(one["trial_id"], {})[one["training_iteration"]] = one
+    return {trial: [by_round[number] for number in sorted(by_round)] for trial, by_round in found.items()}
+
+
+def keep_state(experiment: Path) -> None:
+    """Copies the experiment's state, where it is whole: somebody may be writing it."""
+    made = experiment / f"{KEPT}.partial"
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir(parents=True)
+    for path in _files(experiment):
+        shutil.copy(path, made / path.name)
+    if is_whole(made):
+        shutil.rmtree(experiment / KEPT, ignore_errors=True)
+        os.replace(made, experiment / KEPT)
+
+
+def mend_state(experiment: Path) -> bool:
+    """Puts the last whole state in the place of one that was being written when its driver fell.
+
+    Returns: whether there is one to go on from.
+    """
+    for kept in (experiment / KEPT, experiment / f"{KEPT}.partial"):
+        if is_whole(experiment):
+            return True
+        if is_whole(kept):
+            for path in _files(experiment):
+                path.unlink()
+            for path in _files(kept):
+                shutil.copy(path, experiment / path.name)
+    if is_whole(experiment):
+        return True
+    for path in _files(experiment):  # of a search that fell before its first trial began
+        path.unlink()
+    return False
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether there is a state, and every file of it was written to its end."""
+    files = _files(folder)
+    return any(path.name.startswith("experiment_state") for path in files) and all(map(_ended, files))
+
+
+def _ended(path: Path) -> bool:
+    content = path.read_bytes()
+    if path.suffix == ".pkl":
+        return content.endswith(b".")  # a pickle's last instruction
+    try:
+        json.loads(content)
+    except ValueError:
+        return False
+    return True
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for pattern in STATE for path in folder.glob(pattern))

@@ -1,0 +1,71 @@
+"""A driver that is killed anywhere leaves something to go on from."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+
+from tdtrain.search.state import is_whole, keep_state, mend_state, reports_of, write_report
+
+WHOLE = {"experiment_state-1.json": b'{"trial_data": []}', "searcher-state-1.pkl": pickle.dumps({"a": [1, 2]})}
+
+
+def write(folder: Path, files: dict[str, bytes] = WHOLE) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize("name", list(WHOLE))
+def test_a_state_that_was_being_written_gives_way_to_the_last_whole_one(name: str, tmp_path: Path) -> None:
+    experiment = write(tmp_path / "trials")
+    keep_state(experiment)
+    for size in range(len(WHOLE[name])):
+        (experiment / name).write_bytes(WHOLE[name][:size])
+        keep_state(experiment)  # of a half state there is no copy
+        assert not is_whole(experiment)
+        assert mend_state(experiment) and contents(experiment) == WHOLE
+
+
+def test_a_whole_state_is_left_as_it_is(tmp_path: Path) -> None:
+    experiment = write(tmp_path / "trials")
+    keep_state(experiment)
+    newer = {**WHOLE, "experiment_state-1.json": b'{"trial_data": [1]}'}
+    write(experiment, newer)
+    assert mend_state(experiment) and contents(experiment) == newer
+
+
+def test_a_kill_while_the_copy_takes_its_place_loses_nothing(tmp_path: Path) -> None:
+    experiment = write(tmp_path / "trials")
+    keep_state(experiment)
+    (experiment / "kept").rename(experiment / "kept.partial")
+    (experiment / "experiment_state-1.json").write_bytes(b"{")
+    assert mend_state(experiment) and contents(experiment) == WHOLE
+
+
+def test_a_search_that_fell_before_its_first_report_begins_anew(tmp_path: Path) -> None:
+    experiment = write(tmp_path / "trials", {"experiment_state-1.json": b""})
+    assert not mend_state(experiment) and not contents(experiment)
+    assert not mend_state(tmp_path / "nothing")
+
+
+def test_the_journal_keeps_the_last_word_on_each_evaluation_and_forgives_half_a_line(tmp_path: Path) -> None:
+    journal = tmp_path / "trials.jsonl"
+    assert reports_of(journal) == {}
+    for number, score in ((1, 0.5), (2, 0.25)):
+        write_report(journal, {"trial_id": "a", "training_iteration": number, "score": score, "config": {"x": 1}})
+    with journal.open("a") as file:
+        file.write('{"trial_id": "a", "training_iter')
+    write_report(journal, {"trial_id": "a", "training_iteration": 2, "score": 0.2})
+    write_report(journal, {"trial_id": "b", "training_iteration": 1, "score": 1.0})
+    found = reports_of(journal)
+    assert [one["score"] for one in found["a"]] == [0.5, 0.2] and [one["score"] for one in found["b"]] == [1.0]
+    assert all("config" not in json.loads(line) for line in journal.read_text().splitlines() if line.endswith("}"))
