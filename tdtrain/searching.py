@@ -33,8 +33,8 @@ from tdtrain.search.fit_best import fit_best
 from tdtrain.search.outcome import FITTED, OUTCOME, Outcome, outcome_of, rows_of
 from tdtrain.search.runs import SearchRun
 from tdtrain.search.space import Axis, Scalar, Value, check_space, parse_axis, put
-from tdtrain.search.trials import Adapting, Searched, Trials, check_paths, is_shared, shared_key
 from tdtrain.search.state import journal_of
+from tdtrain.search.trials import Adapting, Searched, Trials, check_paths, is_shared, shared_key
 from tdtrain.search.tuner import tune_trials
 from tdtrain.stages import Opened, Stages
 from tdtrain.train.progress import Display

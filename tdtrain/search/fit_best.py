@@ -18,9 +18,9 @@ from tdtrain.evaluate.test_split import load_on
 from tdtrain.search.outcome import Fitted, Outcome, Row, rows_of
 from tdtrain.search.runs import SearchRun
 from tdtrain.search.space import Scalar
+from tdtrain.search.state import journal_of
 from tdtrain.search.trial import SEED, run_trial
 from tdtrain.search.trials import Trials
-from tdtrain.search.state import journal_of
 from tdtrain.search.tuner import Told, run_all
 from tdtrain.train.worker import Job
 

@@ -1,7 +1,7 @@
 """What an experiment of Ray Tune leaves on the disk, so that a driver may be killed at any moment.
 
-Ray Tune writes its state in place and a moment after trials reported. Hence a journal of reports, written at once, and a
-copy of the last state that is whole.
+Ray Tune writes its state in place and a moment after trials reported. Hence a journal of reports, written at once, and
+a copy of the last state that is whole.
 """
 
 from __future__ import annotations

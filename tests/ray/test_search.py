@@ -89,7 +89,9 @@ def test_a_killed_search_goes_on_and_repeats_no_finished_trial(killed: tuple[Pat
     assert [row["status"] for row in rows] == ["finished"] * 4
     assert 0 < len(before) < 4
     for name, one in before.items():
-        again = [report for report in reports(out / "trials.jsonl") if report["trial_id"] == name and report["complete"]]
+        again = [
+            report for report in reports(out / "trials.jsonl") if report["trial_id"] == name and report["complete"]
+        ]
         for report in again:  # told twice where the kill came before Ray Tune wrote it down; never trained twice
             assert [report[key] for key in ("score", "weights", "in_trial_s")] == [
                 one[key] for key in ("score", "weights", "in_trial_s")
