@@ -81,8 +81,8 @@ def is_whole(folder: Path) -> bool:
 
 def _ended(path: Path) -> bool:
     content = path.read_bytes()
-    if path.suffix == ".pkl":
-        return content.endswith(b".")  # a pickle's last instruction
+    if content.startswith(b"\x80"):  # a pickle, of which this is the last instruction; one of them is called .json
+        return content.endswith(b".")
     try:
         json.loads(content)
     except ValueError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import signal
 import sqlite3
@@ -16,6 +15,7 @@ import psutil
 import pytest
 
 from tdtrain.options import Optimisation
+from tdtrain.search.state import reports_of
 from tdtrain.train.engine import schedule
 from tests.corpora import line_corpus
 
@@ -46,6 +46,8 @@ def run(told: list[str]) -> str:
 
 def kill(process: subprocess.Popen) -> None:
     """As the kernel would: the driver, and then what it had started."""
+    if process.poll() is not None:
+        return
     family = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -71,7 +73,7 @@ def killed(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
         process = subprocess.Popen(told, cwd=ROOT, stdout=file, stderr=file)
         try:
             until = time.monotonic() + 600
-            while not re.search(r"trials  [1-9]/4", log.read_text()):
+            while not any(told[-1].get("complete") for told in reports_of(out / "trials.jsonl").values()):
                 assert process.poll() is None and time.monotonic() < until, log.read_text()[-3000:]
                 time.sleep(0.2)
         finally:

@@ -10,7 +10,7 @@ import pytest
 
 from tdtrain.search.state import is_whole, keep_state, mend_state, reports_of, write_report
 
-WHOLE = {"experiment_state-1.json": b'{"trial_data": []}', "searcher-state-1.pkl": pickle.dumps({"a": [1, 2]})}
+WHOLE = {"experiment_state-1.json": b'{"trial_data": []}', "search_gen_state-1.json": pickle.dumps({"a": [1, 2]})}
 
 
 def write(folder: Path, files: dict[str, bytes] = WHOLE) -> Path:
