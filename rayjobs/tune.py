@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tdtrain.cli import parse, run_job, show
 from tdtrain.config import DistillRun, LoraDocumentRun, LoraOcrRun
 from tdtrain.search.runs import SearchRun
+from tdtrain.search.space import check_space, parse_axis
 
 JOBS = {"distill": DistillRun, "lora_ocr": LoraOcrRun, "lora_document": LoraDocumentRun}
 
@@ -30,6 +31,7 @@ def main() -> None:
     place = given.index("--") if "--" in given else len(given)
     search = parse(SearchRun, __doc__, given[:place])
     run = parse(JOBS[search.job], f"What {search.job} does in each trial.", given[place + 1 :])
+    run_job(lambda _: check_space(run, [parse_axis(spec) for spec in search.axes]), search)
     if search.dry_run:
         show(search)
         show(run)
