@@ -35,7 +35,7 @@ def adapt(run: LoraOcrRun) -> Results | None:
     Raises: ValueError on what cannot work, before anything is trained.
     """
     words = put_adapters_on(load_reader(run.model_name).module, run.model_name, run.lora).words()
-    teaches_by_distribution(run)
+    check_teacher(run)
     with opened(run) as place:
         job = Stages(run, place)
         job.display.say(words)
@@ -71,7 +71,7 @@ def adapter_run(run: LoraOcrRun, manifest: Manifest, labels: str | None, storage
         labels: folder of a teacher's; None where there is none.
         storage: where its checkpoints go.
     """
-    soft = teaches_by_distribution(run)
+    soft = _teaches_by_distribution(run)
     return TrainRun(
         name="student",
         model=run.model_name,
@@ -103,18 +103,23 @@ def merge(job: Stages) -> None:
     os.replace(partial, merged)
 
 
-def teaches_by_distribution(run: LoraOcrRun) -> bool:
-    """Whether there is a teacher whose distributions the reader learns. Raises ValueError where it cannot."""
+def _teaches_by_distribution(run: LoraOcrRun) -> bool:
+    """Whether there is a teacher whose distributions the reader learns."""
+    told = run.teacher
+    return told.teacher_model is not None and told.distil_alpha > 0 and told.targets != "sequence"
+
+
+def check_teacher(run: LoraOcrRun) -> None:
+    """Raises ValueError where a teacher's distributions cannot teach the reader."""
     teacher = run.teacher.teacher_model
-    if teacher is None or not run.teacher.distil_alpha or run.teacher.targets == "sequence":
-        return False
+    if teacher is None or not _teaches_by_distribution(run):
+        return
     if bridge_of("auto", teacher, run.model_name) != "same":
         raise ValueError(
             f"teacher_model {teacher} writes other tokens than model_name {run.model_name}, whose tokenizer adapters "
             "keep; its text can teach: use --targets sequence"
         )
     check_pair(load_reader(teacher), load_reader(run.model_name), live=False)
-    return True
 
 
 def label_lines(run: LoraOcrRun, job: Stages, manifest: Manifest) -> str | None:

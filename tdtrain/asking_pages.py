@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from tdtrain.config import AskRun
 from tdtrain.data.annotation import LABELLED_BY
@@ -73,7 +74,7 @@ def ask_pages(run: AskRun) -> Asked:
     if run.batches or not missing:  # nobody is asked about one page
         run = run.model_copy(update={"num_workers": 0})
     estimate = cost_of(expected(run), run.price) * len(to_ask)
-    with Display(run.output_dir.rstrip("/").rsplit("/", 1)[-1]) as display:
+    with Display(Path(run.output_dir).name) as display:
         words = f"; they may cost {estimate:.2f} US dollars" if estimate else ""
         display.say(
             f"{len(images):,} pages, {missing:,} of them without an answer of {service.question.service}{words}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tdtrain.config import LabelRun
 from tdtrain.data.manifest import load_manifest
 from tdtrain.data.storage import open_folder
@@ -25,7 +27,7 @@ def label_corpus(run: LabelRun) -> LabelManifest:
     actors = run.kept.teacher_actors or max(1, int(gpus if reserved else resources["CPU"] // 2))
     shards = load_manifest(job.lines).shards_of("train")
     done = sum(open_folder(job.folder).exists(name_of(shard.path)) for shard in shards)
-    with Display(run.output_dir.rstrip("/").rsplit("/", 1)[-1]) as display:
+    with Display(Path(run.output_dir).name) as display:
         for other in differences(open_folder(run.output_dir), job.spec):
             display.say(f"Another cache lies there and is left as it is: {other}")
         display.say(f"{job.folder}: {done} of {len(shards)} shards are there; {actors} teachers side by side")

@@ -15,7 +15,7 @@ from typing import Any
 
 from ray.tune.experiment import Trial
 
-from tdtrain.adapting import label_lines
+from tdtrain.adapting import check_teacher, label_lines
 from tdtrain.adapting_documents import mend, write_examples
 from tdtrain.admission import check_models, check_place
 from tdtrain.config import DistillRun, LoraOcrRun
@@ -53,6 +53,8 @@ def search_job(search: SearchRun, run: Searched) -> Outcome:
     hold(search, run)
     if isinstance(run, DistillRun):
         check_models(run)
+    if isinstance(run, LoraOcrRun):
+        check_teacher(run)
     if search.scheduler == "pbt" and run.compute.num_workers > 1:
         raise ValueError(
             f"scheduler=pbt hands weights from process to process, and num_workers={run.compute.num_workers} would "

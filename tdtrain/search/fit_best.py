@@ -10,7 +10,7 @@ from statistics import fmean
 from ray import tune
 
 from tdtrain.config import LoraDocumentRun
-from tdtrain.data.manifest import Manifest, annotated_lines, load_manifest
+from tdtrain.data.manifest import Manifest, annotated_lines
 from tdtrain.evaluate.batch import read_corpus
 from tdtrain.evaluate.score import line_edits
 from tdtrain.evaluate.significance import bootstrap_ratio, paired_permutation_p
@@ -20,9 +20,8 @@ from tdtrain.search.runs import SearchRun
 from tdtrain.search.space import Scalar
 from tdtrain.search.state import journal_of
 from tdtrain.search.trial import SEED, run_trial
-from tdtrain.search.trials import Trials
+from tdtrain.search.trials import Trials, shared_key
 from tdtrain.search.tuner import Told, run_all
-from tdtrain.train.worker import Job
 
 FIRST_SEED = 1000
 """Far from those that searches are run with."""
@@ -64,8 +63,8 @@ def fit_best(
         given=scores.get("given", ()),
         optimism=fmean(known) - searched if known else None,
     )
-    job = trials.plan(picked.values)
-    return with_test(fitted, by_arm, load_manifest(job.run.lines), trials, at_once) if isinstance(job, Job) else fitted
+    manifest = trials.ready[shared_key(trials.axes, picked.values)].manifest
+    return with_test(fitted, by_arm, manifest, trials, at_once)
 
 
 def run_again(config: dict, jobs: Sequence[dict], trials: Trials, journal: Path) -> None:
@@ -77,7 +76,8 @@ def with_test(
     fitted: Fitted, by_arm: Mapping[str, Sequence[Row]], manifest: Manifest, trials: Trials, at_once: int
 ) -> Fitted:
     """The same with what the models read of the test split."""
-    assert not isinstance(trials.run, LoraDocumentRun)
+    if isinstance(trials.run, LoraDocumentRun):  # whose test pages are written by rayjobs/lora_document.py
+        return fitted
     lines = annotated_lines(manifest, "test", trials.run.corpus.max_evaluation_lines)
     models = {f"{arm} {row.number}": row.model for arm, rows in by_arm.items() for row in rows if row.model}
     if not lines or not models:
