@@ -1,7 +1,7 @@
 """What an experiment of Ray Tune leaves on the disk, so that a driver may be killed at any moment.
 
-Ray Tune writes its state in place and a moment after trials reported. Hence a journal of reports, written at once, and
-a copy of the last state that is whole.
+Ray Tune writes its state in several files, one after the other and a moment after trials reported, and copies them to
+their place beside what goes on. Hence a journal of reports, written at once, and a copy of the files of one moment.
 """
 
 from __future__ import annotations
@@ -41,36 +41,41 @@ def reports_of(journal: Path) -> dict[str, list[Mapping]]:
     return {trial: [by_round[number] for number in sorted(by_round)] for trial, by_round in found.items()}
 
 
-def keep_state(experiment: Path) -> None:
-    """Copies the experiment's state, where it is whole: somebody may be writing it."""
+def keep_state(written: Path, experiment: Path) -> None:
+    """Keeps the state that Ray Tune has written, unless it has since the last call written none.
+
+    Args:
+        written: where it writes, between two calls and never during one.
+        experiment: whose state it is.
+    """
+    files = _files(written)
+    kept = experiment / KEPT
+    if not files or [_age(path) for path in files] == [_age(kept / path.name) for path in files]:
+        return
     made = experiment / f"{KEPT}.partial"
     shutil.rmtree(made, ignore_errors=True)
     made.mkdir(parents=True)
-    for path in _files(experiment):
-        shutil.copy(path, made / path.name)
-    if is_whole(made):
-        shutil.rmtree(experiment / KEPT, ignore_errors=True)
-        os.replace(made, experiment / KEPT)
+    for path in files:
+        shutil.copy2(path, made / path.name)
+    shutil.rmtree(kept, ignore_errors=True)
+    os.replace(made, kept)
 
 
 def mend_state(experiment: Path) -> bool:
-    """Puts the last whole state in the place of one that was being written when its driver fell.
+    """Puts the last state kept in the place of what lies there.
 
     Returns: whether there is one to go on from.
     """
-    for kept in (experiment / KEPT, experiment / f"{KEPT}.partial"):
-        if is_whole(experiment):
-            return True
-        if is_whole(kept):
-            for path in _files(experiment):
-                path.unlink()
-            for path in _files(kept):
-                shutil.copy(path, experiment / path.name)
-    if is_whole(experiment):
-        return True
-    for path in _files(experiment):  # of a search that fell before its first trial began
+    whole = [kept for kept in (experiment / KEPT, experiment / f"{KEPT}.partial") if is_whole(kept)]
+    for path in _files(experiment):  # with none to take its place, of a search that fell before its first trial began
         path.unlink()
-    return False
+    for path in _files(whole[0]) if whole else []:
+        shutil.copy2(path, experiment / path.name)
+    return bool(whole)
+
+
+def _age(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def is_whole(folder: Path) -> bool:

@@ -10,9 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.storages import RDBStorage
 from ray import tune
 from ray.tune import Callback, PlacementGroupFactory, ResumeConfig
 from ray.tune.experiment import Trial
@@ -24,14 +21,14 @@ from ray.tune.schedulers import (
     PopulationBasedTraining,
     TrialScheduler,
 )
-from ray.tune.search.optuna import OptunaSearch
+from ray.tune.search import Searcher
 from ray.tune.search.sample import Domain
 
 from tdtrain.options import Compute
-from tdtrain.search.outcome import storage_of
 from tdtrain.search.runs import SearchRun
 from tdtrain.search.space import Axis, Scalar
 from tdtrain.search.state import journal_of, keep_state, mend_state, write_report
+from tdtrain.search.study import study_of
 from tdtrain.search.trial import run_trial
 from tdtrain.search.trials import Trials
 
@@ -57,7 +54,7 @@ def tune_trials(
         told: of what happens, as it happens.
     """
     points = grid(trials.axes, search.num_trials) if search.searcher == "grid" else [dict(base)] if base else []
-    picks = None if search.scheduler == "pbt" else searcher_of(search, trials.axes, points)
+    picks = None if search.scheduler == "pbt" else study_of(search, trials.axes, points)
     folder = search.output_dir.absolute()
     number = len(points) if search.searcher == "grid" else search.num_trials
     return run_all(
@@ -83,7 +80,7 @@ def run_all(
     at_once: int,
     trials: Trials,
     told: Told,
-    searcher: OptunaSearch | None = None,
+    searcher: Searcher | None = None,
     scheduler: TrialScheduler | None = None,
     values: dict[str, Any] | None = None,
 ) -> list[Trial]:
@@ -138,63 +135,6 @@ def resources_of(compute: Compute) -> PlacementGroupFactory:
     needs = {"CPU": compute.cpus} | ({"GPU": compute.gpus} if compute.gpus else {})
     where = {"bundle_label_selector": [compute.labels]} if compute.labels else {}
     return PlacementGroupFactory([needs], **where)
-
-
-def searcher_of(search: SearchRun, axes: Sequence[Axis], points: list[dict[str, Scalar]]) -> OptunaSearch:
-    """Picks values, and keeps what it learns in Optuna's storage, where its dashboard finds it.
-
-    Raises: ValueError where the study is one of another space.
-    """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    samplers: dict[str, Callable[[], optuna.samplers.BaseSampler]] = {
-        "tpe": lambda: optuna.samplers.TPESampler(seed=search.search_seed, multivariate=True, constant_liar=True),
-        "nsga2": lambda: optuna.samplers.NSGAIISampler(
-            seed=search.search_seed, population_size=min(50, search.num_trials)
-        ),
-        "random": lambda: optuna.samplers.RandomSampler(seed=search.search_seed),
-        "grid": lambda: optuna.samplers.RandomSampler(seed=search.search_seed),
-    }
-    storage = RDBStorage(storage_of(search))
-    begun = check_study(storage, search, axes)
-    objectives: Any = list(search.objectives) if len(search.objectives) > 1 else search.objectives[0]
-    return OptunaSearch(
-        {axis.path: distribution_of(axis) for axis in axes},
-        metric=objectives,
-        mode=["min"] * len(search.objectives) if len(search.objectives) > 1 else "min",
-        points_to_evaluate=[] if begun else points,
-        sampler=samplers[search.searcher](),
-        study_name=search.study_name,
-        storage=storage,
-    )
-
-
-def check_study(storage: RDBStorage, search: SearchRun, axes: Sequence[Axis]) -> bool:
-    """Names the study's space in it. Returns whether values were picked in it before.
-
-    Raises: ValueError where it is one of another space.
-    """
-    directions = [optuna.study.StudyDirection.MINIMIZE] * len(search.objectives)
-    study = optuna.create_study(
-        storage=storage, study_name=search.study_name, directions=directions, load_if_exists=True
-    )
-    mine = [[str(axis) for axis in axes], list(search.objectives)]
-    theirs = study.user_attrs.get("space", mine)
-    if theirs != mine:
-        raise ValueError(
-            f"study={search.study_name} is there already, over {', '.join(theirs[0])} for {', '.join(theirs[1])}; give "
-            "this one another name with --study, or use another output_dir"
-        )
-    study.set_user_attr("space", mine)
-    return bool(study.trials)
-
-
-def distribution_of(axis: Axis) -> BaseDistribution:
-    """An axis, to Optuna."""
-    if axis.kind == "choice":
-        return CategoricalDistribution(axis.told)
-    low, high = axis.values
-    kind: Any = IntDistribution if axis.whole else FloatDistribution
-    return kind(low, high, log=axis.kind == "log")
 
 
 def domain_of(axis: Axis) -> Domain:
@@ -255,12 +195,15 @@ class Watch(Callback):
         self._told, self._journal = told, journal
         self._experiment = journal.with_suffix("")
 
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        if trials and (storage := trials[0].storage):
+            keep_state(Path(storage.experiment_driver_staging_path), self._experiment)
+
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._told(trial, None, "began")
 
     def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: dict, **info: Any) -> None:
         write_report(self._journal, result)
-        keep_state(self._experiment)
         self._told(trial, result, "reported")
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:

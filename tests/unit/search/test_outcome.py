@@ -14,7 +14,7 @@ from tdtrain.report.search import rungs_of, write_search_report
 from tdtrain.search.outcome import Fitted, Outcome, Point, Row, front_of, outcome_of, pick_of
 from tdtrain.search.runs import SearchRun
 from tdtrain.search.space import parse_axis
-from tdtrain.search.tuner import searcher_of
+from tdtrain.search.study import study_of
 
 BOTH = ("score", "parameters")
 
@@ -63,7 +63,7 @@ def search_in(folder: Path, **changes: object) -> SearchRun:
 def test_importance_finds_the_field_that_matters(tmp_path: Path) -> None:
     search = search_in(tmp_path)
     axes = [parse_axis(spec) for spec in search.axes]
-    study = searcher_of(search, axes, [])._ot_study
+    study = study_of(search, axes, [])._ot_study
     for _ in range(20):
         trial = study.ask({axis.path: optuna.distributions.FloatDistribution(*axis.values) for axis in axes})
         study.tell(trial, trial.params["teaching.alpha"])
@@ -77,11 +77,11 @@ def test_a_study_of_another_space_is_refused_and_ones_own_gone_on_with(tmp_path:
     search = search_in(tmp_path)
     axes = [parse_axis(spec) for spec in search.axes]
     point = {"teaching.temperature": 1.0, "teaching.alpha": 0.5, "optimisation.learning_rate": 3e-4}
-    first = searcher_of(search, axes, [point])
+    first = study_of(search, axes, [point])
     assert first.suggest("a") and len(first._ot_study.trials) == 1
-    assert len(searcher_of(search, axes, [point])._ot_study.trials) == 1  # it is not asked for twice
+    assert len(study_of(search, axes, [point])._ot_study.trials) == 1  # it is not asked for twice
     with pytest.raises(ValueError, match=r"study=.* is there already, over teaching.temperature=log\(1.0, 10.0\)"):
-        searcher_of(search, axes[:1], [])
+        study_of(search, axes[:1], [])
 
 
 @pytest.mark.parametrize("pick", [True, False])

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from tdtrain.config import DistillRun, LoraOcrRun
 from tdtrain.search.runs import GUIDE, SearchRun
 from tdtrain.search.space import Axis, check_space, parse_axis, put
+from tdtrain.search.study import distribution_of
 from tdtrain.search.trials import check_paths, is_shared, shared_key
-from tdtrain.search.tuner import distribution_of, grid, resources_of
+from tdtrain.search.tuner import grid, resources_of
 from tdtrain.searching import fixed, hold, room, value_in
 
 RUNS = {"distill": DistillRun(), "lora_ocr": LoraOcrRun()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
@@ -24,31 +25,48 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
-@pytest.mark.parametrize("name", list(WHOLE))
-def test_a_state_that_was_being_written_gives_way_to_the_last_whole_one(name: str, tmp_path: Path) -> None:
-    experiment = write(tmp_path / "trials")
-    keep_state(experiment)
-    for size in range(len(WHOLE[name])):
-        (experiment / name).write_bytes(WHOLE[name][:size])
-        keep_state(experiment)  # of a half state there is no copy
-        assert not is_whole(experiment)
-        assert mend_state(experiment) and contents(experiment) == WHOLE
+def both(folder: Path) -> tuple[Path, Path]:
+    """Where a state is written, and the experiment that it is of."""
+    (folder / "trials").mkdir()
+    return write(folder / "written"), folder / "trials"
 
 
-def test_a_whole_state_is_left_as_it_is(tmp_path: Path) -> None:
-    experiment = write(tmp_path / "trials")
-    keep_state(experiment)
-    newer = {**WHOLE, "experiment_state-1.json": b'{"trial_data": [1]}'}
-    write(experiment, newer)
-    assert mend_state(experiment) and contents(experiment) == newer
-
-
-def test_a_kill_while_the_copy_takes_its_place_loses_nothing(tmp_path: Path) -> None:
-    experiment = write(tmp_path / "trials")
-    keep_state(experiment)
-    (experiment / "kept").rename(experiment / "kept.partial")
-    (experiment / "experiment_state-1.json").write_bytes(b"{")
+def test_whatever_lies_there_the_last_state_kept_takes_its_place(tmp_path: Path) -> None:
+    written, experiment = both(tmp_path)
+    keep_state(written, experiment)
+    # Of another moment, of a session before, and half written.
+    write(experiment, {"experiment_state-1.json": b'{"trial_data": [1]}', "experiment_state-0.json": b"{"})
     assert mend_state(experiment) and contents(experiment) == WHOLE
+    write(written, {"experiment_state-1.json": b'{"trial_data": [2]}'})
+    keep_state(written, experiment)
+    assert mend_state(experiment) and contents(experiment) == contents(written) != WHOLE
+
+
+def test_a_state_is_kept_once(tmp_path: Path) -> None:
+    written, experiment = both(tmp_path)
+    keep_state(written, experiment)
+    first = (experiment / "kept").stat().st_ino
+    keep_state(written, experiment)
+    assert (experiment / "kept").stat().st_ino == first
+
+
+def test_a_kill_while_the_copy_is_made_or_takes_its_place_loses_nothing(tmp_path: Path) -> None:
+    written, experiment = both(tmp_path)
+    keep_state(written, experiment)
+    write(experiment / "kept.partial", {"experiment_state-1.json": b'{"trial_da'})
+    assert mend_state(experiment) and contents(experiment) == WHOLE
+    shutil.rmtree(experiment / "kept.partial")
+    (experiment / "kept").rename(experiment / "kept.partial")
+    assert mend_state(experiment) and contents(experiment) == WHOLE
+
+
+@pytest.mark.parametrize("name", list(WHOLE))
+def test_half_a_file_is_told_from_a_whole_one(name: str, tmp_path: Path) -> None:
+    written = write(tmp_path / "written")
+    assert is_whole(written)
+    for size in range(len(WHOLE[name])):
+        (written / name).write_bytes(WHOLE[name][:size])
+        assert not is_whole(written)
 
 
 def test_a_search_that_fell_before_its_first_report_begins_anew(tmp_path: Path) -> None:
