@@ -49,6 +49,7 @@ WAYS: dict[str, dict[str, Lora | None]] = {
     "ppocrv6-small": {
         "all weights": None,
         "LoRA, all layers, rank 4": Lora(rank=4, alpha=8, target_modules=("all",)),
+        "the same and all biases": Lora(rank=4, alpha=8, target_modules=("all",), bias="all"),
     },
     "trocr": {
         "all weights": None,
@@ -57,7 +58,7 @@ WAYS: dict[str, dict[str, Lora | None]] = {
     },
 }
 RATES = {
-    "ppocrv6-small": {"all weights": (2e-5, 5e-5, 1e-4), "LoRA": (5e-4, 1e-3, 2e-3, 5e-3, 1e-2)},
+    "ppocrv6-small": {"all weights": (2e-5, 5e-5, 1e-4), "LoRA": (1e-3, 2e-3, 4e-3)},
     "trocr": {"all weights": (2e-4, 5e-4, 1.5e-3), "LoRA": (1.5e-3, 5e-3, 1.5e-2)},
 }
 VALIDATION = 1 / 3

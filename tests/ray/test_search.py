@@ -10,17 +10,22 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from random import Random
 
 import psutil
 import pytest
 
 from tdtrain.options import Optimisation
+from tdtrain.search.runs import SearchRun
+from tdtrain.search.space import parse_axis
 from tdtrain.search.state import reports_of
+from tdtrain.search.study import study_of
 from tdtrain.train.engine import schedule
 from tests.corpora import line_corpus
 
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parents[2]
+SPACE = ("optimisation.learning_rate=log(1e-5, 1e-3)", "lora.rank=choice(2, 4)")
 JOB = (
     "--model_name", "ppocrv6-tiny", "--rank", "2", "--target_modules", "all", "--epochs", "1", "--batch_size", "16",
     "--learning_rate", "1e-4", "--max_evaluation_lines", "40",
@@ -58,29 +63,43 @@ def kill(process: subprocess.Popen) -> None:
 
 
 def reports(journal: Path) -> list[dict]:
-    return [json.loads(line) for line in journal.read_text().splitlines() if line]
+    lines = [line for line in journal.read_text().splitlines() if line]
+    return [json.loads(line) for line in lines if line.endswith("}")]  # a driver that was killed may leave half a line
+
+
+def progress(journal: Path) -> int:
+    """How many evaluations there are of any trial."""
+    return sum(map(len, reports_of(journal).values()))
+
+
+def finished(journal: Path) -> dict[str, dict]:
+    """The last evaluations of trials that have ended, by their names."""
+    return {one["trial_id"]: one for one in reports(journal) if one["complete"]} if journal.exists() else {}
 
 
 @pytest.fixture(scope="module")
 def killed(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict], dict]:
-    """A search whose driver was killed after its first trial had ended, and which was then run to its end: its folder,
-    what finished trials had reported before, and the outcome."""
+    """A search whose driver was killed three times, at a random moment after it had got further, and which was then run
+    to its end: its folder, what finished trials had reported at the last kill, and the outcome."""
     out = tmp_path_factory.mktemp("killed") / "out"
-    space = ("--space", "optimisation.learning_rate=log(1e-5, 1e-3)", "lora.rank=choice(2, 4)")
-    told = command(out, corpus, ("--num_trials", "4", "--searcher", "random", "--scheduler", "none", *space))
-    log = out.parent / "log.txt"
-    with log.open("w") as file:
-        process = subprocess.Popen(told, cwd=ROOT, stdout=file, stderr=file)
+    told = command(out, corpus, ("--num_trials", "4", "--searcher", "random", "--scheduler", "none", "--space", *SPACE))
+    log, journal = out.parent / "log.txt", out / "trials.jsonl"
+    for life in (1, 2, 3):
+        moment = Random().uniform(0, 3)
+        with log.open("a") as file:
+            print(f"life {life} ends {moment} s after its trials have reported once more", file=file, flush=True)
+            process = subprocess.Popen(told, cwd=ROOT, stdout=file, stderr=file)
         try:
-            until = time.monotonic() + 600
-            while not any(told[-1].get("complete") for told in reports_of(out / "trials.jsonl").values()):
-                assert process.poll() is None and time.monotonic() < until, log.read_text()[-3000:]
-                time.sleep(0.2)
+            until, had = time.monotonic() + 600, progress(journal)
+            while progress(journal) == had or (life == 3 and not finished(journal)):
+                assert process.poll() is None and time.monotonic() < until, log.read_text()[-5000:]
+                time.sleep(0.1)
+            time.sleep(moment)
         finally:
             kill(process)
-    journal = out / "trials.jsonl"
-    before = {one["trial_id"]: one for one in reports(journal) if one["complete"]}
-    run(told)
+    before = finished(journal)
+    with log.open("a") as file:
+        file.write(run(told))
     return out, before, json.loads((out / "outcome.json").read_text())
 
 
@@ -89,7 +108,7 @@ def test_a_killed_search_goes_on_and_repeats_no_finished_trial(killed: tuple[Pat
     rows = outcome["rows"]
     assert len(rows) == 4 == len({row["trial"] for row in rows})
     assert [row["status"] for row in rows] == ["finished"] * 4
-    assert 0 < len(before) < 4
+    assert 0 < len(before)
     for name, one in before.items():
         again = [
             report for report in reports(out / "trials.jsonl") if report["trial_id"] == name and report["complete"]
@@ -99,9 +118,13 @@ def test_a_killed_search_goes_on_and_repeats_no_finished_trial(killed: tuple[Pat
                 one[key] for key in ("score", "weights", "in_trial_s")
             ]
     assert [point["round"] for row in rows for point in row["points"]] == [1, 2] * 4
-    # The values are those that nobody's kill would have changed: the job's own, then what chance of this seed draws.
-    assert rows[0]["values"] == {"optimisation.learning_rate": 1e-4, "lora.rank": 2}
-    assert len({row["values"]["optimisation.learning_rate"] for row in rows}) == 4
+    # The values are those of a search that nobody kills: the job's own, then what chance of this seed draws.
+    search = SearchRun(job="lora_ocr", space=SPACE, searcher="random", num_trials=4, output_dir=out.parent)
+    given = {"optimisation.learning_rate": 1e-4, "lora.rank": 2}
+    untouched = study_of(search, [parse_axis(spec) for spec in SPACE], [dict(given)])
+    for row in rows:
+        untouched.suggest(row["trial"])
+        assert row["values"] == untouched._ot_trials[row["trial"]].params
     best = min(rows, key=lambda row: row["figures"]["score"])
     assert outcome["pick"] == best["number"] and (out / "best" / "adapter_model.safetensors").exists()
 
