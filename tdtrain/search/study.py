@@ -9,7 +9,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search.optuna import OptunaSearch
 
 from tdtrain.search.outcome import storage_of
@@ -43,17 +43,18 @@ class Study(OptunaSearch):
 
     def on_trial_result(self, trial_id: str, result: dict) -> None:
         """A report of a trial under way."""
-        if not self._ended(trial_id):
+        trial = self._known(trial_id)
+        if not trial.state.is_finished() and result["training_iteration"] not in trial.intermediate_values:
             super().on_trial_result(trial_id, result)
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         """The last word on a trial."""
-        if not self._ended(trial_id):
+        if not self._known(trial_id).state.is_finished():
             super().on_trial_complete(trial_id, result, error)
 
-    def _ended(self, trial_id: str) -> bool:
-        number = self._ot_trials[trial_id].number
-        return bool(self._ot_study.get_trials(deepcopy=False)[number].state.is_finished())
+    def _known(self, trial_id: str) -> FrozenTrial:
+        trials: list[FrozenTrial] = self._ot_study.get_trials(deepcopy=False)
+        return trials[self._ot_trials[trial_id].number]
 
 
 def study_of(search: SearchRun, axes: Sequence[Axis], points: list[dict[str, Scalar]]) -> Study:

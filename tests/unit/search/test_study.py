@@ -40,6 +40,7 @@ def test_what_is_told_of_an_ended_trial_once_more_changes_nothing(tmp_path: Path
     before = trials(first)
     again = study(tmp_path)  # the next driver's: it knows the study, and what was saved
     again.restore(str(saved))
+    again.on_trial_result("a", report(0.3))
     again.on_trial_result("a", report(0.3, 2))
     again.on_trial_complete("a", report(0.3, 2))
     assert trials(again) == before and before[0].value == 0.4
