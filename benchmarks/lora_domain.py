@@ -37,6 +37,7 @@ from tdtrain.data.sample.page import make_page
 from tdtrain.evaluate.metrics import edits
 from tdtrain.evaluate.score import read_lines_with
 from tdtrain.evaluate.significance import paired_permutation_p
+from tdtrain.machine import cores
 from tdtrain.models.load import load_reader
 from tdtrain.models.trocr_build import build_trocr
 from tdtrain.options import Compute, Frozen, Lora, Optimisation, Positive
@@ -136,7 +137,7 @@ def main() -> None:
         return
     root = study.output_dir.absolute()
     _claim(study, root)
-    connect(num_cpus=None)
+    connect(num_cpus=cores())
     places = {reader: prepare(study, root, reader) for reader in study.readers}
     there = {(one.reader, one.way, one.learning_rate) for one in read_cells(root)}
     missing = [cell for cell in wanted if (cell.reader, cell.way, cell.learning_rate) not in there]

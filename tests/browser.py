@@ -9,28 +9,52 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.wait import WebDriverWait
 
 
-def page(url: str, wait_s: float = 2.0) -> str:
-    """What a page shows, as HTML, once its scripts have run for so long. Fails where they wrote an error."""
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no Chromium here to open pages with")
-    flags = (
-        "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--window-size=1600,1200",
-        f"--virtual-time-budget={round(1000 * wait_s)}", "--timeout=60000",
-    )  # fmt: skip
-    shown = subprocess.run(
-        [browser, *flags, "--dump-dom", url], capture_output=True, text=True, timeout=180, check=True
-    )
-    errors = [line for line in shown.stderr.splitlines() if "CONSOLE" in line and "rror" in line]
-    assert not errors, errors
-    return shown.stdout
+@contextmanager
+def browser() -> Iterator[webdriver.Chrome]:
+    """A Chromium without a window, which keeps what pages write to its console."""
+    binary, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+    if binary is None or driver is None:
+        pytest.skip("no Chromium with its driver here to open pages with")
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(flag)
+    options.add_argument("--window-size=1600,1200")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    chrome = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    try:
+        yield chrome
+    finally:
+        chrome.quit()
+
+
+def look(chrome: webdriver.Chrome, url: str, shown: Sequence[str], wait_s: float = 60.0) -> None:
+    """Opens a page. Fails unless it comes to show all these words, and where its scripts told of an error."""
+    chrome.get(url)
+    missing = list(shown)
+
+    def there(chrome: webdriver.Chrome) -> bool:
+        text = chrome.find_element(By.TAG_NAME, "body").text
+        missing[:] = [word for word in shown if word not in text]
+        return not missing
+
+    try:
+        WebDriverWait(chrome, wait_s).until(there)
+    except Exception as error:
+        text = chrome.find_element(By.TAG_NAME, "body").text
+        raise AssertionError(f"{url} never showed {missing}, but {text[:3000]}") from error
+    errors = [entry for entry in chrome.get_log("browser") if entry["level"] == "SEVERE"]
+    assert not errors, f"{url}: {errors}"
 
 
 @contextmanager
@@ -44,14 +68,14 @@ def served(log: Path, *command: str) -> Iterator[str]:
         told = [binary, *(word.replace("PORT", port) for word in command[1:])]
         process = subprocess.Popen(told, stdout=file, stderr=file)
         try:
-            until = time.monotonic() + 120
+            until = time.monotonic() + 180
             while not _answers(f"http://127.0.0.1:{port}"):
                 assert process.poll() is None and time.monotonic() < until, log.read_text()[-3000:]
                 time.sleep(0.3)
             yield f"http://127.0.0.1:{port}"
         finally:
             process.terminate()
-            process.wait(timeout=30)
+            process.wait(timeout=60)
 
 
 def _answers(url: str) -> bool:
