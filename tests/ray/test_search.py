@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -14,6 +13,7 @@ from random import Random
 
 import psutil
 import pytest
+from selenium.webdriver.common.by import By
 
 from tdtrain.options import Optimisation
 from tdtrain.search.runs import SearchRun
@@ -21,6 +21,7 @@ from tdtrain.search.space import parse_axis
 from tdtrain.search.state import reports_of
 from tdtrain.search.study import study_of
 from tdtrain.train.engine import schedule
+from tests.browser import browser, look
 from tests.corpora import line_corpus
 
 pytestmark = pytest.mark.ray
@@ -154,19 +155,12 @@ def test_each_trial_is_in_mlflow_below_the_search_in_optunas_study_and_in_tensor
 
 
 def test_the_page_opens_in_a_browser_and_shows_every_value(killed: tuple[Path, dict[str, dict], dict]) -> None:
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no Chromium here to open the page with")
     out, _, outcome = killed
-    flags = ("--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--virtual-time-budget=2000")
-    shown = subprocess.run(
-        [browser, *flags, "--dump-dom", (out / "report.html").as_uri()], capture_output=True, text=True, timeout=120,
-        check=True,
-    )  # fmt: skip
-    assert "CONSOLE" not in shown.stderr
-    for row in outcome["rows"]:
-        assert f'class="trial-{row["number"]}' in shown.stdout
-        assert f"{row['values']['optimisation.learning_rate']:.3g}" in shown.stdout
+    values = [row["values"]["optimisation.learning_rate"] for row in outcome["rows"]]
+    with browser() as chrome:
+        look(chrome, (out / "report.html").as_uri(), [f"{value:.3g}" for value in values])
+        for row in outcome["rows"]:
+            assert chrome.find_elements(By.CSS_SELECTOR, f".trial-{row['number']}")
 
 
 def test_a_trial_goes_on_from_anothers_weights_where_the_schedule_was(corpus: Path, tmp_path: Path) -> None:
