@@ -68,22 +68,23 @@ def _places(run: dict[str, Any], group: Document) -> Iterator[str]:
 
 
 def _room(run: dict[str, Any], groups: list[Document]) -> Iterator[str]:
-    compute, models = run["compute"], 1 + run.get("control", False)
-    label = dict([compute["worker_label"].split("=", 1)]) if compute["worker_label"] else {}
+    compute, cache = run["compute"], run.get("cache", {})
+    workers = max(1, compute["num_workers"]) * (1 + run.get("control", False))
+    each = {"nvidia.com/gpu": compute["gpus_per_worker"] or 0, "cpu": compute["cpus_per_worker"] or 1}
+    yield from _fits("worker_label", compute["worker_label"], groups, workers, each)
+    each = {"nvidia.com/gpu": cache.get("teacher_gpus") or 0, "cpu": 1}
+    yield from _fits("teacher_label", cache.get("teacher_label"), groups, cache.get("teacher_actors") or 0, each)
+
+
+def _fits(field: str, told: str | None, groups: list[Document], number: int, each: dict[str, float]) -> Iterator[str]:
+    label = dict([told.split("=", 1)]) if told else {}
     fitting = [group for group in groups if label.items() <= group.get("labels", {}).items()]
-    if not fitting:
-        yield f"worker_label={compute['worker_label']} is no label of a worker group"
-    workers = models * max(1, compute["num_workers"])
-    needs = {"nvidia.com/gpu": compute["gpus_per_worker"] or 0, "cpu": compute["cpus_per_worker"] or 1}
-    for resource, each in needs.items():
+    if told and not any(group["replicas"] for group in fitting):
+        yield f"{field}={told} is no label of a worker group that has a node from the start, so the job is refused"
+    for resource, amount in each.items():
         there = sum(_limit(group, resource) * group["maxReplicas"] for group in fitting)
-        if workers * each > there:
-            yield f"{workers} workers with {each} {resource} each do not fit into {there}"
-    cache = run.get("cache", {})
-    teachers = (cache.get("teacher_actors") or 0) * (cache.get("teacher_gpus") or 0)
-    everywhere = sum(_limit(group, "nvidia.com/gpu") * group["maxReplicas"] for group in groups)
-    if workers * needs["nvidia.com/gpu"] + teachers > everywhere:
-        yield f"students and {teachers:g} GPUs of teachers do not fit into {everywhere} GPUs"
+        if number * amount > there:
+            yield f"{number} with {amount} {resource} each ({field}={told}) do not fit into {there}"
 
 
 def _limit(group: Document, resource: str) -> int:

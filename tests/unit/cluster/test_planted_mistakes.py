@@ -89,6 +89,8 @@ PLANTED: list[tuple[str, Plant, str]] = [
     ("an unknown flag", _entrypoint("--learning_rte 1e-4"), "learning_rte"),
     ("an impossible run", _entrypoint("--batch_size 7"), "not divisible"),
     ("a label that nobody has", _entrypoint("--worker_label pool=studnets"), "no label of a worker group"),
+    ("a label that no node has yet", lambda job: _worker(job).update(replicas=0), "from the start"),
+    ("teachers out of their pool", _entrypoint("--teacher_actors 5"), "teacher_label=pool=teacher) do not fit"),
     ("too many workers", _entrypoint("--num_workers 16"), "do not fit"),
     ("a folder that is lost", _entrypoint("--output_dir /tmp/runs"), "on no volume"),
     ("a folder that is read", _entrypoint("--output_dir /corpus/runs"), "cannot be written"),
@@ -99,7 +101,7 @@ PLANTED: list[tuple[str, Plant, str]] = [
 def test_a_planted_mistake_is_caught(plant: Plant, words: str) -> None:
     (job,) = render("jobs/pools")
     plant(job)
-    assert any(words in fault for fault in faults(job)), list(faults(job))
+    assert any(words in fault for fault in faults(job)), faults(job)
 
 
 def test_mistakes_of_other_kinds_are_caught() -> None:
