@@ -1,4 +1,4 @@
-"""The commands in the manifests: each is run as far as --dry_run goes, by the script itself, and has to fit its cluster."""
+"""The commands in the manifests: each is run as far as --dry_run goes, by its script, and has to fit its cluster."""
 
 from __future__ import annotations
 

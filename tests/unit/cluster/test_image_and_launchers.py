@@ -14,7 +14,7 @@ from ray._private.ray_constants import DEFAULT_DASHBOARD_AGENT_LISTEN_PORT
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from tests.unit.cluster.commands import IN_IMAGE
-from tests.unit.cluster.manifests import REPOSITORY, cluster_of, groups_of, render
+from tests.unit.cluster.manifests import REPOSITORY, cluster_of, groups_of, pods_of, render
 
 LAUNCHERS = sorted((REPOSITORY / "cluster" / "launchers").glob("*.yaml"))
 
@@ -72,8 +72,8 @@ def test_probes_ask_where_ray_answers() -> None:
 def test_the_platform_starts_its_services_as_they_are_started() -> None:
     from mlflow.cli import server
 
-    by_name = {one["metadata"]["name"]: one for one in render("platform") if one["kind"] in ("Deployment", "StatefulSet")}
-    mlflow, redis = (by_name[name]["spec"]["template"]["spec"]["containers"][0] for name in ("mlflow", "redis"))
+    pods = {one["metadata"]["name"]: pod for one in render("platform") for _, pod in pods_of(one)}
+    mlflow, redis = (pods[name]["spec"]["containers"][0] for name in ("mlflow", "redis"))
     assert mlflow["command"] == ["mlflow"] and mlflow["args"][0] == "server"
     told = server.make_context("server", mlflow["args"][1:]).params
     assert told["backend_store_uri"].startswith("sqlite:////mlflow/") and "mlflow:5000" in told["allowed_hosts"]

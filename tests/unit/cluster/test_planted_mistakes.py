@@ -30,6 +30,10 @@ def _container(group: Document) -> Document:
     return group["template"]["spec"]["containers"][0]
 
 
+def _context(document: Document) -> Document:
+    return _container(_worker(document))["securityContext"]
+
+
 def _entrypoint(more: str) -> Plant:
     return lambda job: job["spec"].update(entrypoint=f"{job['spec']['entrypoint']} {more}")
 
@@ -55,10 +59,10 @@ PLANTED: list[tuple[str, Plant, str]] = [
     ("GPUs twice", lambda job: _worker(job)["rayStartParams"].update({"num-gpus": "1"}), "two places"),
     ("a gated field", lambda job: _cluster(job).update(networkPolicy={"mode": "DenyAll"}), "feature gate"),
     ("an old Ray", lambda job: _cluster(job).update(rayVersion="2.51.0"), "2.52"),
-    ("privileged", lambda job: _container(_worker(job))["securityContext"].update(privileged=True), "privileged"),
+    ("privileged", lambda job: _context(job).update(privileged=True), "privileged"),
     ("no context", lambda job: _container(_head(job)).pop("securityContext"), "capabilities"),
     ("root", lambda job: _head(job)["template"]["spec"]["securityContext"].pop("runAsNonRoot"), "runAsNonRoot"),
-    ("a writable root", lambda job: _container(_worker(job))["securityContext"].pop("readOnlyRootFilesystem"), "readOnly"),
+    ("a writable root", lambda job: _context(job).pop("readOnlyRootFilesystem"), "readOnlyRootFilesystem"),
     ("the node's files", _volume("node"), "folder of the node's"),
     ("the node's network", lambda job: _head(job)["template"]["spec"].update(hostNetwork=True), "hostNetwork"),
     ("a token for all", lambda job: _head(job)["template"]["spec"].pop("automountServiceAccountToken"), "automount"),
