@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow.parquet as pq
 import torch
@@ -145,15 +146,14 @@ def _bytes_per_position(job: LabelJob, shards: list[str]) -> float:
     return round(size / max(positions, 1), 2)
 
 
-def _run(
-    job: LabelJob, shards: list[str], actors: int, gpus: float, labels: Mapping[str, str] | None
-) -> Iterator[int]:
+def _run(job: LabelJob, shards: list[str], actors: int, gpus: float, labels: Mapping[str, str] | None) -> Iterator[int]:
     if actors == 0 or not shards:
         labeller = Labeller(job, "cuda" if torch.cuda.is_available() else "cpu")
         yield from (labeller({"shard": shard})["num_rows"] for shard in shards)
         return
     import ray.data
 
+    where: dict[str, Any] = {"label_selector": dict(labels)} if labels else {}
     rows = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
     done = rows.map(
         Labeller,  # type: ignore[arg-type]  # Ray's stubs know functions only
@@ -161,7 +161,7 @@ def _run(
         num_cpus=1,
         num_gpus=gpus,
         compute=ray.data.ActorPoolStrategy(size=min(actors, len(shards))),
-        **({"label_selector": dict(labels)} if labels else {}),
+        **where,
     )
     yield from (row["num_rows"] for row in done.iter_rows())
 

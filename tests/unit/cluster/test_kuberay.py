@@ -99,8 +99,8 @@ def test_the_gang_fits_into_its_queues() -> None:
     kueue = {one["name"]: one["nominalQuota"] for one in quotas[0]["flavors"][0]["resources"]}
     (volcano,) = render("queues/volcano")
     for queue in (kueue, volcano["spec"]["capability"]):
-        for resource, amount in wanted.items():
-            assert amount <= (bytes_of(queue[resource]) if resource == "memory" else int(queue[resource])), resource
+        for resource, total in wanted.items():
+            assert total <= (bytes_of(queue[resource]) if resource == "memory" else int(queue[resource])), resource
 
 
 def test_the_guide_names_every_overlay_and_none_that_is_not() -> None:
