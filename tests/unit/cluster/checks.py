@@ -1,4 +1,4 @@
-"""All checks on one object."""
+"""All rules on one object: the operators', this project's, and its command's."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ from tests.unit.cluster.commands import command_faults
 from tests.unit.cluster.house_rules import house_faults
 from tests.unit.cluster.manifests import Document
 from tests.unit.cluster.operator_rules import operator_faults
-from tests.unit.cluster.schemas import schema_faults
 
 
-def faults(document: Document) -> list[str]:
-    """All that is wrong with an object; where its schema refuses it, only that, as an API server would."""
-    if refused := list(schema_faults(document)):
-        return refused
+def rule_faults(document: Document) -> list[str]:
+    """What is wrong with an object that its schema allows."""
     return [fault for check in (operator_faults, house_faults, command_faults) for fault in check(document)]

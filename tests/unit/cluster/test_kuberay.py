@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 import pytest
 
-from tests.unit.cluster.checks import faults
+from tests.unit.cluster.checks import rule_faults
 from tests.unit.cluster.manifests import (
     CLUSTERS,
     JOBS,
@@ -21,11 +21,17 @@ from tests.unit.cluster.manifests import (
     pods_of,
     render,
 )
+from tests.unit.cluster.schemas import schema_faults
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_nothing_is_wrong_with_an_overlay(overlay: str) -> None:
-    assert [fault for document in render(overlay) for fault in faults(document)] == []
+def test_an_overlay_has_no_field_that_its_kinds_do_not_know(overlay: str) -> None:
+    assert [fault for document in render(overlay) for fault in schema_faults(document)] == []
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_an_overlay_is_what_operators_and_this_project_ask_for(overlay: str) -> None:
+    assert [fault for document in render(overlay) for fault in rule_faults(document)] == []
 
 
 def _cluster(document: Document) -> Document:

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.unit.cluster.checks import faults
+from tests.unit.cluster.checks import rule_faults
 from tests.unit.cluster.manifests import Document, cluster_of, render
+from tests.unit.cluster.schemas import schema_faults
 
 Plant = Callable[[Document], object]
 
@@ -47,9 +48,6 @@ def _volume(name: str) -> Plant:
 
 
 PLANTED: list[tuple[str, Plant, str]] = [
-    ("a typo", lambda job: job["spec"].update(ttlSecondsAfterFinish=60), "ttlSecondsAfterFinish"),
-    ("a typo deep down", lambda job: _container(_worker(job)).update(volumeMount=[]), "volumeMount"),
-    ("a wrong type", lambda job: _worker(job).update(maxReplicas="two"), "maxReplicas"),
     ("no TTL", lambda job: job["spec"].pop("ttlSecondsAfterFinished"), "ttlSecondsAfterFinished is not said"),
     ("a TTL alone", lambda job: job["spec"].pop("shutdownAfterJobFinishes"), "needs shutdownAfterJobFinishes"),
     ("no deadline", lambda job: job["spec"].pop("activeDeadlineSeconds"), "activeDeadlineSeconds"),
@@ -101,24 +99,44 @@ PLANTED: list[tuple[str, Plant, str]] = [
 ]
 
 
+MISSPELT: list[tuple[str, Plant, str]] = [
+    ("a typo", lambda job: job["spec"].update(ttlSecondsAfterFinish=60), "ttlSecondsAfterFinish"),
+    ("a typo deep down", lambda job: _container(_worker(job)).update(volumeMount=[]), "volumeMount"),
+    ("a wrong type", lambda job: _worker(job).update(maxReplicas="two"), "maxReplicas"),
+    ("a token, misspelt", lambda job: _cluster(job)["authOptions"].update(mode="tokens"), "tokens"),
+    ("a probe's field", lambda job: _container(_head(job))["startupProbe"].update(period=5), "period"),
+]
+
+
+@pytest.mark.parametrize(("plant", "words"), [mistake[1:] for mistake in MISSPELT], ids=[one[0] for one in MISSPELT])
+def test_what_is_misspelt_is_caught(plant: Plant, words: str) -> None:
+    (job,) = render("jobs/pools")
+    plant(job)
+    assert any(words in fault for fault in schema_faults(job)), list(schema_faults(job))
+
+
 @pytest.mark.parametrize(("plant", "words"), [mistake[1:] for mistake in PLANTED], ids=[one[0] for one in PLANTED])
 def test_a_planted_mistake_is_caught(plant: Plant, words: str) -> None:
     (job,) = render("jobs/pools")
     plant(job)
-    assert any(words in fault for fault in faults(job)), faults(job)
+    assert any(words in fault for fault in rule_faults(job)), rule_faults(job)
 
 
 def test_mistakes_of_other_kinds_are_caught() -> None:
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "stringData": {"password": "planted"}}
-    assert any("never part of a manifest" in fault for fault in faults(secret))
+    assert any("never part of a manifest" in fault for fault in rule_faults(secret))
     (service,) = [one for one in render("platform") if one["kind"] == "Service" and one["metadata"]["name"] == "mlflow"]
     service["spec"]["type"] = "NodePort"
-    assert any("exposed" in fault for fault in faults(service))
-    service["spec"]["port"] = 5000
-    assert any("'port' was unexpected" in fault for fault in faults(service))
-    (monitor,) = [one for one in render("monitoring") if one["kind"] == "PodMonitor"]
-    monitor["spec"]["podMetricsEndpoints"][0]["intervall"] = "15s"
-    assert any("intervall" in fault for fault in faults(monitor))
+    assert any("exposed" in fault for fault in rule_faults(service))
     (job,) = render("jobs/kueue")
     job["spec"]["rayClusterSpec"]["enableInTreeAutoscaling"] = True
-    assert any("Kueue reserves" in fault for fault in faults(job))
+    assert any("Kueue reserves" in fault for fault in rule_faults(job))
+
+
+def test_misspelt_fields_of_other_kinds_are_caught() -> None:
+    (monitor,) = [one for one in render("monitoring") if one["kind"] == "PodMonitor"]
+    monitor["spec"]["podMetricsEndpoints"][0]["intervall"] = "15s"
+    assert any("intervall" in fault for fault in schema_faults(monitor))
+    (service,) = [one for one in render("platform") if one["kind"] == "Service" and one["metadata"]["name"] == "mlflow"]
+    service["spec"]["port"] = 5000
+    assert any("'port' was unexpected" in fault for fault in schema_faults(service))
