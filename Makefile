@@ -1,6 +1,7 @@
 # make distill   set everything up and run the main job: distil a timetable reader, open output/distill/report.html
 # make test      set everything up and run the tests
 # make check     lint and types
+# make image     the image for clusters (docs/deploy.md), with docker or podman; VARIANT=cuda for GPUs
 #
 # TORCH_INDEX    where torch comes from. Empty: your package index.
 #                CPU only:  make distill TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -13,11 +14,16 @@ TORCH_INDEX ?=
 ARGS ?=
 PYTEST_ARGS ?=
 
+VARIANT ?= cpu
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+IMAGE ?= tdtrain:$(VERSION)-$(VARIANT)
+ENGINE ?= $(firstword $(foreach engine,docker podman,$(if $(shell command -v $(engine)),$(engine))))
+
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 export TRANSFORMERS_VERBOSITY ?= error
 
-.PHONY: distill test check setup clean
+.PHONY: distill test check setup image clean
 
 distill: $(VENV)/.ready
 	$(BIN)/python rayjobs/distill.py $(ARGS)
@@ -31,6 +37,14 @@ check: $(VENV)/.ready-dev
 	$(BIN)/mypy
 
 setup: $(VENV)/.ready
+
+image:
+	@$(if $(ENGINE),$(ENGINE) info >/dev/null 2>&1,false) || { echo "make image needs docker or podman, and" \
+		"$(if $(ENGINE),$(ENGINE) does not run here,neither is here); build it where one runs, or give ENGINE=..." >&2; \
+		exit 1; }
+	$(ENGINE) build --file cluster/image/Dockerfile --tag $(IMAGE) --build-arg VARIANT=$(VARIANT) \
+		$(if $(TORCH_INDEX),--build-arg TORCH_INDEX=$(TORCH_INDEX)) \
+		$(if $(PIP_INDEX_URL),--build-arg PIP_INDEX_URL=$(PIP_INDEX_URL)) .
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -8,7 +8,7 @@ from tdtrain.config import LabelRun
 from tdtrain.data.manifest import load_manifest
 from tdtrain.data.storage import open_folder
 from tdtrain.models.load import load_reader
-from tdtrain.ray_start import connect
+from tdtrain.ray_start import check_label, connect
 from tdtrain.teachers.cache import LabelManifest, differences, keep_of, name_of
 from tdtrain.teachers.label_pass import label, plan_labels
 from tdtrain.train.progress import Display
@@ -22,6 +22,7 @@ def label_corpus(run: LabelRun) -> LabelManifest:
     keep = keep_of(run.kept, load_reader(run.teacher_model).kind, run.temperature)
     job = plan_labels(run.teacher_model, run.dataset_path, run.output_dir, run.precision, keep)
     resources = connect()
+    check_label(run.kept.labels, "teacher_label")
     gpus = resources.get("GPU", 0.0)
     reserved = float(gpus > 0) if run.kept.teacher_gpus is None else run.kept.teacher_gpus
     actors = run.kept.teacher_actors or max(1, int(gpus if reserved else resources["CPU"] // 2))
@@ -31,6 +32,6 @@ def label_corpus(run: LabelRun) -> LabelManifest:
         for other in differences(open_folder(run.output_dir), job.spec):
             display.say(f"Another cache lies there and is left as it is: {other}")
         display.say(f"{job.folder}: {done} of {len(shards)} shards are there; {actors} teachers side by side")
-        manifest = label(job, actors, display.counting("label", "lines"), reserved)
+        manifest = label(job, actors, display.counting("label", "lines"), reserved, run.kept.labels)
         display.say(f"{manifest.num_lines:,} lines; {manifest.bytes_per_position:g} bytes a position ({keep.kept})")
     return manifest

@@ -14,6 +14,15 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 
 
+def _labels(field: str, label: str | None) -> dict[str, str]:
+    """A label as Ray selects nodes by it. Raises ValueError where it is none."""
+    if label is None:
+        return {}
+    if not all(label.partition("=")):
+        raise ValueError(f"{field}={label} is no KEY=VALUE, such as ray.io/market-type=spot")
+    return dict([label.split("=", 1)])
+
+
 class Frozen(BaseModel):
     """A part of a run: immutable, and refusing fields it does not know."""
 
@@ -176,6 +185,18 @@ class Kept(WithPlaces):
     """Teachers that label side by side. Left out: one a worker, at least two without GPUs."""
     teacher_gpus: float | None = Field(default=None, ge=0)
     """GPUs each of them reserves. Left out: as many as a worker."""
+    teacher_label: str | None = None
+    """KEY=VALUE: they run only on nodes with this Ray label, such as pool=teacher. Left out: on any."""
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """`teacher_label`, as Ray selects nodes by it; empty where any node will do."""
+        return _labels("teacher_label", self.teacher_label)
+
+    @model_validator(mode="after")
+    def _labelled(self) -> Self:
+        _labels("teacher_label", self.teacher_label)
+        return self
 
 
 class TeacherCache(Kept):
@@ -249,7 +270,7 @@ class Compute(Frozen):
     @property
     def labels(self) -> dict[str, str]:
         """`worker_label`, as Ray selects nodes by it; empty where any node will do."""
-        return dict([self.worker_label.split("=", 1)]) if self.worker_label else {}
+        return _labels("worker_label", self.worker_label)
 
     @property
     def threads(self) -> int:
@@ -273,8 +294,7 @@ class Compute(Frozen):
     def _consistent(self) -> Self:
         if self.offload and not self.zero_stage:
             raise ValueError("offload=True needs DeepSpeed, but zero_stage=0 is plain torch; use zero_stage 1, 2 or 3")
-        if self.worker_label is not None and not all(self.worker_label.partition("=")):
-            raise ValueError(f"worker_label={self.worker_label} is no KEY=VALUE, such as ray.io/market-type=spot")
+        _labels("worker_label", self.worker_label)
         return self
 
 

@@ -67,6 +67,10 @@ class Job(Stages):
         self.needs_texts = run.student_model in BUILT or run.ctc_head or run.teaching.trim_vocabulary
         self.streamed = self.on_ray and not self.needs_texts
         self.bridge = bridge_of(run.teaching.vocabulary_bridge, run.teacher_model, run.student_model)
+        if self.on_ray:
+            from tdtrain.ray_start import check_label
+
+            check_label(run.cache.labels, "teacher_label")
 
 
 def distill(run: DistillRun) -> Results | None:
@@ -111,7 +115,13 @@ def prepare(job: Job) -> tuple[Prepared, Labelling]:
 
     def read_all(begun: Callable[[], object]) -> None:
         counting = job.display.counting("label", "lines")
-        label(labelling, job.teachers, lambda done, total: (begun(), counting(done, total))[1], job.teacher_gpus)
+        label(
+            labelling,
+            job.teachers,
+            lambda done, total: (begun(), counting(done, total))[1],
+            job.teacher_gpus,
+            run.cache.labels,
+        )
         begun()
 
     if not job.streamed:

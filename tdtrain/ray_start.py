@@ -69,13 +69,13 @@ def cores_of_machine() -> int | None:
     return max(1, min(cores(), int(alive[0]["Resources"].get("CPU", 1)) - SPARE_CPUS)) if len(alive) == 1 else None
 
 
-def check_label(labels: Mapping[str, str]) -> None:
+def check_label(labels: Mapping[str, str], field: str = "worker_label") -> None:
     """Raises ValueError where no node has these labels, so that workers would wait for ever."""
     there = [node.get("Labels", {}) for node in ray.nodes() if node["Alive"]]
     if not any(all(own.get(key) == value for key, value in labels.items()) for own in there):
         words = ", ".join(f"{key}={value}" for key, value in labels.items())
         seen = sorted({f"{key}={value}" for own in there for key, value in own.items() if "node-id" not in key})
-        raise ValueError(f"worker_label={words}, and no node has that label; there are {', '.join(seen) or 'none'}")
+        raise ValueError(f"{field}={words}, and no node has that label; there are {', '.join(seen) or 'none'}")
 
 
 def _package(local: bool) -> dict:

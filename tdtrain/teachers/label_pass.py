@@ -7,8 +7,9 @@ passes may share a folder: a shard is written whole, and the same by both.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow.parquet as pq
 import torch
@@ -99,13 +100,20 @@ def begin(job: LabelJob) -> Begun:
     return begun
 
 
-def label(job: LabelJob, actors: int, progress: Callable[[int, int], None], gpus: float = 0) -> LabelManifest:
+def label(
+    job: LabelJob,
+    actors: int,
+    progress: Callable[[int, int], None],
+    gpus: float = 0,
+    labels: Mapping[str, str] | None = None,
+) -> LabelManifest:
     """Labels what is not labelled yet, and says what there is.
 
     Args:
         actors: teachers that read side by side, one CPU each; 0: here, without Ray.
         progress: told of lines done and lines in all.
         gpus: that each of them reserves.
+        labels: of the nodes that they run on; none: on any.
     """
     folder = open_folder(job.folder)
     shards = load_manifest(job.lines).shards_of("train")
@@ -116,7 +124,7 @@ def label(job: LabelJob, actors: int, progress: Callable[[int, int], None], gpus
     total = sum(shard.num_rows for shard in shards)
     done = total - sum(shard.num_rows for shard in shards if shard.path in missing)
     gauge("label_hits", done, job.fingerprint[:12], "label")
-    for num_rows in _run(job, missing, actors, gpus):
+    for num_rows in _run(job, missing, actors, gpus, labels):
         done += num_rows
         progress(done, total)
     manifest = LabelManifest(
@@ -138,13 +146,14 @@ def _bytes_per_position(job: LabelJob, shards: list[str]) -> float:
     return round(size / max(positions, 1), 2)
 
 
-def _run(job: LabelJob, shards: list[str], actors: int, gpus: float) -> Iterator[int]:
+def _run(job: LabelJob, shards: list[str], actors: int, gpus: float, labels: Mapping[str, str] | None) -> Iterator[int]:
     if actors == 0 or not shards:
         labeller = Labeller(job, "cuda" if torch.cuda.is_available() else "cpu")
         yield from (labeller({"shard": shard})["num_rows"] for shard in shards)
         return
     import ray.data
 
+    where: dict[str, Any] = {"label_selector": dict(labels)} if labels else {}
     rows = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
     done = rows.map(
         Labeller,  # type: ignore[arg-type]  # Ray's stubs know functions only
@@ -152,6 +161,7 @@ def _run(job: LabelJob, shards: list[str], actors: int, gpus: float) -> Iterator
         num_cpus=1,
         num_gpus=gpus,
         compute=ray.data.ActorPoolStrategy(size=min(actors, len(shards))),
+        **where,
     )
     yield from (row["num_rows"] for row in done.iter_rows())
 

@@ -40,6 +40,7 @@ def test_a_run_survives_json() -> None:
         ({"storage_path": "s3://KEY:SECRET@bucket/runs"}, "holds a password"),
         ({"optimisation": {"seed": -1}}, "seed"),
         ({"compute": {"shard_teacher": True}, "teaching": {"teacher_signal": "stored"}}, "is for a live teacher"),
+        ({"cache": {"teacher_label": "teacher"}}, "teacher_label=teacher is no KEY=VALUE"),
     ],
 )
 def test_what_cannot_work_is_refused(changes: dict, words: str) -> None:

@@ -1,0 +1,13 @@
+"""All rules on one object: the operators', this project's, and its command's."""
+
+from __future__ import annotations
+
+from tests.unit.cluster.commands import command_faults
+from tests.unit.cluster.house_rules import house_faults
+from tests.unit.cluster.manifests import Document
+from tests.unit.cluster.operator_rules import operator_faults
+
+
+def rule_faults(document: Document) -> list[str]:
+    """What is wrong with an object that its schema allows."""
+    return [fault for check in (operator_faults, house_faults, command_faults) for fault in check(document)]

@@ -1,0 +1,115 @@
+"""Every overlay is what Kubernetes, KubeRay, Kueue and this project ask for."""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import version
+
+import pytest
+
+from tests.unit.cluster.checks import rule_faults
+from tests.unit.cluster.manifests import (
+    CLUSTERS,
+    JOBS,
+    OVERLAYS,
+    REPOSITORY,
+    Document,
+    bytes_of,
+    cluster_of,
+    containers_of,
+    groups_of,
+    pods_of,
+    render,
+)
+from tests.unit.cluster.schemas import schema_faults
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_an_overlay_has_no_field_that_its_kinds_do_not_know(overlay: str) -> None:
+    assert [fault for document in render(overlay) for fault in schema_faults(document)] == []
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_an_overlay_is_what_operators_and_this_project_ask_for(overlay: str) -> None:
+    assert [fault for document in render(overlay) for fault in rule_faults(document)] == []
+
+
+def _cluster(document: Document) -> Document:
+    cluster = cluster_of(document)
+    assert cluster is not None
+    return cluster
+
+
+def _limits(group: Document) -> Document:
+    return group["template"]["spec"]["containers"][0]["resources"]["limits"]
+
+
+def test_a_job_has_the_cluster_that_stands_beside_it() -> None:
+    for name in ("cpu", "gpu", "pools", "spot"):
+        (cluster,), (job,) = render(f"clusters/{name}"), render(f"jobs/{name}")
+        assert job["spec"]["rayClusterSpec"] == cluster["spec"]
+        images = {container["image"] for _, pod in pods_of(job) for container in containers_of(pod)}
+        assert len(images) == 1, "submitter, head and workers have one image"
+
+
+def test_versions_are_those_of_this_repository() -> None:
+    ours = re.search(r'^version = "(.*)"', (REPOSITORY / "pyproject.toml").read_text(), re.MULTILINE)
+    assert ours is not None
+    for overlay in (*CLUSTERS, *JOBS):
+        (document,) = render(overlay)
+        assert _cluster(document)["rayVersion"] == version("ray")
+        for _, group in groups_of(_cluster(document)):
+            for container in containers_of(group["template"]):
+                assert re.fullmatch(rf".*tdtrain:{ours[1]}-(cpu|cuda)", container["image"])
+
+
+def test_what_pods_refer_to_is_on_the_platform() -> None:
+    there = {(one["kind"], one["metadata"]["name"]) for one in render("platform")}
+    guide = (REPOSITORY / "docs" / "deploy.md").read_text()
+    for document in (document for overlay in OVERLAYS for document in render(overlay)):
+        assert document["metadata"].get("namespace") in ("tdtrain", None)
+        for _, pod in pods_of(document):
+            if priority := pod["spec"].get("priorityClassName"):
+                assert ("PriorityClass", priority) in there
+            claims = (volume.get("persistentVolumeClaim") for volume in pod["spec"].get("volumes", []))
+            for claim in filter(None, claims):
+                assert ("PersistentVolumeClaim", claim["claimName"]) in there or document["kind"] == "StatefulSet"
+        for name in re.findall(r"'secretKeyRef': \{[^}]*'name': '([^']+)'", str(document)):
+            assert f"secret generic {name}" in guide, f"docs/deploy.md does not say how {name} is made"
+
+
+def test_the_network_is_closed_but_for_what_is_named() -> None:
+    policies = {one["metadata"]["name"]: one["spec"] for one in render("platform") if one["kind"] == "NetworkPolicy"}
+    assert policies["nobody"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    opened = {
+        policy["podSelector"]["matchLabels"]["app.kubernetes.io/component"]
+        for policy in policies.values()
+        if policy["podSelector"]
+    }
+    pods = [pod for overlay in OVERLAYS for document in render(overlay) for _, pod in pods_of(document)]
+    components = {pod["metadata"]["labels"]["app.kubernetes.io/component"] for pod in pods}
+    assert opened == components - {"files"}
+    everywhere = [rule for rule in policies["ray"]["ingress"] if any("ipBlock" in one for one in rule["from"])]
+    assert everywhere == [], "nobody comes in from outside"
+
+
+def test_the_gang_fits_into_its_queues() -> None:
+    wanted = {"cpu": 0.0, "memory": 0.0, "nvidia.com/gpu": 0.0}
+    (job,) = render("jobs/kueue")
+    for _, group in groups_of(_cluster(job)):
+        limits = _limits(group)
+        for resource in wanted:
+            amount = bytes_of(limits[resource]) if resource == "memory" else int(limits.get(resource, 0))
+            wanted[resource] += amount * group.get("replicas", 1)
+    quotas = next(one for one in render("queues/kueue") if one["kind"] == "ClusterQueue")["spec"]["resourceGroups"]
+    kueue = {one["name"]: one["nominalQuota"] for one in quotas[0]["flavors"][0]["resources"]}
+    (volcano,) = render("queues/volcano")
+    for queue in (kueue, volcano["spec"]["capability"]):
+        for resource, total in wanted.items():
+            assert total <= (bytes_of(queue[resource]) if resource == "memory" else int(queue[resource])), resource
+
+
+def test_the_guide_names_every_overlay_and_none_that_is_not() -> None:
+    guide = (REPOSITORY / "docs" / "deploy.md").read_text()
+    named = set(re.findall(r"cluster/kuberay/((?:clusters|jobs|queues)/\w+|platform|monitoring|files)", guide))
+    assert named == set(OVERLAYS)
