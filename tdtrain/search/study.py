@@ -29,16 +29,23 @@ class Study(OptunaSearch):
         self._sampler_of = sampler_of
         super().__init__(sampler=sampler_of(0), **options)
 
+    @property
+    def study(self) -> optuna.Study:
+        """Optuna's own."""
+        study: Any = self._ot_study
+        assert isinstance(study, optuna.Study)
+        return study
+
     def suggest(self, trial_id: str) -> dict | None:
         """The values of a trial."""
         if trial_id not in self._ot_trials:
             known = {one.number for one in self._ot_trials.values()}
-            trials = self._ot_study.get_trials(deepcopy=False)
+            trials = self.study.get_trials(deepcopy=False)
             lost = [one for one in trials if one.state == TrialState.RUNNING and one.number not in known]
             if lost:
-                self._ot_trials[trial_id] = optuna.trial.Trial(self._ot_study, lost[0]._trial_id)
+                self._ot_trials[trial_id] = optuna.trial.Trial(self.study, lost[0]._trial_id)
             begun = sum(one.state != TrialState.WAITING for one in trials)
-            self._ot_study.sampler = self._sampler_of(begun)
+            self.study.sampler = self._sampler_of(begun)
         return super().suggest(trial_id)
 
     def on_trial_result(self, trial_id: str, result: dict) -> None:
@@ -53,7 +60,7 @@ class Study(OptunaSearch):
             super().on_trial_complete(trial_id, result, error)
 
     def _known(self, trial_id: str) -> FrozenTrial:
-        trials: list[FrozenTrial] = self._ot_study.get_trials(deepcopy=False)
+        trials: list[FrozenTrial] = self.study.get_trials(deepcopy=False)
         return trials[self._ot_trials[trial_id].number]
 
 

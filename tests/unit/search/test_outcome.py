@@ -63,7 +63,7 @@ def search_in(folder: Path, **changes: object) -> SearchRun:
 def test_importance_finds_the_field_that_matters(tmp_path: Path) -> None:
     search = search_in(tmp_path)
     axes = [parse_axis(spec) for spec in search.axes]
-    study = study_of(search, axes, [])._ot_study
+    study = study_of(search, axes, []).study
     for _ in range(20):
         trial = study.ask({axis.path: optuna.distributions.FloatDistribution(*axis.values) for axis in axes})
         study.tell(trial, trial.params["teaching.alpha"])
@@ -78,8 +78,8 @@ def test_a_study_of_another_space_is_refused_and_ones_own_gone_on_with(tmp_path:
     axes = [parse_axis(spec) for spec in search.axes]
     point = {"teaching.temperature": 1.0, "teaching.alpha": 0.5, "optimisation.learning_rate": 3e-4}
     first = study_of(search, axes, [point])
-    assert first.suggest("a") and len(first._ot_study.trials) == 1
-    assert len(study_of(search, axes, [point])._ot_study.trials) == 1  # it is not asked for twice
+    assert first.suggest("a") and len(first.study.trials) == 1
+    assert len(study_of(search, axes, [point]).study.trials) == 1  # it is not asked for twice
     with pytest.raises(ValueError, match=r"study=.* is there already, over teaching.temperature=log\(1.0, 10.0\)"):
         study_of(search, axes[:1], [])
 

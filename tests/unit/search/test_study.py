@@ -27,7 +27,7 @@ def report(score: float, number: int = 1) -> dict:
 
 
 def trials(of: Study) -> list[optuna.trial.FrozenTrial]:
-    return list(of._ot_study.get_trials())
+    return list(of.study.get_trials())
 
 
 def test_what_is_told_of_an_ended_trial_once_more_changes_nothing(tmp_path: Path) -> None:
