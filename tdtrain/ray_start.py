@@ -45,7 +45,7 @@ def connect(num_cpus: int | None = None, at_least: float = 2) -> dict[str, float
         in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
         address = os.environ.get("RAY_ADDRESS") or ("auto" if in_job else "local")
         local = address == "local"
-        if not local:  # the dashboard's Train page
+        if not local:  # Ray's record of trainings
             os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")
         ray.init(
             address=address,

@@ -28,7 +28,7 @@ class Found:
 
     Attributes:
         row: of the grid.
-        day: empty in lists that name it elsewhere, as departures do.
+        day: empty where a row of a list has none.
         beside: where a row is one entry of a list, its other cells.
     """
 
@@ -88,14 +88,16 @@ def _time_column(grid: Grid, column: int) -> Iterator[Found]:
     first = next(r for r, row in enumerate(rows) if column in row and timed(row[column]))
     head = rows[first - 1] if first else {}
     left = Counter(c for row in rows[first:] for c in row if c < column)
-    numbered = any(c < column and NUMBER.match(cell.text) for row in rows[first:] for c, cell in row.items())
+    left_cells = [cell for row in rows[first:] for c, cell in row.items() if c < column]
+    numbered = sum(NUMBER.match(cell.text) is not None for cell in left_cells) > 1  # of periods; one may be a speck
     day = max(left, key=left.__getitem__) if left and not numbered else None
     named = _named(rows[first:], column) if day is None else _next_to(rows[first:], column)
     if named is not None:
+        above = _heading(grid, first) if day is None else ""
         for r, row in enumerate(rows[first:], first):
             if {column, named} <= row.keys() and (times := timed(row[column])):
                 beside = tuple(cell for c, cell in sorted(row.items()) if c not in (day, column, named))
-                yield Found(r, row[day].text if day in row else "", row[named], times, beside)
+                yield Found(r, row[day].text if day in row else above, row[named], times, beside)
         return
     for day_column, heading in head.items():
         for r, (row, below) in enumerate(zip(rows[first:], [*rows[first + 1 :], {}], strict=True), first):
@@ -107,6 +109,13 @@ def _time_column(grid: Grid, column: int) -> Iterator[Found]:
                 yield Found(r, heading.text, cell, times)
 
 
+def _heading(grid: Grid, first: int) -> str:
+    """The last line above a list that has words and no digit: departures say there on which days they go."""
+    top = min((cell.y for row in grid.rows[: first + 1] for cell in row.values()), default=0.0)
+    above = [box for box in grid.others if box.y < top and _WORD.search(box.text) and not re.search(r"\d", box.text)]
+    return max(above, key=lambda box: box.y).text if above else ""
+
+
 def _next_to(rows: Sequence[dict[int, Cell]], column: int) -> int | None:
     """The first column right of the times that has a cell in half of the rows."""
     right = Counter(c for row in rows for c in row if c > column)
@@ -114,16 +123,16 @@ def _next_to(rows: Sequence[dict[int, Cell]], column: int) -> int | None:
 
 
 def _named(rows: Sequence[dict[int, Cell]], column: int) -> int | None:
-    """Which column right of the times has names, where another has numbers and all are full: such a table is a list."""
+    """Which column right of the times has names, where another has numbers, both in nearly every row: such a table is a
+    list."""
     numbers: dict[int, list[bool]] = {}
     for row in rows:
         for c, cell in row.items():
             if c > column:
                 numbers.setdefault(c, []).append(any(char.isdigit() for char in cell.text))
-    shares = {c: sum(own) / len(own) for c, own in numbers.items()}
+    shares = {c: sum(own) / len(own) for c, own in numbers.items() if len(own) >= NUMBERS * len(rows)}
     names = [c for c, share in sorted(shares.items()) if share <= 1 - NUMBERS]
-    full = min(map(len, numbers.values()), default=0) >= NUMBERS * len(rows)
-    return names[0] if full and names and max(shares.values()) >= NUMBERS else None
+    return names[0] if names and max(shares.values()) >= NUMBERS else None
 
 
 def _times_inside(grid: Grid) -> Iterator[Found]:

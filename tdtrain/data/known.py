@@ -10,6 +10,7 @@ from rapidfuzz import process
 from rapidfuzz.distance import OSA
 
 from tdtrain.data.found import Found
+from tdtrain.data.layout import Cell
 from tdtrain.data.plain import plain
 
 Spellings = Mapping[str, Sequence[str]]
@@ -19,6 +20,7 @@ LETTERS_AN_EDIT = 8
 MOST_WORDS = 6
 AROUND = " .,:;/()[]|-\u2013\u2014\u00b7"
 _WORD = re.compile(r"\w+")
+_BRACKETS = re.compile(r"\s*\(.*?\)")
 _ENDS = re.compile(r"[\s.]*($|/|\()")
 """A line ends, or a bracket begins."""
 
@@ -26,24 +28,21 @@ _ENDS = re.compile(r"[\s.]*($|/|\()")
 @dataclass(frozen=True)
 class Known:
     """Days and names; `only_day`: the one that the page says somewhere, if it is one. Lists that are of one day have no
-    column of days: it stands in a heading."""
+    column of days: it stands in a heading. `dotted`: see `capitals`."""
 
     days: Spellings = field(default_factory=dict)
     names: Spellings = field(default_factory=dict)
     only_day: str = ""
+    dotted: bool = False
 
     def with_days(self, blocks: Iterable[Found]) -> list[Found]:
         """A page's blocks with the day in what heads their column or row: the longest that is known; the page's only
-        one where nothing heads them, or the same unknown text all of them; else the text."""
+        one where nothing heads them, or nothing that is known any; else the text."""
         there = list(blocks)
-        alone = len({one.day for one in there}) == 1
-        return [replace(one, day=self._day(one.day, alone)) for one in there]
-
-    def _day(self, text: str, alone: bool) -> str:
-        found = days_in(text, self.days)
-        if found:
-            return found[max(found, key=len)]
-        return self.only_day or text if alone or not text else text
+        found = {text: days_in(text, self.days) for text in {one.day for one in there}}
+        said = {text: days[max(days, key=len)] for text, days in found.items() if days}
+        other = "" if said else self.only_day
+        return [replace(one, day=said.get(one.day) or other or one.day or self.only_day) for one in there]
 
     def name(self, text: str) -> tuple[str, str]:
         """The longest known name that a cell's text begins with, up to the end of a line, and what is left; without a
@@ -54,8 +53,19 @@ class Known:
             ways = _ways("".join(map(_plain, told[:n])), self.names) if _ENDS.match(text[end:]) else ()
             if ways:
                 said = " ".join(text[told[0].start() : end].replace("/", " ").split())
-                return _spelled(ways, said), text[end:].strip(AROUND)
+                return _spelled(ways, said, self.dotted), text[end:].strip(AROUND)
         return "", text
+
+    def title(self, cell: Cell) -> tuple[str, str]:
+        """What a cell is called, and what is left of it: what is known, else its lines that hold no digit, without what
+        is in brackets."""
+        said = [_BRACKETS.sub("", box.text).strip() for box in cell.boxes]
+        kept = [text for text in said if text and not any(char.isdigit() for char in text)]
+        if len(kept) > 1 and len(kept) < len(said) and len(kept[-1]) <= 4:
+            kept.pop()  # initials above a room
+        told = zip(cell.boxes, said, strict=True)
+        left = [" ".join(_BRACKETS.findall(box.text)) if text in kept else box.text for box, text in told]
+        return self.name(" / ".join(kept))[0] or " ".join(kept), " ".join(map(str.strip, filter(None, left)))
 
 
 NOTHING = Known()
@@ -98,9 +108,14 @@ def _ways(said: str, spellings: Spellings) -> Sequence[str]:
     return spellings[near[0]] if near else ()
 
 
-def _spelled(ways: Sequence[str], said: str) -> str:
+def _spelled(ways: Sequence[str], said: str, dotted: bool = False) -> str:
     """One of the spellings: the one that is said, else one of its case."""
     if said in ways:
         return said
     alike = [way for way in ways if way.isupper() == said.isupper()]
-    return alike[0] if alike else ways[0].upper() if said.isupper() else said
+    return alike[0] if alike else capitals(ways[0], dotted) if said.isupper() else said
+
+
+def capitals(text: str, dotted: bool) -> str:
+    """A text in capitals; `dotted`: where i keeps its dot, as in Turkish."""
+    return (text.replace("i", "İ") if dotted else text).upper()

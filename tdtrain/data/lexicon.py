@@ -15,7 +15,7 @@ from dataclasses import replace
 from rapidfuzz import process
 from rapidfuzz.distance import OSA
 
-from tdtrain.data.known import Known, Spellings, days_in, letters
+from tdtrain.data.known import Known, Spellings, capitals, days_in, letters
 from tdtrain.data.layout import PlacedLine, text_rows, upright
 from tdtrain.data.plain import plain
 from tdtrain.data.timetable import Timetable
@@ -27,6 +27,8 @@ SHORT, LONG = 5, 9
 """Words of fewer letters are not mended but in marks; words of so many may differ in two."""
 ALONE = 4
 """Words of fewer letters are mended where a line has no other."""
+GLUED = 8
+"""Days of so many letters are found within words."""
 _WORD = re.compile(r"[^\W\d_]{2,}")
 
 
@@ -66,6 +68,7 @@ class Lexicon:
         if the page is one of those: what is learnt from is read as what is met later."""
         shared = self._shared(lines, page)
         known: dict[tuple[str, bool], str] = {}
+        dotted = self._dotted(shared)
 
         def spelled(text: str) -> str:
             alone = len(_WORD.findall(text)) == 1
@@ -73,7 +76,7 @@ class Lexicon:
             def word(found: re.Match[str]) -> str:
                 key = (found[0], alone)
                 if key not in known:
-                    known[key] = self._spelled(*key, shared)
+                    known[key] = self._spelled(*key, shared, dotted)
                 return known[key]
 
             return _WORD.sub(word, text)
@@ -91,15 +94,23 @@ class Lexicon:
             for counts, texts, long in ((days, own, ALONE), (names, set(self._texts[other]) - own, LONG)):
                 counts.update({text: weight for text in texts if other in near or len(letters(text)) >= long})
         clear = Counter({day: number for day, number in days.items() if len(letters(day)) >= ALONE})
-        said = days_in(" ".join(box.text for row in text_rows(upright(lines)) for box in row), _spellings(clear))
-        return Known(_spellings(days), _spellings(names), next(iter(said.values())) if len(said) == 1 else "")
+        ways = _spellings(clear)
+        said = days_in(" ".join(box.text for row in text_rows(upright(lines)) for box in row), ways)
+        said = said or {day: ways[day][0] for line in lines if (day := _within(letters(line.text), ways))}
+        only = next(iter(said.values())) if len(said) == 1 else ""
+        return Known(_spellings(days), _spellings(names), only, self._dotted(shared))
+
+    def _dotted(self, shared: Mapping[str, int]) -> bool:
+        """Whether documents that share words with a page write i with a dot in capitals, and ı without."""
+        near = [self._texts[other] for other, number in shared.items() if number >= SHARED]
+        return any("\u0130" in text or "\u0131" in text for texts in near for text in texts)
 
     def _shared(self, lines: Sequence[PlacedLine], page: str) -> dict[str, int]:
         """How many words besides the one that is looked at a page shares with each other's document."""
         here = {plain(word) for word in _words(line.text for line in lines)}
         return {other: len(words & here) - 1 for other, words in self._words.items() if other != page}
 
-    def _spelled(self, word: str, alone: bool, shared: Mapping[str, int]) -> str:
+    def _spelled(self, word: str, alone: bool, shared: Mapping[str, int], dotted: bool) -> str:
         """One word as documents have it that share most words with the page."""
         bare, needed = plain(word), SHARED
         if bare not in self._forms:
@@ -119,10 +130,15 @@ class Lexicon:
             return word
         alike = [form for form in enough if _case(form) == _case(word)]
         best = max(alike or enough, key=lambda form: (forms[form], form == word, len(self._forms[bare][form])))
-        return best if alike else _cased(best, word)
+        return best if alike else _cased(best, word, dotted)
 
     def _support(self, bare: str, shared: Mapping[str, int]) -> int:
         return max(shared.get(page, -1) for on in self._forms[bare].values() for page in on)
+
+
+def _within(said: str, ways: Spellings) -> str:
+    """The longest of the texts that letters hold somewhere: readers join a line's words."""
+    return max((way for way in ways if len(way) >= GLUED and way in said), key=len, default="")
 
 
 def _spellings(texts: Counter[str]) -> Spellings:
@@ -142,9 +158,9 @@ def _case(word: str) -> tuple[bool, bool]:
     return word.isupper(), word[0].isupper()
 
 
-def _cased(form: str, like: str) -> str:
+def _cased(form: str, like: str, dotted: bool) -> str:
     """The form in the case of another word."""
     if like.isupper():
-        return form.upper()
+        return capitals(form, dotted)
     rest = form[1:].lower() if form.isupper() else form[1:]
     return (form[0].upper() if like[0].isupper() else form[0].lower()) + rest

@@ -88,7 +88,7 @@ def _parts(one: Found, known: Known) -> Iterator[str]:
 
 
 def _block(one: Found, known: Known) -> Iterator[str]:
-    name, rest = known.name(one.cell.text)
+    name, rest = known.title(one.cell)
     start, end = one.times
     yield TimeBlock(day=one.day or "?", name=name or one.cell.text, startTime=start, endTime=end).model_dump_json()
     yield from filter(None, (rest if name else "", *(cell.text for cell in one.beside)))

@@ -8,8 +8,9 @@ Times = tuple[str, str]
 NUMBER = re.compile(r"^\s*(\d{1,2})\s*(?:[.,:]?(?:\s|$)|[.,:](?=\d{1,2}\s?[:.h]\s?\d\d))")
 """A number that stands alone, or before a text; readers lose the space between, as in `1.8.00-8.45`."""
 _ANY = r"([01]?\d|2[0-4])\s?[:.,h1/-]{0,2}\s?([0-5]\d)"
-_MISREAD, _CLEAR = re.compile(rf"{_ANY}\s?[-–~.]\s?{_ANY}"), re.compile(r"\d\s?[:.h]\s?\d\d(?!\d)")
-"""Two times with little between hours and minutes, one of them clear: `1305-13.50`, `13.10-13155`; no `2024-2025`."""
+_MISREAD, _CLEAR = re.compile(rf"{_ANY}[-–~./:\s]{{1,5}}{_ANY}"), re.compile(r"\d\s?[:.h]\s?\d\d(?!\d)")
+"""Two times with little between hours and minutes, one of them clear: `1305-13.50`, `13.10-13155`, `9-:15 / 10:00`; no
+`2024-2025`."""
 _TIME = re.compile(r"(?<!\d)(\d{1,2})\s?[:.h]\s?(\d{2})(?:\s?([ap])\.?m\.?)?(?![\d])", re.IGNORECASE)
 
 

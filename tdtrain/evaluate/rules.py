@@ -38,11 +38,6 @@ def parse_page(lines: Sequence[PlacedLine], known: Known = NOTHING) -> Timetable
 
 
 def _block(found: Found, known: Known) -> Iterator[TimeBlock]:
-    """A block, named by what is known, else by a cell's lines that hold no digit, without what is in brackets."""
-    said = [re.sub(r"\s*\(.*?\)", "", box.text).strip() for box in found.cell.boxes]
-    kept = [text for text in said if text and not any(char.isdigit() for char in text)]
-    if len(kept) > 1 and len(kept) < len(said) and len(kept[-1]) <= 4:
-        kept.pop()  # initials above a room
-    name = known.name(" / ".join(kept))[0] or " ".join(kept)
+    name, _ = known.title(found.cell)
     if name and found.day:
         yield TimeBlock(day=found.day, name=name, startTime=found.times[0], endTime=found.times[1])

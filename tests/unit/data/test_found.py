@@ -89,6 +89,11 @@ def test_cells_are_said_as_the_json_that_is_to_be_written() -> None:
     ]
     said = serialise(drawn([["Time", "Line", "To", "Track"], *rows]), "blocks").split("\n")
     assert '{"day":"?","name":"Harbour","startTime":"08:05","endTime":"08:45"}|S8|4a' in said
+    table[1][1], table[2][1] = "Art\nAB\nR 12", "French (R 7)"
+    said = serialise(drawn(table, 60), "blocks").split("\n")
+    blocks = {block.model_dump_json() for block in parse_page(drawn(table, 60)).timeblocks}
+    assert {line.partition("}")[0] + "}" for line in said} == blocks
+    assert [line.partition("}")[2] for line in said if "Art" in line or "French" in line] == ["|AB R 12", "|(R 7)", ""]
 
 
 @pytest.mark.parametrize("legend", [("1. 8.00-8.45", "2. 8.50-9.35"), ("1.8.00-8.45", "2:8.50-9.35")])
@@ -185,6 +190,32 @@ def test_specks_beside_headings_and_lines_in_two_parts_make_no_columns() -> None
     lines = [line for line in lines if line is not first] + parts
     said = serialise(lines, "cells")
     assert all(f"|Harbour|Bus {hour}|{hour:02}:05|{hour:02}:30" in said for hour in range(9, 13))
+
+
+@pytest.mark.parametrize("holes", [(), (2,)])
+def test_departures_say_their_day_above_the_table(holes: tuple[int, ...]) -> None:
+    rows = [
+        [f"{hour}:05-{hour}:30", f"Bus {hour}", "", "Harbour", "" if hour - 8 in holes else "2"]
+        for hour in range(8, 16)
+    ]
+    rows[5][2] = "II"  # of a crease
+    above = ("Departures", "Castle", "Sundays", "valid from 2 May 2030")
+    lines = [
+        PlacedLine(text, (60, 20 * i, 160, 20 * i, 160, 20 * i + 12, 60, 20 * i + 12)) for i, text in enumerate(above)
+    ]
+    told = parse_page([*lines, *drawn([["Time", "Line", "", "To", "Track"], *rows])]).timeblocks
+    assert [(block.day, block.name) for block in told] == [("Sundays", "Harbour")] * 8
+    monday = Known(days={"monday": ["Monday"]}, only_day="Monday")
+    told = parse_page([*lines, *drawn([["Time", "Line", "", "To", "Track"], *rows])], monday).timeblocks
+    assert {block.day for block in told} == {"Monday"}
+
+
+def test_a_speck_that_looks_like_a_number_numbers_no_rows() -> None:
+    times = [f"{hour}:00-{hour}:45" for hour in range(8, 14)]
+    table = [["", "Day", "Time", "Subject"], *(["", "Mon", time, "Art"] for time in times)]
+    table[3][0] = "3"
+    told = parse_page(drawn(table)).timeblocks
+    assert [(block.day, block.startTime[:2]) for block in told] == [("Mon", f"{hour:02}") for hour in range(8, 14)]
 
 
 def test_departures_are_a_list() -> None:

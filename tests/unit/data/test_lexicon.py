@@ -41,7 +41,7 @@ def test_marks_and_letters_are_mended_where_the_page_shares_words_with_a_documen
         "Matematik (R 4)",
         "Beden Eğitimi",
         "Matematik",
-        "MATEMATIK",
+        "MATEMATİK",
         "Müdür",
     ]
 
@@ -96,6 +96,8 @@ def placed(*texts: str) -> list[PlacedLine]:
         (("Saturdays", "Vasár"), ""),
         (("Mo", "08:10"), ""),  # two letters are no day in a heading
         (("Sunday",), ""),
+        (("WO2UBNiedzieleiświęta",), "Niedziele i święta"),  # joined with what stands before
+        (("OSaturdaysVasár- és ünnepnap",), "Vasár- és ünnepnap"),
     ],
 )
 def test_the_one_day_that_a_page_names(texts: tuple[str, ...], day: str) -> None:
@@ -119,10 +121,14 @@ def test_days_and_names_that_are_known_are_found_in_what_a_table_has() -> None:
     assert known.name("Język / polski / Nowak / 12") == ("Język polski", "Nowak / 12")
     assert known.name("Jezykpolski (R 4)") == ("Język polski", "R 4")
     assert known.name("Wf") == ("wf", "") and known.name("WF") == ("WF", "")
+    turkish = Lexicon({"tr": [*TURKISH, "Kimya"]}).known(placed("Pazartesi", "Salı", "Matematik", "İngilizce"))
+    assert turkish.name("KIMYA / 3") == ("KİMYA", "3") and known.name("SWIETLICA") == ("ŚWIETLICA", "")
     assert known.name("Matematyka plus") == ("", "Matematyka plus")  # a longer one that nobody knows
     assert known.name("Relève / 3")[0] == "" and known.name("Équipe du matin / 3")[0] == "Équipe du matin"
     assert days(Known(only_day="Mon"), "Track", "Track") == ["Mon", "Mon"]
-    assert days(Known(only_day="Mon"), "Track", "To", "") == ["Track", "To", "Mon"]
+    assert days(Known(only_day="Mon"), "Track", "To", "") == ["Mon", "Mon", "Mon"]
+    friday = Known(days={"fri": ["Fri"]}, only_day="Mon")
+    assert days(friday, "Fri", "To", "") == ["Fri", "To", "Mon"]  # days head this table, and To is one that is misread
     assert NOTHING.name("Art / 3") == ("", "Art / 3") and days(NOTHING, "Mon") == ["Mon"]
 
 
