@@ -1,6 +1,8 @@
 # make distill   set everything up and run the main job: distil a timetable reader, open output/distill/report.html
 # make test      set everything up and run the tests
 # make check     lint and types
+# make cluster   set everything up and start a Ray cluster of three hosts on this machine, as root (sudo make cluster);
+#                ARGS=--plain: of one host, for which nobody has to be root
 #
 # TORCH_INDEX    where torch comes from. Empty: your package index.
 #                CPU only:  make distill TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -17,7 +19,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 export TRANSFORMERS_VERBOSITY ?= error
 
-.PHONY: distill test check setup clean
+.PHONY: distill test check cluster setup clean
 
 distill: $(VENV)/.ready
 	$(BIN)/python rayjobs/distill.py $(ARGS)
@@ -29,6 +31,9 @@ check: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+cluster: $(VENV)/.ready
+	$(BIN)/python -m cluster.local $(ARGS)
 
 setup: $(VENV)/.ready
 
