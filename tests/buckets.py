@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import uuid
 from collections.abc import Iterator
 
 import pytest
@@ -25,8 +26,7 @@ def local_bucket() -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in variables.items():
             patch.setenv(name, value)
-        fs.S3FileSystem(endpoint_override=variables["AWS_ENDPOINT_URL"], allow_bucket_creation=True).create_dir(
-            "bucket"
-        )
-        yield "s3://bucket"
+        bucket = f"bucket-{uuid.uuid4().hex}"  # all such servers of a process have the same buckets
+        fs.S3FileSystem(endpoint_override=variables["AWS_ENDPOINT_URL"], allow_bucket_creation=True).create_dir(bucket)
+        yield f"s3://{bucket}"
     server.stop()

@@ -3,7 +3,7 @@
     sudo make cluster ARGS="--hosts 3 --cpus 2"
     make cluster ARGS=--plain                       # one host, for which nobody has to be root
 
-It runs until Ctrl-C, and leaves nothing behind.
+It runs until Ctrl-C or the end of what is typed, and leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -43,8 +43,7 @@ def main() -> None:
     if told.plain:
         with plain_cluster(told.cpus) as (url, token):
             _say(url, token)
-            _wait()
-        return
+            threading.Event().wait()
     if (lacks := missing()) is not None:
         sys.exit(
             f"error: several hosts on this machine: {lacks}. They need Linux, root and ip: sudo make cluster. Without, "
@@ -58,7 +57,6 @@ def main() -> None:
             if line.split()[:1] == ["quit"]:
                 return
             obey(hosts, line.split())
-        _wait()
 
 
 def obey(hosts: Hosts, words: list[str]) -> None:
@@ -93,6 +91,7 @@ def _reachable(hosts: Hosts) -> Iterator[str]:
         listening.bind(("127.0.0.1", DASHBOARD_PORT))
     except OSError:  # another cluster's
         listening.bind(("127.0.0.1", 0))
+    listening.listen()  # from now on: who comes before the relay is ready waits for it
     program = str(Path(__file__).with_name("relay.py"))
     command = [sys.executable, program, str(listening.fileno()), address(HEAD), str(DASHBOARD_PORT)]
     with listening:
@@ -110,10 +109,6 @@ def _say(url: str, token_file: Path) -> None:
         "Ctrl-C takes it down.",
         flush=True,
     )
-
-
-def _wait() -> None:
-    threading.Event().wait()
 
 
 if __name__ == "__main__":

@@ -9,11 +9,9 @@ Hosts share the machine's file system, as nodes share a network disk, but for `H
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,12 +21,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
+from cluster.local.keeper import keep, root_of, take_down
 from cluster.local.network import OUTSIDE, Network, address, missing
 
 HEAD = 1
 GCS_PORT, DASHBOARD_PORT = 6379, 8265
 DASHBOARD = f"http://{address(HEAD)}:{DASHBOARD_PORT}"
-START_S = 120
+START_S = 300
 PROCESSES = {"raylet": "/raylet/raylet", "gcs": "/gcs/gcs_server", "dashboard": "dashboard/dashboard.py"}
 """What kills by name look for in command lines; workers are found by the name of their actor or task."""
 ASK = """
@@ -61,13 +60,14 @@ class Hosts:
             raise RuntimeError(f"several hosts on this machine: {lacks}")
         name = f"tdtrain-{secrets.token_hex(3)}"
         self.network = Network(name, num_hosts)
-        self.root = Path("/tmp") / name  # sockets lie below, whose paths may have 107 bytes
+        self.root = root_of(name)
         self.disk = self.root / "disk"
         self.token_file = self.root / "token"
         self._cpus, self._object_store_mb, self._env = cpus, object_store_mb, dict(env or {})
+        self._keeper: subprocess.Popen | None = None
 
     def __enter__(self) -> Self:
-        atexit.register(self.remove)
+        self._keeper = keep(self.network.name, len(self.network.numbers))
         try:
             self._prepare()
             self.network.start()
@@ -85,9 +85,10 @@ class Hosts:
 
     def remove(self) -> None:
         """Ends every process of the cluster and leaves nothing of it. May be called again."""
-        self.network.remove()
-        shutil.rmtree(self.root, ignore_errors=True)
-        atexit.unregister(self.remove)
+        take_down(self.network.name, len(self.network.numbers))
+        if self._keeper is not None and self._keeper.stdin is not None:
+            self._keeper.stdin.close()
+            self._keeper.wait()
 
     def start(self, number: int, env: Mapping[str, str] | None = None) -> None:
         """Boots a host: whatever still runs there is ended, then Ray starts, as the head or as one that joins it.
@@ -183,10 +184,11 @@ class Hosts:
     def alive(self) -> set[int]:
         """The hosts that the head thinks are alive."""
         _, text = self.ask("/nodes?view=summary", self.token_file.read_text(), on=HEAD)
-        states = {node["ip"]: node["raylet"]["state"] for node in json.loads(text)["data"]["summary"]}
-        return {number for number in self.network.numbers if states.get(address(number)) == "ALIVE"}
+        nodes = json.loads(text)["data"]["summary"]  # a host that was booted again is there twice, once dead
+        living = {node["ip"] for node in nodes if node["raylet"]["state"] == "ALIVE"}
+        return {number for number in self.network.numbers if address(number) in living}
 
-    def wait_for(self, num_alive: int, timeout_s: float = 60) -> None:
+    def wait_for(self, num_alive: int, timeout_s: float = 120) -> None:
         """Waits until the head has so many living hosts, no more and no fewer. Raises TimeoutError."""
         until, alive = time.monotonic() + timeout_s, set[int]()
         while time.monotonic() < until:

@@ -49,6 +49,6 @@ def test_what_the_user_set_stays() -> None:
 
 def test_an_address_that_no_interface_holds_is_a_warning_with_a_way_out() -> None:
     environment: dict[str, str] = {}
-    with pytest.warns(UserWarning, match=f"holds its address 192.0.2.1.*set {GLOO} and {NCCL}"):
-        assert use_interface_of("192.0.2.1", environment) is None
+    with pytest.warns(UserWarning, match=f"holds its address 198.51.100.1.*set {GLOO} and {NCCL}"):
+        assert use_interface_of("198.51.100.1", environment) is None
     assert environment == {}
