@@ -39,7 +39,7 @@ def check_nodes(writes: Mapping[str, str], reads: Mapping[str, str]) -> None:
         return
     with marked(writes) as places:
         answers = _ask(nodes, (*places, *there(reads)))
-    if problems := complaints(answers, writes | reads):
+    if problems := complaints(answers, {**writes, **reads}):
         raise ValueError("; and ".join(problems))
 
 
