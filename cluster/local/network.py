@@ -92,11 +92,11 @@ class Network:
 
     def cut(self, number: int) -> None:
         """Takes a host's cable out: nothing reaches it or leaves it, and nobody is told."""
-        ip("-n", self.namespace(OUTSIDE), "link", "set", port_of(number), "down")
+        self._set(number, "down")
 
     def join(self, number: int) -> None:
         """Puts the cable in again."""
-        ip("-n", self.namespace(OUTSIDE), "link", "set", port_of(number), "up")
+        self._set(number, "up")
 
     def slow(self, number: int, megabits: float | None = None, delay_ms: float = 0, loss: float = 0) -> None:
         """Makes a host's link slow, both ways.
@@ -150,6 +150,10 @@ class Network:
         for number in (*self.numbers, OUTSIDE):
             self.kill(number)
             subprocess.run(["ip", "netns", "del", self.namespace(number)], capture_output=True, check=False)
+
+    def _set(self, number: int, state: str) -> None:
+        self.namespace(number)  # says which hosts there are
+        ip("-n", self.namespace(OUTSIDE), "link", "set", port_of(number), state)
 
     def _ends(self, number: int) -> tuple[tuple[str, str], tuple[str, str]]:
         return (self.namespace(OUTSIDE), port_of(number)), (self.namespace(number), "eth0")
