@@ -113,4 +113,7 @@ def _say(url: str, token_file: Path) -> None:
 
 if __name__ == "__main__":
     with contextlib.suppress(KeyboardInterrupt):
-        main()
+        try:
+            main()
+        except (RuntimeError, TimeoutError) as error:
+            sys.exit(f"error: {error}")

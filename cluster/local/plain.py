@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -37,7 +38,8 @@ def plain_cluster(cpus: float) -> Iterator[tuple[str, Path]]:
     command = [
         "ray", "start", "--head", "--block", "--disable-usage-stats", "--temp-dir", str(root / "ray"),
         "--node-ip-address", "127.0.0.1", "--port", "0", "--num-cpus", f"{cpus:g}", "--dashboard-port",
-        str(DASHBOARD_PORT), "--min-worker-port", "0", "--max-worker-port", "0", "--ray-client-server-port", "0",
+        str(DASHBOARD_PORT), "--min-worker-port", "0", "--max-worker-port", "0",
+        "--ray-client-server-port", str(_free_port()),
     ]  # fmt: skip
     with log.open("w") as said:
         process = subprocess.Popen(command, env=env, stdout=said, stderr=said, start_new_session=True)
@@ -48,6 +50,12 @@ def plain_cluster(cpus: float) -> Iterator[tuple[str, Path]]:
         shutil.rmtree(root, ignore_errors=True)
 
 
+def _free_port() -> int:
+    with socket.socket() as probe:  # Ray's client server takes no 0
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def _dashboard(process: subprocess.Popen, log: Path) -> str:
     """Where it is: Ray takes the next free port where DASHBOARD_PORT is another's."""
     until = time.monotonic() + START_S
@@ -56,7 +64,7 @@ def _dashboard(process: subprocess.Popen, log: Path) -> str:
         if len(told) > 1:
             return told[1].split("'")[0]
         time.sleep(0.2)
-    raise RuntimeError(f"Ray did not start within {START_S} s: {log.read_text()[-2000:]}")
+    raise RuntimeError(f"Ray ended, or did not start within {START_S} s: {log.read_text()[-2000:]}")
 
 
 def _end(process: subprocess.Popen) -> None:
