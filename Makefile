@@ -1,6 +1,8 @@
 # make distill   set everything up and run the main job: distil a timetable reader, open output/distill/report.html
 # make test      set everything up and run the tests
 # make check     lint and types
+# make cluster   set everything up and start a Ray cluster of three hosts on this machine, as root (sudo make cluster);
+#                ARGS=--plain: of one host, for which nobody has to be root
 # make image     the image for clusters (docs/deploy.md), with docker or podman; VARIANT=cuda for GPUs
 #
 # TORCH_INDEX    where torch comes from. Empty: your package index.
@@ -23,7 +25,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 export TRANSFORMERS_VERBOSITY ?= error
 
-.PHONY: distill test check setup image clean
+.PHONY: distill test check cluster setup image clean
 
 distill: $(VENV)/.ready
 	$(BIN)/python rayjobs/distill.py $(ARGS)
@@ -35,6 +37,9 @@ check: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+cluster: $(VENV)/.ready
+	$(BIN)/python -m cluster.local $(ARGS)
 
 setup: $(VENV)/.ready
 

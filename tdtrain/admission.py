@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from tdtrain.config import DistillRun, TrainingRun
+from tdtrain.data.storage import absolute
 from tdtrain.models.bridges import bridge_of
 from tdtrain.models.load import is_trocr, load_reader
 from tdtrain.models.students import BUILT
@@ -17,6 +18,9 @@ from tdtrain.teachers.live import check_pair, check_pictures
 OTHER_DIVERGENCES = {"reverse_kl", "skew_kl", "skew_reverse_kl", "jsd"}
 ELSEWHERE = {"output_dir", "tracking_uri", "register_model", "dry_run"}
 """Fields that change nothing of what is learnt, only where it is told."""
+WRITTEN = {"output_dir", "storage_path", "teacher_cache"}
+READ = {"dataset_path", "teacher_model", "student_model", "model_name", "reader"}
+"""Fields that may name a folder; models may have a name alone."""
 
 
 def check_place(output_dir: Path) -> None:
@@ -26,6 +30,24 @@ def check_place(output_dir: Path) -> None:
             f"output_dir={output_dir} is relative, and a submitted job runs in a copy of its files that Ray deletes; "
             "give an absolute folder, on a disk that all nodes share"
         )
+
+
+def places_of(run: TrainingRun) -> tuple[dict[str, str], dict[str, str]]:
+    """The folders that workers of a run write to, and those that they read, by field."""
+    told = dict(_leaves(run.model_dump(mode="json")))
+    writes = {field: absolute(value) for field, value in told.items() if field in WRITTEN}
+    folders = {
+        field: value for field, value in told.items() if field in READ and ("://" in value or Path(value).is_dir())
+    }
+    return writes, {field: absolute(value) for field, value in folders.items()}
+
+
+def _leaves(part: Mapping) -> Iterator[tuple[str, str]]:
+    for field, value in part.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value)
+        elif isinstance(value, str):
+            yield field, value
 
 
 def check_free(run: TrainingRun) -> None:

@@ -17,7 +17,7 @@ from ray.tune.experiment import Trial
 
 from tdtrain.adapting import check_teacher, label_lines
 from tdtrain.adapting_documents import mend, write_examples
-from tdtrain.admission import check_models, check_place
+from tdtrain.admission import check_models, check_place, places_of
 from tdtrain.config import DistillRun, LoraOcrRun
 from tdtrain.data.documents import read_pages
 from tdtrain.data.pack_options import PackOptions
@@ -37,6 +37,7 @@ from tdtrain.search.state import journal_of
 from tdtrain.search.trials import Adapting, Searched, Trials, check_paths, is_shared, shared_key
 from tdtrain.search.tuner import tune_trials
 from tdtrain.stages import Opened, Stages
+from tdtrain.train.nodes import check_nodes
 from tdtrain.train.progress import Display
 
 
@@ -62,6 +63,8 @@ def search_job(search: SearchRun, run: Searched) -> Outcome:
         )
     resources = connect(at_least=max(SPARE_CPUS, run.compute.num_workers * run.compute.cpus))
     check_label(run.compute.labels)
+    writes, reads = places_of(run)
+    check_nodes(writes | {"output_dir": str(search.output_dir.absolute())}, reads)
     compute, at_once = room(search, run.compute, resources)
     with Tracker(search.output_dir, search.tracking_uri, run_name=search.output_dir.name, resume=True) as tracker:
         with Display(search.output_dir.name) as display:

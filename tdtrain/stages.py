@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from tdtrain.admission import ELSEWHERE, check_free, check_place, claim
+from tdtrain.admission import ELSEWHERE, check_free, check_place, claim, places_of
 from tdtrain.config import TrainingRun
 from tdtrain.data.manifest import Manifest, check_learnable, check_measurable, load_manifest
 from tdtrain.data.pack_options import PackOptions
@@ -46,10 +46,12 @@ def opened(run: TrainingRun) -> Iterator[Opened]:
     there: int | None = cores()
     if run.compute.num_workers > 0:
         from tdtrain.ray_start import check_label, connect, cores_of_machine
+        from tdtrain.train.nodes import check_nodes
 
         reserved = run.compute.num_workers * run.compute.cpus * run.models_at_once
         gpus, there = connect(at_least=max(2, reserved)).get("GPU", 0.0), cores_of_machine()
         check_label(run.compute.labels)
+        check_nodes(*places_of(run))
     name, begun = run.output_dir.name, (run.output_dir / "run.json").exists()
     with Tracker(run.output_dir, run.tracking_uri, run_name=name, resume=begun) as tracker, Display(name) as display:
         tracker.log_run(run.model_dump(mode="json"))

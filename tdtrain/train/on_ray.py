@@ -23,6 +23,7 @@ from tdtrain.data.ingest import data_config, dataset
 from tdtrain.data.plan import Loader, Plan
 from tdtrain.data.storage import absolute, open_folder
 from tdtrain.train.board import Board, watching
+from tdtrain.train.torch_group import ReachableTorchConfig
 
 if TYPE_CHECKING:
     from tdtrain.train.language import LanguageJob
@@ -45,7 +46,7 @@ def fit_on_ray(job: Job | LanguageJob, output: Path, watch: Watch) -> None:
     trainer = ray.train.torch.TorchTrainer(
         _train_worker,
         train_loop_config={"job": ray.put(job), "board": board},
-        torch_config=ray.train.torch.TorchConfig(backend="nccl" if compute.gpus else "gloo"),
+        torch_config=ReachableTorchConfig(backend="nccl" if compute.gpus else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=compute.num_workers,
             use_gpu=compute.gpus > 0,

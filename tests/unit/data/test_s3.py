@@ -6,34 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from moto.server import ThreadedMotoServer
-from pyarrow import fs
 
 from tdtrain.data.manifest import load_manifest
 from tdtrain.data.pack import PackOptions, pack
 from tdtrain.data.storage import open_folder
+from tests.buckets import local_bucket
 from tests.corpora import line_corpus, packed_lines
 
 
 @pytest.fixture(scope="module")
-def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    variables = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in variables.items():
-            patch.setenv(name, value)
-        fs.S3FileSystem(endpoint_override=variables["AWS_ENDPOINT_URL"], allow_bucket_creation=True).create_dir(
-            "bucket"
-        )
-        yield "s3://bucket"
-    server.stop()
+def bucket() -> Iterator[str]:
+    with local_bucket() as uri:
+        yield uri
 
 
 def test_a_corpus_on_s3_packs_to_the_same_bytes_as_on_disk(bucket: str, tmp_path: Path) -> None:

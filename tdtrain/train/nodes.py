@@ -1,0 +1,84 @@
+"""Every node of the cluster is looked at before a training reserves any: see `tdtrain.train.probe`."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from tdtrain.train.probe import Place, Seen, differences, look, marked, there, versions
+
+ANSWER_S = 300
+"""A node may have to install the job's runtime env first."""
+WAYS_OUT = {
+    "output_dir": "give a folder on a disk that all nodes share",
+    "storage_path": "give s3:// or a folder on a disk that all nodes share",
+    "teacher_cache": "give s3:// or a folder on a disk that all nodes share",
+}
+READ_WAY_OUT = "put it where all nodes read it, on a shared disk or in s3://"
+SAME_VERSIONS = "install what the driver has, in the node's image or by the job's runtime env"
+NO_CODE = "does not find this package; submit with --working-dir ., from its folder"
+
+
+def check_nodes(writes: Mapping[str, str], reads: Mapping[str, str]) -> None:
+    """Asks each living node whether it sees these folders and has the driver's versions, where there are several.
+
+    Nodes that an autoscaler adds later are not asked; Ray Train itself has them look for the storage.
+
+    Args:
+        writes: folders that workers write to, by the field of the run.
+        reads: folders that they read.
+
+    Raises: ValueError that names field, folder, nodes and a way out.
+    """
+    nodes = _living()
+    if len(nodes) < 2:
+        return
+    with marked(writes) as places:
+        answers = _ask(nodes, (*places, *there(reads)))
+    if problems := complaints(answers, {**writes, **reads}):
+        raise ValueError("; and ".join(problems))
+
+
+def complaints(answers: Mapping[str, Seen | str], paths: Mapping[str, str]) -> list[str]:
+    """What is wrong, each with the nodes that it is wrong with.
+
+    Args:
+        answers: of each node, by its address; in words where there is none.
+        paths: of the fields that a node may complain about.
+    """
+    wrong: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for address, answer in answers.items():
+        if isinstance(answer, str):
+            wrong["", f"{answer}; mend or end that node"].append(address)
+            continue
+        for field, reason in answer.amiss.items():
+            wrong[f"{field}={paths[field]} on ", f"{reason}; {WAYS_OUT.get(field, READ_WAY_OUT)}"].append(address)
+        if other := differences(versions(), answer.versions):
+            wrong["", f"has {other}; {SAME_VERSIONS}"].append(address)
+    return [f"{where}node {', '.join(sorted(who))} {what}" for (where, what), who in wrong.items()]
+
+
+def _living() -> dict[str, str]:
+    return {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+
+
+def _ask(nodes: Mapping[str, str], places: tuple[Place, ...]) -> dict[str, Seen | str]:
+    ask = ray.remote(num_cpus=0, max_retries=0)(look)
+    asked = {
+        ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(places, node): node
+        for node in nodes
+    }
+    ended, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_S)
+    answers: dict[str, Seen | str] = {nodes[node]: f"has not answered within {ANSWER_S} s" for node in asked.values()}
+    for answer in ended:
+        try:
+            answers[nodes[asked[answer]]] = ray.get(answer)
+        except RayError as error:
+            last = str(error).strip().splitlines()[-1]
+            answers[nodes[asked[answer]]] = NO_CODE if "No module named 'tdtrain" in last else f"runs no task ({last})"
+    living = _living().values()
+    return {address: answer for address, answer in answers.items() if address in living}  # one that fell gets no work
