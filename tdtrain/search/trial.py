@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -87,6 +88,7 @@ def fit_with_workers(job: Job | LanguageJob, folder: Path, figures: Figures) -> 
     """Trains with Ray Train's workers, which this process only drives; goes on with what lies in the folder."""
     from tdtrain.train.on_ray import fit_on_ray
 
+    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")  # Ray's record of trainings
     placed = job.run.model_copy(update={"storage": str(folder / "checkpoints")})
     job = replace(job, run=placed)  # type: ignore[arg-type]
     last: list[Record] = []
