@@ -31,7 +31,7 @@ distill: $(VENV)/.ready
 	$(BIN)/python rayjobs/distill.py $(ARGS)
 
 test: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 $(PYTEST_ARGS)
 
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
