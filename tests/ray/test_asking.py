@@ -15,7 +15,7 @@ from tdtrain.config import AskRun
 from tests.unit.teachers.test_services import RIGHT, Server
 
 pytestmark = pytest.mark.ray
-PAGES, PER_SECOND = 100, 10
+PAGES, PER_SECOND = 160, 20
 
 
 def test_four_workers_keep_to_one_rate_and_one_budget(tmp_path: Path) -> None:
