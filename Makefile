@@ -34,7 +34,7 @@ distill: $(VENV)/.ready
 
 test: $(VENV)/.ready-dev
 	$(if $(PYTEST_ARGS),,$(BIN)/python -m pytest $(ALONE))
-	$(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder $(or $(PYTEST_ARGS),--ignore $(ALONE))
+	$(BIN)/python -m pytest --numprocesses 2 $(or $(PYTEST_ARGS),--ignore $(ALONE))
 
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
