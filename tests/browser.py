@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import TimeoutException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
@@ -54,13 +55,13 @@ def look(chrome: webdriver.Chrome, url: str, shown: Sequence[str], unanswered: S
 
     try:
         WebDriverWait(chrome, 60).until(there)
-    except Exception as error:
+    except TimeoutException as error:
         text = chrome.find_element(By.TAG_NAME, "body").text
         raise AssertionError(f"{url} never showed {missing}, but {text[:3000]}") from error
-    known = [entry for entry in chrome.get_log("browser") if entry["level"] == "SEVERE"]
+    severe = [entry for entry in chrome.get_log("browser") if entry["level"] == "SEVERE"]
     errors = [
         entry
-        for entry in known
+        for entry in severe
         if entry["source"] != "network" or not any(part in entry["message"] for part in unanswered)
     ]
     assert not errors, f"{url}: {errors}"

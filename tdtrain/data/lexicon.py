@@ -43,6 +43,9 @@ class Lexicon:
         for page, said in texts.items():
             for word in _words(said):
                 self._forms.setdefault(plain(word), {}).setdefault(word, set()).add(page)
+        self._with_dots = [
+            page for page, said in texts.items() if any(set(text) & {"\u0130", "\u0131"} for text in said)
+        ]
         self._long = [word for word in self._forms if len(word) >= SHORT]
 
     @classmethod
@@ -102,8 +105,7 @@ class Lexicon:
 
     def _dotted(self, shared: Mapping[str, int]) -> bool:
         """Whether documents that share words with a page write i with a dot in capitals, and ı without."""
-        near = [self._texts[other] for other, number in shared.items() if number >= SHARED]
-        return any("\u0130" in text or "\u0131" in text for texts in near for text in texts)
+        return any(shared.get(page, 0) >= SHARED for page in self._with_dots)
 
     def _shared(self, lines: Sequence[PlacedLine], page: str) -> dict[str, int]:
         """How many words besides the one that is looked at a page shares with each other's document."""

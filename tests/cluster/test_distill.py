@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import time
@@ -13,7 +12,7 @@ import pytest
 
 from cluster.local.hosts import HEAD, Hosts
 from cluster.local.network import address
-from tdtrain.train.on_ray import committed_step
+from tests.checkpoints import committed
 from tests.corpora import packed_lines
 from tests.models_small import small_trocr_folder, timetable_texts
 
@@ -74,13 +73,13 @@ def test_zero_3_spread_over_three_hosts_runs_resumes_and_reports(hosts: Hosts, j
     token = hosts.token_file.read_text()
     status, said = submit(hosts, command, "--no-wait", "--submission-id", "first")
     assert status == 0, said
-    committed, began = 0, time.monotonic()
-    while not committed:
+    saved, began = 0, time.monotonic()
+    while not saved:
         told = hosts.ask("/api/jobs/first", token)[1]
         in_time = time.monotonic() < began + WAIT_S
         assert in_time and "FAILED" not in told, hosts.ask("/api/jobs/first/logs", token)[1][-3000:]
         time.sleep(2)
-        committed = max((_committed(path) for path in out.glob("checkpoints/*/student")), default=0)
+        saved = committed(out)
     assert {on for on, _ in hosts.processes("RayTrainWorker")} == {1, 2, 3}
     assert hosts.ask("/api/jobs/first/stop", token, body="{}")[0] == 200
     while hosts.processes("RayTrainWorker"):
@@ -90,13 +89,7 @@ def test_zero_3_spread_over_three_hosts_runs_resumes_and_reports(hosts: Hosts, j
     assert status == 0, said[-3000:]
     steps = [int(step) for step in re.findall(r"student +([0-9]+)/[0-9]+", said)]
     history = json.loads((out / "student" / "progress.json").read_text())["history"]
-    assert committed < steps[0] and [record["step"] for record in history] == list(range(1, steps[-1] + 1))
+    assert saved < steps[0] and [record["step"] for record in history] == list(range(1, steps[-1] + 1))
     results = json.loads((out / "results.json").read_text())
     assert {"teacher", "student_before", "student"} == set(results["readers"])
     assert results["run"]["compute"]["placement"] == "STRICT_SPREAD" and (out / "report.html").exists()
-
-
-def _committed(record: Path) -> int:
-    with contextlib.suppress(json.JSONDecodeError):  # it is being written
-        return committed_step(str(record))
-    return 0

@@ -15,6 +15,7 @@ import psutil
 import pytest
 from transformers import AutoTokenizer
 
+from tests.checkpoints import committed
 from tests.corpora import line_corpus, packed_lines
 from tests.models_small import small_llama_folder, small_trocr_folder, timetable_texts
 
@@ -159,10 +160,10 @@ def test_large_into_small_on_two_workers_under_zero_2_survives_a_kill(tmp_path: 
         "--cache_k", "64", "--num_workers", "2", "--zero_stage", "2", "--no_control",
     ]  # fmt: skip
     process = subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, stderr=subprocess.DEVNULL)
-    committed = 0
-    while not committed and process.poll() is None:
+    saved = 0
+    while not saved and process.poll() is None:
         time.sleep(0.2)
-        committed = max((_committed(path) for path in out.glob("checkpoints/*/student")), default=0)
+        saved = committed(out)
     for child in [*psutil.Process(process.pid).children(recursive=True), process]:
         with contextlib.suppress(psutil.NoSuchProcess):
             child.kill()
@@ -171,16 +172,8 @@ def test_large_into_small_on_two_workers_under_zero_2_survives_a_kill(tmp_path: 
     assert "the teacher labels meanwhile" in said
     steps = [int(step) for step in re.findall(r"student +([0-9]+)/[0-9]+", said)]
     history = json.loads((out / "student" / "progress.json").read_text())["history"]
-    assert 0 < committed < steps[0] and [record["step"] for record in history] == list(range(1, steps[-1] + 1))
+    assert 0 < saved < steps[0] and [record["step"] for record in history] == list(range(1, steps[-1] + 1))
     assert "student" in json.loads((out / "results.json").read_text())["readers"]
-
-
-def _committed(record: Path) -> int:
-    from tdtrain.train.on_ray import committed_step
-
-    with contextlib.suppress(json.JSONDecodeError):  # it is being written
-        return committed_step(str(record))
-    return 0
 
 
 def test_label_makes_a_cache_that_distil_finds(tmp_path: Path) -> None:
