@@ -14,9 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from tdtrain.data.layout import Box, Cell, Grid
-from tdtrain.data.times import NUMBER, Times, numbered_times, times_of
+from tdtrain.data.times import NUMBER, Times, clocks_of, numbered_times, times_of
 
 _WORD = re.compile(r"[^\W\d_]{3}")
+_DAYS = re.compile(r"[^\W\d_]{2,3}\.?\s?[-\u2013]\s?[^\W\d_]{2,3}\.?")
+"""From one day to another, both short."""
 
 NUMBERS = 0.8
 """A column has numbers where so many of its cells have a digit, and names where no more have one than are left."""
@@ -86,6 +88,8 @@ def _time_column(grid: Grid, column: int) -> Iterator[Found]:
     columns."""
     rows = grid.rows
     first = next(r for r, row in enumerate(rows) if column in row and timed(row[column]))
+    while first and column in rows[first - 1] and clocks_of(rows[first - 1][column].text):
+        first -= 1  # its times are not all read
     head = rows[first - 1] if first else {}
     left = Counter(c for row in rows[first:] for c in row if c < column)
     left_cells = [cell for row in rows[first:] for c, cell in row.items() if c < column]
@@ -110,9 +114,12 @@ def _time_column(grid: Grid, column: int) -> Iterator[Found]:
 
 
 def _heading(grid: Grid, first: int) -> str:
-    """The last line above a list that has words and no digit: departures say there on which days they go."""
+    """The last line above a list that has words and no digit: departures say there on which days they go. Of these one
+    that is two short words with a dash, if there is one."""
     top = min((cell.y for row in grid.rows[: first + 1] for cell in row.values()), default=0.0)
-    above = [box for box in grid.others if box.y < top and _WORD.search(box.text) and not re.search(r"\d", box.text)]
+    lines = [box for box in grid.others if box.y < top]
+    days = [box for box in lines if _DAYS.fullmatch(box.text.strip())]
+    above = days or [box for box in lines if _WORD.search(box.text) and not re.search(r"\d", box.text)]
     return max(above, key=lambda box: box.y).text if above else ""
 
 
@@ -161,11 +168,16 @@ def _numbered(grid: Grid) -> Iterator[Found]:
     """Numbers at the left, and a legend that says when they are."""
     texts = [box.text for box in grid.others] + [box.text for row in grid.rows for c in row.values() for box in c.boxes]
     legend = dict(said for text in texts if (said := numbered_times(text)))
-    printed = {
-        r: int(found[1])
-        for r, row in enumerate(grid.rows)
-        if 0 in row and not times_of(row[0].text) and (found := NUMBER.match(row[0].text))
-    }
+    columns = [
+        {
+            r: int(found[1])
+            for r, row in enumerate(grid.rows)
+            if c in row and not times_of(row[c].text) and (found := NUMBER.match(row[c].text))
+        }
+        for c in range(min(2, grid.num_columns))
+    ]
+    left = max(range(len(columns)), key=lambda c: len(columns[c]))
+    printed = columns[left]
     first = min(printed, default=0)
     head = max(0, first - max(1, printed.get(first, 0)))
     if not legend or not grid.rows[head] or (printed and not first):
@@ -173,7 +185,7 @@ def _numbered(grid: Grid) -> Iterator[Found]:
     for r, number in _by_place(grid.rows, head, printed).items():
         for column, heading in grid.rows[head].items():
             cell = grid.rows[r].get(column)
-            if (column or not printed) and cell and not cell.again and number in legend:
+            if (column > left or not printed) and cell and not cell.again and number in legend:
                 yield Found(r, heading.text, cell, legend[number])
 
 

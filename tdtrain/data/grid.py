@@ -7,6 +7,7 @@ other.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
@@ -16,6 +17,10 @@ from tdtrain.data.layout import Box, Cell, Grid, text_rows
 from tdtrain.data.merged_cells import HALFWAY, WIDE, fill_two
 from tdtrain.data.times import NUMBER, clocks_of, numbered_times, times_of
 
+PAIRS = 0.5
+"""So many of the rows with more than two lines have a start and an end apart, where lists have."""
+DASHES = " -\u2013\u2014"
+_LETTER = re.compile(r"[^\W\d_]").search
 ANCHORS = 0.7
 """A column has a cell in each row where it has this share of the cells of the fullest one."""
 TIGHT, LOOSE = 1.0, 1.7
@@ -35,6 +40,7 @@ APART = 0.6
 def find_grid(boxes: Sequence[Box]) -> Grid:
     """The table of a page, from where its lines stand alone: columns are where lines stand below each other, rows are
     those of the first column that is nearly full. What is above the first row that is half full belongs to none."""
+    boxes = _with_both_times(boxes)
     columns = _columns(boxes)
     if len(columns) < 2:
         return Grid(1, (), tuple(boxes))
@@ -58,6 +64,34 @@ def find_grid(boxes: Sequence[Box]) -> Grid:
     table, empty = _without_empty(table)
     kept = max((column for row in table for column in row), default=0) + 1
     return Grid(kept, tuple(table), (*others, *(box for cell in (*below, *empty) for box in cell.boxes)))
+
+
+def _with_both_times(boxes: Sequence[Box]) -> list[Box]:
+    """The lines, a start and its end as one, with what heads them: two that stand beside each other, in most rows of a
+    list."""
+    rows = text_rows(boxes)
+    pairs: dict[int, tuple[Box, Box]] = {}
+    for number, row in enumerate(rows):
+        alone = [place for place, box in enumerate(row) if len(clocks_of(box.text)) == 1 and not _LETTER(box.text)]
+        if len(alone) == 2 and alone[0] + 1 == alone[1] and not any(times_of(box.text) for box in row):
+            pairs[number] = (row[alone[0]], row[alone[1]])
+    if len(pairs) < max(2, PAIRS * sum(len(row) > 2 for row in rows)):
+        return list(boxes)
+    starts, ends = (
+        (min(box.x0 for box in side), max(box.x1 for box in side)) for side in zip(*pairs.values(), strict=True)
+    )
+    kept: list[Box] = []
+    for number, row in enumerate(rows):
+        heads = (
+            pair for pair in itertools.pairwise(row) if _meet(pair[0], starts) and not _meet(pair[0], ends)
+            and _meet(pair[1], ends) and not _meet(pair[1], starts)
+        )  # fmt: skip
+        start, end = pairs.get(number) or next(heads, (None, None))
+        kept += [box for box in row if box is not start and box is not end]
+        if start and end:
+            text = f"{start.text.rstrip(DASHES)} - {end.text.lstrip(DASHES)}"
+            kept.append(Box(text, start.x0, min(start.y0, end.y0), end.x1, max(start.y1, end.y1)))
+    return kept
 
 
 def _columns(boxes: Sequence[Box]) -> list[tuple[float, float]]:

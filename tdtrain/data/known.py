@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from rapidfuzz import process
 from rapidfuzz.distance import OSA
 
+from tdtrain.data.day_runs import days_by_runs
 from tdtrain.data.found import Found
 from tdtrain.data.layout import Cell
 from tdtrain.data.plain import plain
@@ -18,9 +19,12 @@ Spellings = Mapping[str, Sequence[str]]
 LETTERS_AN_EDIT = 8
 """A text may differ in a letter from how documents spell it, for so many that it has."""
 MOST_WORDS = 6
+NEARLY = (0, 0, 0, 1, 1, 2, 2, 2, 3)
+"""Letters in which a heading may differ from a day, by how many it has; of more as of the last."""
 AROUND = " .,:;/()[]|-\u2013\u2014\u00b7"
 _WORD = re.compile(r"\w+")
 _BRACKETS = re.compile(r"\s*\(.*?\)")
+_FROM_TO = re.compile(r"\w+\.?\s?[-\u2013]\s?\w+\.?").fullmatch
 _ENDS = re.compile(r"[\s.]*($|/|\()")
 """A line ends, or a bracket begins."""
 
@@ -40,9 +44,20 @@ class Known:
         one where nothing heads them, or nothing that is known any; else the text."""
         there = list(blocks)
         found = {text: days_in(text, self.days) for text in {one.day for one in there}}
-        said = {text: days[max(days, key=len)] for text, days in found.items() if days}
+        if any(found.values()):
+            found = {text: days or self._nearly(text) for text, days in found.items()}
+        said = {text: _day(text, days) for text, days in found.items() if days}
         other = "" if said else self.only_day
-        return [replace(one, day=said.get(one.day) or other or one.day or self.only_day) for one in there]
+        known = [replace(one, day=said.get(one.day) or other or one.day or self.only_day) for one in there]
+        return days_by_runs(known, set(said.values()))
+
+    def _nearly(self, text: str) -> dict[str, str]:
+        """The known day that a heading is a letter or two away from, if it is one alone."""
+        said = letters(text)
+        most = NEARLY[min(len(said), len(NEARLY) - 1)]
+        near = process.extract(said, self.days.keys(), scorer=OSA.distance, score_cutoff=most, limit=2) if most else []
+        alone = len(near) == 1 or (len(near) > 1 and near[0][1] < near[1][1])
+        return {near[0][0]: _spelled(self.days[near[0][0]], text, self.dotted)} if alone else {}
 
     def name(self, text: str) -> tuple[str, str]:
         """The longest known name that a cell's text begins with, up to the end of a line, and what is left; without a
@@ -55,6 +70,16 @@ class Known:
                 said = " ".join(text[told[0].start() : end].replace("/", " ").split())
                 return _spelled(ways, said, self.dotted), text[end:].strip(AROUND)
         return "", text
+
+    def named(self, one: Found) -> tuple[str, list[str]]:
+        """What a block is called, by the first of its cells that has a title, and what else its cells say."""
+        cells = (one.cell, *one.beside)
+        titles = [self.title(cell) for cell in cells]
+        at = next((place for place, (name, _) in enumerate(titles) if name), None)
+        if at is None:
+            return "", [cell.text for cell in cells]
+        others = [titles[place][1] if place == at else cell.text for place, cell in enumerate(cells)]
+        return titles[at][0], [text for text in others if text]
 
     def title(self, cell: Cell) -> tuple[str, str]:
         """What a cell is called, and what is left of it: what is known, else its lines that hold no digit, without what
@@ -93,6 +118,13 @@ def days_in(text: str, days: Spellings) -> dict[str, str]:
         else:
             at += 1
     return found
+
+
+def _day(text: str, days: Mapping[str, str]) -> str:
+    """The longest of the days in a text, or all of it where it says from which one to which."""
+    if len(days) > 1 and _FROM_TO(text):
+        return _WORD.sub(lambda word: days.get(_plain(word), word[0]), text)
+    return days[max(days, key=len)]
 
 
 def _plain(word: re.Match[str]) -> str:

@@ -88,10 +88,10 @@ def _parts(one: Found, known: Known) -> Iterator[str]:
 
 
 def _block(one: Found, known: Known) -> Iterator[str]:
-    name, rest = known.title(one.cell)
+    name, rest = known.named(one)
     start, end = one.times
     yield TimeBlock(day=one.day or "?", name=name or one.cell.text, startTime=start, endTime=end).model_dump_json()
-    yield from filter(None, (rest if name else "", *(cell.text for cell in one.beside)))
+    yield from rest if name else rest[1:]
 
 
 def _after_headings(grid: Grid) -> Iterator[str]:

@@ -38,6 +38,6 @@ def parse_page(lines: Sequence[PlacedLine], known: Known = NOTHING) -> Timetable
 
 
 def _block(found: Found, known: Known) -> Iterator[TimeBlock]:
-    name, _ = known.title(found.cell)
+    name, _ = known.named(found)
     if name and found.day:
         yield TimeBlock(day=found.day, name=name, startTime=found.times[0], endTime=found.times[1])

@@ -243,3 +243,44 @@ def test_a_row_whose_times_cannot_be_read_is_said_all_the_same() -> None:
     ]
     said = serialise(drawn(table), "cells").split("\n")
     assert said == ["Mon|Art|08:00|08:45", "Tue|Sport|08:00|08:45", "Time=8.S0-9.3S|Mon=Music", "Tue|Art|09:40|10:25"]
+
+
+def test_starts_and_ends_that_stand_apart_are_one() -> None:
+    table = [["Day", "Start", "End", "Subject", "Room"]]
+    table += [["Mon", f"{hour}.00 -", f"{hour}.45", name, "R 1"] for hour, name in ((8, "Art"), (9, "French"))]
+    table += [["Tue", "8.00 -", "8.45", "Sport", "R 2"]]
+    said = [block.model_dump().values() for block in parse_page(drawn(table)).timeblocks]
+    assert [tuple(values) for values in said] == [
+        ("Mon", "Art", "08:00", "08:45"),
+        ("Mon", "French", "09:00", "09:45"),
+        ("Tue", "Sport", "08:00", "08:45"),
+    ]
+
+
+def test_a_first_row_whose_times_are_half_read_does_not_head_the_columns() -> None:
+    table = [["Time", "Mon", "Tue"], ["7.00", "Art", ""], ["8.00-8.45", "", "Music"], ["8.50-9.35", "French", ""]]
+    assert {block.day for block in parse_page(drawn(table)).timeblocks} == {"Mon", "Tue"}
+
+
+def test_numbers_are_found_beside_a_speck_at_the_left() -> None:
+    table = [["", "No", "Mon", "Tue"], ["", "1", "Art", "Sport"], ["", "2", "Music", ""], [",", "3", "", "French"]]
+    legend = drawn([["1. 8.00-8.45"], ["2. 8.50-9.35"], ["3. 9.40-10.25"]])
+    below = [PlacedLine(line.text, tuple(v + 300 * (i % 2) for i, v in enumerate(line.quad))) for line in legend]
+    said = [(block.day, block.name, block.startTime) for block in parse_page([*drawn(table), *below]).timeblocks]
+    assert said == [
+        ("Mon", "Art", "08:00"),
+        ("Tue", "Sport", "08:00"),
+        ("Mon", "Music", "08:50"),
+        ("Tue", "French", "09:40"),
+    ]
+
+
+def test_departures_are_called_by_where_they_go_and_say_from_which_day_to_which() -> None:
+    rows = [
+        [f"{hour}:05-{hour}:40", f"Bus {hour}", name] for hour, name in ((8, "Harbour"), (9, "Market"), (10, "Mill"))
+    ]
+    table = [["To", "", ""], ["Mo-Fr", "", ""], ["Time", "Line", "To"], *rows]
+    said = [(block.day, block.name) for block in parse_page(drawn(table)).timeblocks]
+    assert said == [("Mo-Fr", "Harbour"), ("Mo-Fr", "Market"), ("Mo-Fr", "Mill")]
+    sunday = Known(days={"mo": ["Mo"], "fr": ["Fr"]})
+    assert {block.day for block in parse_page(drawn(table), sunday).timeblocks} == {"Mo-Fr"}

@@ -146,3 +146,24 @@ def test_any_text_is_taken_and_what_is_no_word_stays(texts: list[str]) -> None:
     assert len(found) == len(texts)
     assert [WORD.sub("", text) for text in texts] == [WORD.sub("", text) for text in found]
     assert mended(*texts, lexicon=Lexicon({})) == texts
+
+
+def test_headings_that_are_nearly_a_day_are_that_day_where_others_are_known() -> None:
+    known = Known(days={"lun": ["LUN"], "mar": ["MAR"], "hetfo": ["Hétfő"]})
+    assert days(known, "LÍUN", "MAR", "Room") == ["LUN", "MAR", "Room"]
+    assert days(known, "LÍUN", "Room") == ["LÍUN", "Room"]  # nothing says that these are days
+    assert days(Known(days={"mar": ["Mar"], "mat": ["Mat"], "lun": ["Lun"]}), "Lun", "Maf") == ["Lun", "Maf"]  # either
+    assert days(known, "MAR", "Héddó") == ["MAR", "Hétfő"]
+
+
+def test_days_of_a_list_follow_its_times() -> None:
+    def listed(*rows: tuple[str, str]) -> list[str]:
+        blocks = [Found(r, day, Cell(2, ()), (start, "23:00")) for r, (day, start) in enumerate(rows)]
+        return [one.day for one in Known(days={"mo": ["Mo"], "tu": ["Tu"]}).with_days(blocks)]
+
+    # As many days as runs of later and later times: each run has one, wherever it was said.
+    assert listed(("", "08:00"), ("Mo", "09:00"), ("Mo", "08:00"), ("Tu", "09:00")) == ["Mo", "Mo", "Tu", "Tu"]
+    assert listed(("Time", "08:00"), ("Mo", "09:00"), ("Tu", "09:00")) == ["Mo", "Mo", "Tu"]
+    # Else a run with one day has it in each row, and one with two or none stays as it is.
+    assert listed(("", "08:00"), ("Mo", "09:00"), ("Tu", "10:00")) == ["", "Mo", "Tu"]
+    assert listed(("Mo", "08:00"), ("", "09:00"), ("", "08:00"), ("Tu", "07:00")) == ["Mo", "Mo", "", "Tu"]
