@@ -27,7 +27,7 @@ from tdtrain.evaluate.write_pages import load_writer
 from tdtrain.models.causal import is_causal
 from tdtrain.models.load import load_reader
 from tdtrain.models.reader import read_images
-from tdtrain.models.write import write_answers
+from tdtrain.models.write import form_for, write_answers
 from tdtrain.ray_map import Task, map_tasks
 from tdtrain.train.progress import Display
 
@@ -138,7 +138,8 @@ class _Predictor:
         mended = [self._lexicon.mended(lines) if self._lexicon else lines for lines in pages.values()]
         known = [self._lexicon.known(lines) if self._lexicon else NOTHING for lines in mended]
         texts = [serialise(lines, self.run.serialisation, own) for lines, own in zip(mended, known, strict=True)]
-        answers = write_answers(self._module, self._prompter, texts, self.run.max_answer_tokens) if texts else []
+        form, most = form_for(self.run.serialisation), self.run.max_answer_tokens
+        answers = write_answers(self._module, self._prompter, texts, most, form) if texts else []
         contents = {}
         for place, (answer, ended) in zip(pages, answers, strict=True):
             said, _ = parse_answer(answer)

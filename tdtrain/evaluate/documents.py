@@ -18,6 +18,7 @@ from tdtrain.evaluate.score_documents import (
     score_documents,
 )
 from tdtrain.evaluate.write_pages import write_pages
+from tdtrain.models.write import form_for
 from tdtrain.ray_map import Task, map_tasks
 
 FEW = 16
@@ -68,6 +69,7 @@ def evaluate_documents(
         {role: models[writer] for role, writer in of.items()},
         texts,
         {role: max_new_tokens[writer] for role, writer in of.items()},
+        form_for(way),
         num_actors=actors,
         cpus_per_actor=cpus,
         gpus_per_actor=gpus,

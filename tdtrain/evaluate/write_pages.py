@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from tdtrain.models.causal import CausalModule, Prompter, load_causal
-from tdtrain.models.write import write_answers
+from tdtrain.models.write import Form, write_answers
 from tdtrain.precision import use_bf16
 from tdtrain.ray_map import Task, map_tasks
 
@@ -29,6 +29,7 @@ def write_pages(
     models: Mapping[str, str],
     pages: Mapping[str, Sequence[str]],
     max_new_tokens: Mapping[str, int],
+    form: Form,
     *,
     num_actors: int = 0,
     cpus_per_actor: float = 1,
@@ -41,11 +42,12 @@ def write_pages(
         models: name or folder of the model, by writer.
         pages: as text, by writer.
         max_new_tokens: an answer is cut there, by writer.
+        form: of the answers.
         num_actors: at work at once on the cluster that Ray is connected to; 0: in this process.
         progress: told of batches done and batches in all.
     """
     tasks = [
-        {**task, "limit": max_new_tokens[writer]}
+        {**task, "limit": max_new_tokens[writer], "form": form}
         for writer, model in models.items()
         for task in _tasks(writer, model, pages[writer])
     ]
@@ -88,7 +90,7 @@ class _Writer:
     def __call__(self, task: Task) -> Task:
         module, prompter = self._model(task["model"])
         started = time.perf_counter()
-        answers = write_answers(module, prompter, list(task["pages"]), task["limit"])
+        answers = write_answers(module, prompter, list(task["pages"]), task["limit"], task["form"])
         seconds = time.perf_counter() - started
         return {"writer": task["writer"], "places": list(task["places"]), "answers": answers, "seconds": seconds}
 

@@ -1,7 +1,7 @@
 """Language models that write timetables: greedy, in batches, and never anything but the schema's JSON.
 
-What may come next is decided by `llguidance` from the schema's grammar; the model only chooses among that. An answer
-that does not end is closed after its last whole block.
+What may come next is decided by `llguidance` from a grammar, the schema's or the page's own; the model only chooses
+among that. An answer that does not end is closed after its last whole block.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,15 +18,19 @@ from llguidance.hf import from_tokenizer
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
+from tdtrain.data.serialise import Serialisation
 from tdtrain.data.timetable import Timetable
 from tdtrain.models.causal import CausalModule, Prompter
 from tdtrain.models.packed import PACKED
+from tdtrain.models.page_grammar import BLOCKS, grammar_of
 from tdtrain.models.reader import evaluating
 
 AGAIN, EVERY = 3, 32
 """A timetable says nothing twice: an answer that has said so many blocks again goes round in circles. Looked for every
 so many tokens."""
-BLOCKS = '"timeblocks":['
+Form = Literal["free", "schema", "page"]
+"""What an answer may be: anything, what fits the schema, or that with blocks at the days and times of the page's drafts
+(`tdtrain.models.page_grammar`)."""
 
 
 class Answer(NamedTuple):
@@ -36,15 +40,19 @@ class Answer(NamedTuple):
     ended: bool
 
 
+def form_for(way: Serialisation) -> Form:
+    """What answers about pages in a serialisation may be."""
+    return "page" if way == "blocks" else "schema"
+
+
 @torch.inference_mode()
 def write_answers(
-    module: CausalModule, prompter: Prompter, pages: Sequence[str], max_new_tokens: int, constrained: bool = True
+    module: CausalModule, prompter: Prompter, pages: Sequence[str], max_new_tokens: int, form: Form = "schema"
 ) -> list[Answer]:
     """What the model writes about each page; no more than `max_new_tokens`, and nothing in circles.
 
     Args:
         pages: together in one batch; of similar length, or short ones wait for long ones.
-        constrained: only JSON in the form of `Timetable.canonical`.
     """
     model, pad = module.model, prompter.end_ids[-1]
     prompts = [prompter.prompt(page) for page in pages]
@@ -52,7 +60,11 @@ def write_answers(
     device = next(model.parameters()).device
     tokens = torch.tensor([[pad] * (width - len(ids)) + ids for ids in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts], device=device)
-    processors = LogitsProcessorList([_OnlyTimetables(prompter, tokens.shape[1])] if constrained else [])
+    tokenizer, schema = _constraint(prompter)
+    grammars = [LLMatcher.grammar_from_lark(grammar_of(page)) if form == "page" else schema for page in pages]
+    only = _Only(tokenizer, grammars, prompter.end_ids[-1], width)
+    constrained = form != "free"
+    processors = LogitsProcessorList([only] if constrained else [])
     model.set_attn_implementation("sdpa")
     try:
         with evaluating(module):
@@ -110,20 +122,17 @@ class _GoesRound(StoppingCriteria):
         return torch.tensor(done, device=input_ids.device)
 
 
-class _OnlyTimetables(LogitsProcessor):
-    """Takes away what would leave the grammar, for each line of a batch."""
+class _Only(LogitsProcessor):
+    """Takes away what would leave the grammar of each line of a batch."""
 
-    def __init__(self, prompter: Prompter, num_prompt: int) -> None:
-        self._tokenizer, self._grammar = _constraint(prompter)
-        self._end_id = prompter.end_ids[-1]
+    def __init__(self, tokenizer: LLTokenizer, grammars: Sequence[str], end_id: int, num_prompt: int) -> None:
+        self._matchers = [LLMatcher(tokenizer, grammar) for grammar in grammars]
+        self._end_id = end_id
         self._num_prompt = num_prompt
-        self._matchers: list[LLMatcher] = []
         self._ended: set[int] = set()
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        if not self._matchers:
-            self._matchers = [LLMatcher(self._tokenizer, self._grammar) for _ in input_ids]
-        elif input_ids.shape[1] > self._num_prompt:
+        if input_ids.shape[1] > self._num_prompt:
             for row, (matcher, token) in enumerate(zip(self._matchers, input_ids[:, -1].tolist(), strict=True)):
                 if token == self._end_id:
                     self._ended.add(row)

@@ -7,10 +7,11 @@ import json
 import pytest
 import torch
 
+from tdtrain.data.timetable import TimeBlock
 from tdtrain.evaluate.fields import parse_answer
 from tdtrain.models.causal import CausalModule, Prompter, load_causal
 from tdtrain.models.packed import PACKED
-from tdtrain.models.write import EVERY, Answer, _closed, _GoesRound, write_answers
+from tdtrain.models.write import EVERY, Answer, _closed, _GoesRound, form_for, write_answers
 
 PAGES = ["Class 5a\nTime|Mon|Tue\n8:00-8:45|Art|Music", "Time|Fri\n9:00-9:45|Math", "x"]
 
@@ -26,7 +27,7 @@ def test_an_untrained_model_writes_only_what_the_schema_allows(smol: tuple[Causa
     assert all(parse_answer(answer.text)[0] is not None for answer in answers)
     assert any(answer.ended for answer in answers)
     assert all(answer.text.startswith(('{"timeblocks":[', '{"teacher":', '{"className":')) for answer in answers)
-    free = write_answers(module, prompter, PAGES[:1], 16, constrained=False)
+    free = write_answers(module, prompter, PAGES[:1], 16, form="free")
     assert not free[0].text.startswith(('{"timeblocks":[', '{"teacher":', '{"className":'))
     assert module.model.config._attn_implementation == PACKED  # as training needs it
 
@@ -73,3 +74,14 @@ def test_a_batch_writes_what_each_page_gets_alone(smol: tuple[CausalModule, Prom
     module, prompter = smol
     together = write_answers(module, prompter, PAGES[:2], 24)
     assert together == [write_answers(module, prompter, [page], 24)[0] for page in PAGES[:2]]
+
+
+def test_each_page_of_a_batch_keeps_to_its_own_drafts(smol: tuple[CausalModule, Prompter]) -> None:
+    module, prompter = smol
+    drafts = [TimeBlock(day=day, name="Art", startTime="08:00", endTime="08:45") for day in ("Mon", "Fri")]
+    answers = write_answers(module, prompter, [one.model_dump_json() for one in drafts], 64, "page")
+    for draft, answer in zip(drafts, answers, strict=True):
+        said = parse_answer(answer.text)[0]
+        assert said is not None and len(said.timeblocks) <= 1
+        assert all(block.model_copy(update={"name": "Art"}) == draft for block in said.timeblocks)
+    assert form_for("blocks") == "page" and form_for("cells") == "schema"

@@ -1,0 +1,78 @@
+"""What may be written about one page whose blocks are drafted: these, in their order, any of them left out.
+
+A small writer invents rows where a page ends, and combines one row's day with another's times. So each block has the
+day and the times of a draft, which is taken once at most, or the times of another line, on some day.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from tdtrain.data.times import Times, times_of
+
+DAYS = 7
+"""So many blocks at most have the times of one line that is no draft."""
+HEADER = ("teacher", "className", "term", "year")
+TEXT = r'TEXT: /"([^"\\\x00-\x1f]|\\["\\bfnrt])+"/'
+BLOCKS = '"timeblocks":['
+UNKNOWN = "?"
+_COMMA = '","'
+_DRAFT = '{"day":'
+_CELLS = re.compile(r"[|=]")
+
+
+class Slot(NamedTuple):
+    """Where a block may be written; `day`: empty where it may be any."""
+
+    day: str
+    times: Times
+
+    @property
+    def grammar(self) -> str:
+        """A block with any name."""
+        day = _quoted(json.dumps(self.day, ensure_ascii=False)) if self.day else "TEXT"
+        start, end = self.times
+        name, after = _quoted(',"name":'), _quoted(f',"startTime":"{start}","endTime":"{end}"' + "}")
+        return f"{_quoted(_DRAFT)} {day} {name} TEXT {after}"
+
+
+def slots_of(page: str) -> Iterator[Slot]:
+    """The slots of a page, line by line; of a page as `serialise` writes it with `blocks`."""
+    for line in page.split("\n"):
+        if (draft := _draft(line)) is not None:
+            day = draft["day"]
+            yield Slot("" if day == UNKNOWN else day, (draft["startTime"], draft["endTime"]))
+        else:
+            yield from (Slot("", times) for part in _CELLS.split(line) if (times := times_of(part)))
+
+
+def grammar_of(page: str) -> str:
+    """The Lark grammar of all that may be written about a page, `Timetable.canonical` all of it."""
+    slots = list(slots_of(page))
+    header = " ".join(f"({_quoted(json.dumps(key) + ':')} TEXT {_COMMA})?" for key in HEADER)
+    rules = [f"start: {_quoted('{')} {header} {_quoted(BLOCKS)} first_0 {_quoted(']}')}"]
+    for number, slot in enumerate(slots):
+        again = "" if slot.day else f" ({_COMMA} block_{number}){{0,{DAYS - 1}}}"
+        rules += [
+            f"block_{number}: {slot.grammar}",
+            f"first_{number}: block_{number}{again} next_{number + 1} | first_{number + 1}",
+            f"next_{number}: {_COMMA} block_{number}{again} next_{number + 1} | next_{number + 1}",
+        ]
+    return "\n".join([*rules, f'first_{len(slots)}: ""', f'next_{len(slots)}: ""', TEXT, ""])
+
+
+def _draft(line: str) -> dict[str, str] | None:
+    """The block that a line begins with, if it is a draft."""
+    if not line.startswith(_DRAFT):
+        return None
+    try:
+        return json.JSONDecoder().raw_decode(line)[0]
+    except ValueError:
+        return None
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
