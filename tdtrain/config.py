@@ -162,7 +162,7 @@ class LoraDocumentRun(TrainingRun):
     """Reads the pages' lines. Built-in name, Hugging Face name or folder. Built in: ppocrv6-small, ppocrv6-tiny."""
     output_dir: Path = Path("output/lora_document")
     """Everything the job writes; the same command again resumes from it."""
-    serialisation: Serialisation = "cells"
+    serialisation: Serialisation = "blocks"
     """How a page's lines become one text; see `tdtrain.data.serialise`."""
     lexicon: bool = True
     """Mend what the reader misread by the words of the training pages' documents, and find their days and names in what

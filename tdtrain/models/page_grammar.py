@@ -1,7 +1,7 @@
 """What may be written about one page whose blocks are drafted: these, in their order, any of them left out.
 
-A small writer invents rows where a page ends, and combines one row's day with another's times. So each block has the
-day and the times of a draft, which is taken once at most, or the times of another line, on some day.
+A small writer invents rows where a page ends, and combines one row's name with another's times. So each block is a
+draft, which is taken once at most, or has times that another line names and no draft has.
 """
 
 from __future__ import annotations
@@ -20,33 +20,37 @@ TEXT = r'TEXT: /"([^"\\\x00-\x1f]|\\["\\bfnrt])+"/'
 BLOCKS = '"timeblocks":['
 UNKNOWN = "?"
 _COMMA = '","'
-_DRAFT = '{"day":'
+_DRAFT, _NAME = '{"day":', ',"name":'
 _CELLS = re.compile(r"[|=]")
 
 
 class Slot(NamedTuple):
-    """Where a block may be written; `day`: empty where it may be any."""
+    """Where a block may be written; `day`, `name`: empty where they may be any."""
 
     day: str
+    name: str
     times: Times
 
     @property
     def grammar(self) -> str:
-        """A block with any name."""
-        day = _quoted(json.dumps(self.day, ensure_ascii=False)) if self.day else "TEXT"
+        """Its blocks."""
+        day, name = (_quoted(json.dumps(text, ensure_ascii=False)) if text else "TEXT" for text in self[:2])
         start, end = self.times
-        name, after = _quoted(',"name":'), _quoted(f',"startTime":"{start}","endTime":"{end}"' + "}")
-        return f"{_quoted(_DRAFT)} {day} {name} TEXT {after}"
+        after = _quoted(f',"startTime":"{start}","endTime":"{end}"' + "}")
+        return f"{_quoted(_DRAFT)} {day} {_quoted(_NAME)} {name} {after}"
 
 
 def slots_of(page: str) -> Iterator[Slot]:
     """The slots of a page, line by line; of a page as `serialise` writes it with `blocks`."""
-    for line in page.split("\n"):
-        if (draft := _draft(line)) is not None:
+    lines = [(line, _draft(line)) for line in page.split("\n")]
+    drafted = {(draft["startTime"], draft["endTime"]) for _, draft in lines if draft}
+    for line, draft in lines:
+        if draft:
             day = draft["day"]
-            yield Slot("" if day == UNKNOWN else day, (draft["startTime"], draft["endTime"]))
+            yield Slot("" if day == UNKNOWN else day, draft["name"], (draft["startTime"], draft["endTime"]))
         else:
-            yield from (Slot("", times) for part in _CELLS.split(line) if (times := times_of(part)))
+            named = (times_of(part) for part in _CELLS.split(line))
+            yield from (Slot("", "", times) for times in named if times and times not in drafted)
 
 
 def grammar_of(page: str) -> str:
@@ -55,7 +59,7 @@ def grammar_of(page: str) -> str:
     header = " ".join(f"({_quoted(json.dumps(key) + ':')} TEXT {_COMMA})?" for key in HEADER)
     rules = [f"start: {_quoted('{')} {header} {_quoted(BLOCKS)} first_0 {_quoted(']}')}"]
     for number, slot in enumerate(slots):
-        again = "" if slot.day else f" ({_COMMA} block_{number}){{0,{DAYS - 1}}}"
+        again = "" if slot.name else f" ({_COMMA} block_{number}){{0,{DAYS - 1}}}"
         rules += [
             f"block_{number}: {slot.grammar}",
             f"first_{number}: block_{number}{again} next_{number + 1} | first_{number + 1}",
