@@ -21,15 +21,14 @@ def days_by_runs(blocks: Sequence[Found], days: Collection[str]) -> list[Found]:
     if len({one.row for one in rows}) < len(rows) or not any(one.day in days for one in rows):
         return list(blocks)
     runs: list[list[Found]] = []
-    for before, one in itertools.pairwise([None, *rows]):
-        if before is None or one.times[0] <= before.times[0]:  # type: ignore[union-attr]
+    for one in rows:
+        if not runs or one.times[0] <= runs[-1][-1].times[0]:
             runs.append([])
-        runs[-1].append(one)  # type: ignore[arg-type]
+        runs[-1].append(one)
     said = [list(dict.fromkeys(one.day for one in run if one.day in days)) for run in runs]
     order = list(dict.fromkeys(itertools.chain.from_iterable(said)))
     if len(order) == len(runs):
-        said = [[day] for day in order]
-        return [replace(one, day=day) for run, (day,) in zip(runs, said, strict=True) for one in run]
+        return [replace(one, day=day) for run, day in zip(runs, order, strict=True) for one in run]
     return [
         replace(one, day=own[0]) if len(own) == 1 and one.day not in days else one
         for run, own in zip(runs, said, strict=True)

@@ -72,14 +72,14 @@ class Known:
         return "", text
 
     def named(self, one: Found) -> tuple[str, list[str]]:
-        """What a block is called, by the first of its cells that has a title, and what else its cells say."""
-        cells = (one.cell, *one.beside)
-        titles = [self.title(cell) for cell in cells]
-        at = next((place for place, (name, _) in enumerate(titles) if name), None)
-        if at is None:
-            return "", [cell.text for cell in cells]
-        others = [titles[place][1] if place == at else cell.text for place, cell in enumerate(cells)]
-        return titles[at][0], [text for text in others if text]
+        """What a block is called, by the first of its cells that has a title, and what else its cells say; where
+        none has one, no name, and what stands beside it."""
+        texts = [cell.text for cell in (one.cell, *one.beside)]
+        for place, cell in enumerate((one.cell, *one.beside)):
+            name, left = self.title(cell)
+            if name:
+                return name, [text for text in (*texts[:place], left, *texts[place + 1 :]) if text]
+        return "", texts[1:]
 
     def title(self, cell: Cell) -> tuple[str, str]:
         """What a cell is called, and what is left of it: what is known, else its lines that hold no digit, without what

@@ -12,6 +12,8 @@ from tdtrain.data.layout import Box, Grid, PlacedLine, text_rows, upright
 from tdtrain.data.merged_cells import with_labels
 from tdtrain.data.timetable import TimeBlock
 
+UNKNOWN = "?"
+"""The day of a draft that has none."""
 Serialisation = Literal["reading_order", "markdown", "coordinates", "headings", "cells", "blocks"]
 
 
@@ -90,8 +92,8 @@ def _parts(one: Found, known: Known) -> Iterator[str]:
 def _block(one: Found, known: Known) -> Iterator[str]:
     name, rest = known.named(one)
     start, end = one.times
-    yield TimeBlock(day=one.day or "?", name=name or one.cell.text, startTime=start, endTime=end).model_dump_json()
-    yield from rest if name else rest[1:]
+    yield TimeBlock(day=one.day or UNKNOWN, name=name or one.cell.text, startTime=start, endTime=end).model_dump_json()
+    yield from rest
 
 
 def _after_headings(grid: Grid) -> Iterator[str]:

@@ -56,6 +56,10 @@ class Timetable(BaseModel):
         return self.model_dump_json(exclude_none=True, exclude=ABOUT_FILES)
 
 
+HEADER = tuple(name for name in Timetable.model_fields if name != "timeblocks")
+"""What a page says of all its blocks."""
+
+
 class _Located(BaseModel):
     image_path: Printed
     """The page's image, relative to the corpus folder."""

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from anls_star import anls_score
 from pydantic import ValidationError
 
-from tdtrain.data.timetable import TimeBlock, Timetable
+from tdtrain.data.timetable import HEADER, TimeBlock, Timetable
 from tdtrain.evaluate.metrics import normalize
 from tdtrain.evaluate.tree import tree_edits
 
-HEADER = ("teacher", "className", "term", "year")
 BLOCK = ("day", "name", "startTime", "endTime")
 
 

@@ -11,16 +11,16 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from tdtrain.data.serialise import UNKNOWN
 from tdtrain.data.times import Times, times_of
+from tdtrain.data.timetable import HEADER, TimeBlock
 
 DAYS = 7
 """So many blocks at most have the times of one line that is no draft."""
-HEADER = ("teacher", "className", "term", "year")
 TEXT = r'TEXT: /"([^"\\\x00-\x1f]|\\["\\bfnrt])+"/'
 BLOCKS = '"timeblocks":['
-UNKNOWN = "?"
 _COMMA = '","'
-_DRAFT, _NAME = '{"day":', ',"name":'
+_DRAFT = '{"day":'
 _CELLS = re.compile(r"[|=]")
 
 
@@ -34,20 +34,20 @@ class Slot(NamedTuple):
     @property
     def grammar(self) -> str:
         """Its blocks."""
-        day, name = (_quoted(json.dumps(text, ensure_ascii=False)) if text else "TEXT" for text in self[:2])
-        start, end = self.times
-        after = _quoted(f',"startTime":"{start}","endTime":"{end}"' + "}")
-        return f"{_quoted(_DRAFT)} {day} {_quoted(_NAME)} {name} {after}"
+        day, name = (_quoted(_quoted(text)) if text else "TEXT" for text in (self.day, self.name))
+        start, end = map(_quoted, self.times)
+        after = _quoted(f',"startTime":{start},"endTime":{end}}}')
+        return " ".join((_quoted(_DRAFT), day, _quoted(',"name":'), name, after))
 
 
 def slots_of(page: str) -> Iterator[Slot]:
     """The slots of a page, line by line; of a page as `serialise` writes it with `blocks`."""
     lines = [(line, _draft(line)) for line in page.split("\n")]
-    drafted = {(draft["startTime"], draft["endTime"]) for _, draft in lines if draft}
+    drafted = {(draft.startTime, draft.endTime) for _, draft in lines if draft}
     for line, draft in lines:
         if draft:
-            day = draft["day"]
-            yield Slot("" if day == UNKNOWN else day, draft["name"], (draft["startTime"], draft["endTime"]))
+            day = "" if draft.day == UNKNOWN else draft.day
+            yield Slot(day, draft.name, (draft.startTime, draft.endTime))
         else:
             named = (times_of(part) for part in _CELLS.split(line))
             yield from (Slot("", "", times) for times in named if times and times not in drafted)
@@ -68,13 +68,13 @@ def grammar_of(page: str) -> str:
     return "\n".join([*rules, f'first_{len(slots)}: ""', f'next_{len(slots)}: ""', TEXT, ""])
 
 
-def _draft(line: str) -> dict[str, str] | None:
+def _draft(line: str) -> TimeBlock | None:
     """The block that a line begins with, if it is a draft."""
     if not line.startswith(_DRAFT):
         return None
     try:
-        return json.JSONDecoder().raw_decode(line)[0]
-    except ValueError:
+        return TimeBlock.model_validate(json.JSONDecoder().raw_decode(line)[0])
+    except ValueError:  # the page itself says something of the kind
         return None
 
 

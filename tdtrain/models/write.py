@@ -29,7 +29,7 @@ AGAIN, EVERY = 3, 32
 """A timetable says nothing twice: an answer that has said so many blocks again goes round in circles. Looked for every
 so many tokens."""
 Form = Literal["free", "schema", "page"]
-"""What an answer may be: anything, what fits the schema, or that with blocks at the days and times of the page's drafts
+"""What an answer may be: anything, what fits the schema, or of that what keeps to the page's drafts
 (`tdtrain.models.page_grammar`)."""
 
 
@@ -60,11 +60,8 @@ def write_answers(
     device = next(model.parameters()).device
     tokens = torch.tensor([[pad] * (width - len(ids)) + ids for ids in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts], device=device)
-    tokenizer, schema = _constraint(prompter)
-    grammars = [LLMatcher.grammar_from_lark(grammar_of(page)) if form == "page" else schema for page in pages]
-    only = _Only(tokenizer, grammars, prompter.end_ids[-1], width)
     constrained = form != "free"
-    processors = LogitsProcessorList([only] if constrained else [])
+    processors = LogitsProcessorList([_Only(prompter, pages, form, width)] if constrained else [])
     model.set_attn_implementation("sdpa")
     try:
         with evaluating(module):
@@ -125,9 +122,13 @@ class _GoesRound(StoppingCriteria):
 class _Only(LogitsProcessor):
     """Takes away what would leave the grammar of each line of a batch."""
 
-    def __init__(self, tokenizer: LLTokenizer, grammars: Sequence[str], end_id: int, num_prompt: int) -> None:
-        self._matchers = [LLMatcher(tokenizer, grammar) for grammar in grammars]
-        self._end_id = end_id
+    def __init__(self, prompter: Prompter, pages: Sequence[str], form: Form, num_prompt: int) -> None:
+        tokenizer, schema = _constraint(prompter)
+        self._matchers = [
+            LLMatcher(tokenizer, LLMatcher.grammar_from_lark(grammar_of(page)) if form == "page" else schema)
+            for page in pages
+        ]
+        self._end_id = prompter.end_ids[-1]
         self._num_prompt = num_prompt
         self._ended: set[int] = set()
 

@@ -1,4 +1,4 @@
-"""Who writes about a page with drafts keeps their days, times and order, and invents no others."""
+"""Who writes about a page with drafts keeps to them, in their order, and invents no others."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ PAGE = f"""Class 5a 2026/27
 {ANY.model_dump_json()}|R 2
 10.30-11.15=Lunch|Fri=Choir
 1. 8.00-8.45
-no times here, {{"day": nor any draft"""
+no times here, {{"day": nor any draft
+{{"day":
+{{"day":1,"name":"of the page's own"}}"""
 
 
 def allowed(page: str, blocks: Sequence[TimeBlock], **header: str) -> bool:

@@ -82,6 +82,5 @@ def test_each_page_of_a_batch_keeps_to_its_own_drafts(smol: tuple[CausalModule, 
     answers = write_answers(module, prompter, [one.model_dump_json() for one in drafts], 64, "page")
     for draft, answer in zip(drafts, answers, strict=True):
         said = parse_answer(answer.text)[0]
-        assert said is not None and len(said.timeblocks) <= 1
-        assert all(block.model_copy(update={"name": "Art"}) == draft for block in said.timeblocks)
+        assert said is not None and said.timeblocks in ((), (draft,))
     assert form_for("blocks") == "page" and form_for("cells") == "schema"
