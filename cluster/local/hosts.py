@@ -183,19 +183,20 @@ class Hosts:
 
     def alive(self) -> set[int]:
         """The hosts that the head thinks are alive."""
-        _, text = self.ask("/nodes?view=summary", self.token_file.read_text(), on=HEAD)
-        nodes = json.loads(text)["data"]["summary"]  # a host that was booted again is there twice, once dead
-        living = {node["ip"] for node in nodes if node["raylet"]["state"] == "ALIVE"}
+        living = self._living()
         return {number for number in self.network.numbers if address(number) in living}
 
     def wait_for(self, num_alive: int, timeout_s: float = 120) -> None:
-        """Waits until the head has so many living hosts, no more and no fewer. Raises TimeoutError."""
-        until, alive = time.monotonic() + timeout_s, set[int]()
+        """Waits until the head has so many living nodes, no more and no fewer. Raises TimeoutError.
+
+        A host that was booted again is two nodes until the head has missed the earlier one for a while.
+        """
+        until, living = time.monotonic() + timeout_s, list[str]()
         while time.monotonic() < until:
-            if len(alive := self.alive()) == num_alive:
+            if len(living := self._living()) == num_alive:
                 return
             time.sleep(0.5)
-        raise TimeoutError(f"hosts {sorted(alive)} are alive after {timeout_s:g} s, and {num_alive} should be")
+        raise TimeoutError(f"nodes {sorted(living)} are alive after {timeout_s:g} s, and {num_alive} should be")
 
     def processes(self, what: str, on: int | None = None) -> list[tuple[int, int]]:
         """(host, process id) of those whose command line has `what`: one of PROCESSES, or the name of an actor or task.
@@ -220,6 +221,11 @@ class Hosts:
         """Ends everything on a host at once, as a power cut does; `start` boots it again. With the head go the drivers
         of jobs, but for those that were placed on another host."""
         self.network.kill(number)
+
+    def _living(self) -> list[str]:
+        """Addresses of the nodes that the head thinks are alive."""
+        _, text = self.ask("/nodes?view=summary", self.token_file.read_text(), on=HEAD)
+        return [node["ip"] for node in json.loads(text)["data"]["summary"] if node["raylet"]["state"] == "ALIVE"]
 
     def _prepare(self) -> None:
         self.root.mkdir()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import ray
 from ray.exceptions import RayError
@@ -73,12 +73,21 @@ def _ask(nodes: Mapping[str, str], places: tuple[Place, ...]) -> dict[str, Seen 
         for node in nodes
     }
     ended, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_S)
-    answers: dict[str, Seen | str] = {nodes[node]: f"has not answered within {ANSWER_S} s" for node in asked.values()}
+    answers: dict[str, Seen | str] = {node: f"has not answered within {ANSWER_S} s" for node in asked.values()}
     for answer in ended:
         try:
-            answers[nodes[asked[answer]]] = ray.get(answer)
+            answers[asked[answer]] = ray.get(answer)
         except RayError as error:
             last = str(error).strip().splitlines()[-1]
-            answers[nodes[asked[answer]]] = NO_CODE if "No module named 'tdtrain" in last else f"runs no task ({last})"
-    living = _living().values()
-    return {address: answer for address, answer in answers.items() if address in living}  # one that fell gets no work
+            answers[asked[answer]] = NO_CODE if "No module named 'tdtrain" in last else f"runs no task ({last})"
+    still = (node for node in _living() if node in answers)  # one that fell gets no work
+    return by_address((nodes[node], answers[node]) for node in still)
+
+
+def by_address(answers: Iterable[tuple[str, Seen | str]]) -> dict[str, Seen | str]:
+    """What each address answers: of two nodes there, the one that looked; the other is the host's life before."""
+    found: dict[str, Seen | str] = {}
+    for address, answer in answers:
+        if not isinstance(found.get(address), Seen):
+            found[address] = answer
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from tdtrain.admission import places_of
 from tdtrain.config import DistillRun, LoraOcrRun
 from tdtrain.data.storage import open_folder
 from tdtrain.options import Corpus, OptionalTeacher
-from tdtrain.train.nodes import complaints
+from tdtrain.train.nodes import by_address, complaints
 from tdtrain.train.probe import OWN_CODE, Seen, differences, look, marked, there, versions
 from tests.buckets import local_bucket
 
@@ -102,6 +103,12 @@ def test_complaints_name_field_folder_nodes_and_a_way_out() -> None:
         "install what the driver has, in the node's image or by the job's runtime env",
     ]
     assert complaints({"10.0.0.1": "has not answered within 300 s"}, {})[0].startswith("node 10.0.0.1 has not answered")
+
+
+def test_of_a_host_that_was_booted_again_its_present_life_answers() -> None:
+    seen = Seen(versions(), {})
+    for answers in permutations([("10.0.0.2", "runs no task"), ("10.0.0.2", seen), ("10.0.0.3", "runs no task")]):
+        assert by_address(answers) == {"10.0.0.2": seen, "10.0.0.3": "runs no task"}
 
 
 def test_folders_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
