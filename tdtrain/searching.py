@@ -13,8 +13,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ray.tune.experiment import Trial
-
 from tdtrain.adapting import check_teacher, label_lines
 from tdtrain.adapting_documents import mend, write_examples
 from tdtrain.admission import check_models, check_place, places_of
@@ -230,16 +228,18 @@ class Told:
         self._best, self._ended = math.inf, 0
         self._children = tracker.children()
 
-    def __call__(self, trial: Trial, figures: Mapping[str, Any] | None, what: str) -> None:
-        if what == "began":
-            self._children.begin(trial.trial_id, trial.config)
-        elif figures is not None:
+    def __call__(self, trial: str, figures: Mapping[str, Any], what: str) -> None:
+        if what == "forgotten":
+            self._children.forget(trial)
+        elif what == "began":
+            self._children.begin(trial, figures)
+        elif what == "reported":
             self._best = min(self._best, figures.get("score", math.inf))
             gauge("score", self._best, self._run, "best trial")
-            self._children.report(trial.trial_id, figures, figures["training_iteration"])
+            self._children.report(trial, figures, figures["training_iteration"])
         else:
             self._ended += 1
-            self._children.end(trial.trial_id, failed=what == "failed")
+            self._children.end(trial, failed=what == "failed")
         self._show(self._ended, self._num_trials)
 
     def _words(self) -> str:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 MAX_VALUE = 500
 """Characters of a parameter's value: what servers of every age take. The whole run is stored as run.json besides."""
 PARAMS_PER_CALL = 100
+MAX_CHILDREN = 50_000
+"""What a server tells of in one answer."""
 FALLBACK = "tracking.jsonl"
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -198,8 +200,20 @@ class Children:
 
     def __init__(self, parent: Tracker) -> None:
         self._parent = parent
-        self._held = parent._output_dir / "mlflow_children.json"
-        self._ids: dict[str, str] = json.loads(self._held.read_text()) if parent.resumed and self._held.exists() else {}
+        self._ids: dict[str, str] = {}
+
+        def find(client: MlflowClient) -> None:
+            experiment = client.get_run(parent.run_id).info.experiment_id
+            ours = f"tags.`mlflow.parentRunId` = '{parent.run_id}'"
+            found = client.search_runs([experiment], ours, max_results=MAX_CHILDREN)
+            for run in found:
+                if run.data.params:
+                    self._ids[run.info.run_name] = run.info.run_id
+                else:  # of a driver that fell before it could tell the values; it is opened anew
+                    client.delete_run(run.info.run_id)
+
+        if parent.resumed:
+            parent._send("children", "asked for", find)
 
     def begin(self, name: str, values: Mapping[str, JsonValue]) -> None:
         """Opens the run, where it is not open yet."""
@@ -212,10 +226,14 @@ class Children:
             tags = {"mlflow.parentRunId": self._parent.run_id}
             experiment = client.get_run(self._parent.run_id).info.experiment_id
             self._ids[name] = client.create_run(experiment, run_name=name, tags=tags).info.run_id
-            self._held.write_text(json.dumps(self._ids))
             client.log_batch(self._ids[name], params=[Param(_key(key), told) for key, told in flatten(values).items()])
 
         self._parent._send("child", {"name": name, "values": dict(values)}, send)
+
+    def forget(self, name: str) -> None:
+        """Deletes the run, where there is one; MLflow keeps deleted runs until its garbage is collected."""
+        if name in self._ids:
+            self._parent._send("child_deleted", {"name": name}, lambda client: client.delete_run(self._ids.pop(name)))
 
     def report(self, name: str, figures: Mapping[str, object], step: int) -> None:
         """Figures at a step; what is no finite number is left out."""

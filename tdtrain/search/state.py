@@ -9,12 +9,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 STATE = ("experiment_state-*.json", "searcher-state-*.pkl", "search_gen_state-*.json", "callback-states-*.pkl")
 KEPT = "kept"
+TRIAL = re.compile(r"[0-9a-f]{8}|[0-9a-f]{5}_\d{5}")
+"""Ray Tune's names of trials, which are those of their folders."""
 
 
 def journal_of(folder: Path, name: str) -> Path:
@@ -72,6 +75,20 @@ def mend_state(experiment: Path) -> bool:
     for path in _files(whole[0]) if whole else []:
         shutil.copy2(path, experiment / path.name)
     return bool(whole)
+
+
+def drop_unknown(experiment: Path) -> list[str]:
+    """Deletes the folders of trials that the state does not know. They began in the moment before a driver was killed,
+    and come back under other names.
+
+    Returns: their names.
+    """
+    states = [json.loads(path.read_text(encoding="utf-8")) for path in experiment.glob(STATE[0])]
+    known = {json.loads(trial)["trial_id"] for state in states for trial, _ in state["trial_data"]}
+    folders = [path for path in experiment.glob("*/") if TRIAL.fullmatch(path.name) and path.name not in known]
+    for folder in folders:
+        shutil.rmtree(folder)
+    return sorted(folder.name for folder in folders)
 
 
 def _age(path: Path) -> int:

@@ -27,7 +27,7 @@ from ray.tune.search.sample import Domain
 from tdtrain.options import Compute
 from tdtrain.search.runs import SearchRun
 from tdtrain.search.space import Axis, Scalar
-from tdtrain.search.state import journal_of, keep_state, mend_state, write_report
+from tdtrain.search.state import drop_unknown, journal_of, keep_state, mend_state, write_report
 from tdtrain.search.study import study_of
 from tdtrain.search.trial import run_trial
 from tdtrain.search.trials import Trials
@@ -38,8 +38,9 @@ DRIVER_BYTES = 500_000_000
 """That the driver of a trial reserves: it trains nothing, and needs no CPU of its own."""
 AGAIN = ResumeConfig(errored=ResumeConfig.ResumeType.RESUME)  # type: ignore[arg-type]
 """Who resumes tries again what failed."""
-Told = Callable[[Trial, Mapping[str, Any] | None, str], None]
-"""Told of a trial that began ("began"), reported ("reported", with its figures), ended or failed."""
+Told = Callable[[str, Mapping[str, Any], str], None]
+"""Told of a trial, by name, that it began ("began", with its values), reported ("reported", with its figures), ended,
+failed, or never was ("forgotten": it fell with the driver that had begun it)."""
 
 
 def tune_trials(
@@ -88,6 +89,8 @@ def run_all(
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1")
     scheduler = scheduler or FIFOScheduler()
     compute, begun = trials.compute, mend_state(folder / name)
+    for unknown in drop_unknown(folder / name):
+        told(unknown, {}, "forgotten")
     done = tune.run(
         trainable,
         name=name,
@@ -200,17 +203,18 @@ class Watch(Callback):
             keep_state(Path(storage.experiment_driver_staging_path), self._experiment)
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._told(trial, None, "began")
+        (self._experiment / trial.trial_id).mkdir(parents=True, exist_ok=True)  # first, so that nobody forgets it
+        self._told(trial.trial_id, trial.config, "began")
 
     def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: dict, **info: Any) -> None:
         write_report(self._journal, result)
-        self._told(trial, result, "reported")
+        self._told(trial.trial_id, result, "reported")
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._told(trial, None, "ended")
+        self._told(trial.trial_id, {}, "ended")
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._told(trial, None, "failed")
+        self._told(trial.trial_id, {}, "failed")
 
 
 class Remembered(Callback):

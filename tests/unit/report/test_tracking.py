@@ -85,6 +85,38 @@ def test_a_resumed_job_goes_on_with_its_run(tmp_path: Path, store: Path) -> None
         assert fresh.run_id not in (ids[0], another.run_id)
 
 
+def test_who_goes_on_with_a_run_goes_on_with_its_children_and_forgets_those_that_fell(
+    tmp_path: Path, store: Path
+) -> None:
+    shutil.copy(store, tmp_path)
+    with Tracker(tmp_path) as tracker:
+        children = tracker.children()
+        for name in ("a", "b"):
+            children.begin(name, {"rank": 2})
+        children.report("a", {"score": 0.5}, 1)
+        client = client_of(tracker)
+        experiment = client.get_run(tracker.run_id).info.experiment_id
+        client.create_run(experiment, run_name="c", tags={"mlflow.parentRunId": tracker.run_id})  # and then a kill
+        client.create_run(experiment, run_name="d", tags={"mlflow.parentRunId": "another"})
+    with Tracker(tmp_path, resume=True) as tracker:
+        children = tracker.children()
+        for name in ("b", "d", "nobody"):
+            children.forget(name)
+        for name in ("a", "c"):
+            children.begin(
+                name, {"rank": 2 if name == "c" else 3}
+            )  # values may change under way, and are not told again
+            children.report(name, {"score": 0.25}, 2)
+            children.end(name, failed=False)
+    runs = client.search_runs([experiment])
+    found = {run.info.run_name: run for run in runs if "mlflow.parentRunId" in run.data.tags}
+    assert set(found) == {"a", "c", "d"}
+    assert [found[name].data.params for name in "acd"] == [{"rank": "2"}, {"rank": "2"}, {}]
+    assert [one.value for one in client.get_metric_history(found["a"].info.run_id, "score")] == [0.5, 0.25]
+    assert {found[name].info.status for name in "ac"} == {"FINISHED"}
+    assert not (tmp_path / "tracking.jsonl").exists()
+
+
 def test_an_exception_marks_the_run_failed_and_is_not_swallowed(tmp_path: Path, store: Path) -> None:
     shutil.copy(store, tmp_path)
     with pytest.raises(RuntimeError, match="loss"), Tracker(tmp_path) as tracker:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tdtrain.search.state import is_whole, keep_state, mend_state, reports_of, write_report
+from tdtrain.search.state import drop_unknown, is_whole, keep_state, mend_state, reports_of, write_report
 
 WHOLE = {"experiment_state-1.json": b'{"trial_data": []}', "search_gen_state-1.json": pickle.dumps({"a": [1, 2]})}
 
@@ -73,6 +73,20 @@ def test_a_search_that_fell_before_its_first_report_begins_anew(tmp_path: Path) 
     experiment = write(tmp_path / "trials", {"experiment_state-1.json": b""})
     assert not mend_state(experiment) and not contents(experiment)
     assert not mend_state(tmp_path / "nothing")
+
+
+def test_what_began_just_before_a_kill_is_dropped_and_nothing_else(tmp_path: Path) -> None:
+    names = ["173455ef", "0a1b2_00003", "bd6b9773", "0a1b2_00004", "kept", "mine", "bd6b9773.old"]
+    state = {"trial_data": [[json.dumps({"trial_id": name, "x": 1}), "{}"] for name in names[:2]]}
+    experiment = write(tmp_path / "trials", {"experiment_state-1.json": json.dumps(state).encode()})
+    for name in names:
+        write(experiment / name, {"params.json": b"{}"})
+    write(experiment, {"deadbeef": b"a file"})
+    assert drop_unknown(experiment) == ["0a1b2_00004", "bd6b9773"]
+    assert {path.name for path in experiment.glob("*/")} == set(names) - {"0a1b2_00004", "bd6b9773"}
+    (experiment / "experiment_state-1.json").unlink()  # a search that fell before its first moment was written
+    assert drop_unknown(experiment) == ["0a1b2_00003", "173455ef"]
+    assert drop_unknown(tmp_path / "nothing") == []
 
 
 def test_the_journal_keeps_the_last_word_on_each_evaluation_and_forgives_half_a_line(tmp_path: Path) -> None:
