@@ -14,10 +14,13 @@ install_import_hook("tdtrain.losses", "beartype.beartype")
 
 import pytest
 import torch
+from hypothesis import settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling, Scheduling
 
 torch.set_num_threads(1)
+settings.register_profile("untimed", deadline=None)  # how long a case takes says more of the machine than of the code
+settings.load_profile("untimed")
 
 
 class OneWithClusters(LoadScopeScheduling):

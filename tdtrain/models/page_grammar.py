@@ -1,7 +1,7 @@
-"""What may be written about one page whose blocks are drafted: these, in their order, any of them left out.
+"""What may be written about one page: blocks that are drafted of it, in their order; without drafts, what lines name.
 
 A small writer invents rows where a page ends, and combines one row's name with another's times. So each block is a
-draft, which is taken once at most, or has times that another line names and no draft has.
+draft, which is taken once at most; of a page without drafts, it has times that a line names.
 """
 
 from __future__ import annotations
@@ -42,15 +42,14 @@ class Slot(NamedTuple):
 
 def slots_of(page: str) -> Iterator[Slot]:
     """The slots of a page, line by line; of a page as `serialise` writes it with `blocks`."""
-    lines = [(line, _draft(line)) for line in page.split("\n")]
-    drafted = {(draft.startTime, draft.endTime) for _, draft in lines if draft}
-    for line, draft in lines:
-        if draft:
-            day = "" if draft.day == UNKNOWN else draft.day
-            yield Slot(day, draft.name, (draft.startTime, draft.endTime))
-        else:
-            named = (times_of(part) for part in _CELLS.split(line))
-            yield from (Slot("", "", times) for times in named if times and times not in drafted)
+    lines = page.split("\n")
+    drafts = dict.fromkeys(draft for line in lines if (draft := _draft(line)))
+    if not drafts:
+        named = (times_of(part) for line in lines for part in _CELLS.split(line))
+        yield from (Slot("", "", times) for times in named if times)
+    for draft in drafts:
+        day = "" if draft.day == UNKNOWN else draft.day
+        yield Slot(day, draft.name, (draft.startTime, draft.endTime))
 
 
 def grammar_of(page: str) -> str:

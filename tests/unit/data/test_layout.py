@@ -128,7 +128,7 @@ def test_upright_boxes_of_a_turned_page_are_those_of_the_page() -> None:
 
 
 @pytest.mark.parametrize("way", get_args(Serialisation))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.floats(0, 900), st.floats(0, 900), st.floats(5, 400)), max_size=20))
 def test_no_line_is_lost_wherever_it_stands(way: Serialisation, places: list[tuple[float, float, float]]) -> None:
     lines = [placed(f"<{i}>", x, y, width) for i, (x, y, width) in enumerate(places)]

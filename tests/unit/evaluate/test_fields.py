@@ -80,7 +80,7 @@ def test_canonical_has_no_place_and_keeps_the_order_of_the_schema() -> None:
     assert next(iter(json.loads(document.model_dump_json()))) == "image_path"  # as the format has it
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(TABLES, TABLES)
 def test_tree_edits_are_those_of_the_recursion(said: Timetable, truth: Timetable) -> None:
     edits, size = tree_edits(said, truth)

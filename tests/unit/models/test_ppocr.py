@@ -283,7 +283,7 @@ def test_lines_keep_their_aspect_and_frames_cover_them(width: int, height: int) 
     assert (pixels.frames(np.array([image.shape[1]])) * 8 - image.shape[1])[0] in range(8)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.integers(1, 120), min_size=1, max_size=3))
 def test_the_module_gives_the_frames_that_the_pixels_promise(widths: list[int]) -> None:
     student = fresh_ppocr("nano", "ab")

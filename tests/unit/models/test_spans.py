@@ -18,7 +18,7 @@ from tdtrain.models.trocr_inputs import TrOCRCodec
 from tests.codecs_small import TIMES, codec, codec_of, handmade, texts
 
 codecs = st.sampled_from([("byte", 400), ("byte", 300), ("unigram", 400), ("unigram", 200)]).map(lambda of: codec(*of))
-quick = settings(max_examples=300, deadline=None)
+quick = settings(max_examples=300)
 
 
 def pieces(of: TrOCRCodec, text: str) -> list[str]:

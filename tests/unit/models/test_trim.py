@@ -52,7 +52,7 @@ def codec_of(tokenizer: PreTrainedTokenizerBase) -> TrOCRCodec:
 # Tokens
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(corpus=st.lists(st.sampled_from(timetable_texts(200)), min_size=1, max_size=5), data=st.data())
 def test_corpus_texts_keep_their_tokens_and_others_can_be_spelled(
     reader: TrOCRReader, corpus: list[str], data: st.DataObject

@@ -158,7 +158,7 @@ def test_ctc_columns_are_the_mean_over_their_patches(like: str, tmp_path: Path) 
 # Pixels
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(height=st.integers(1, 70), width=st.integers(1, 300), seed=st.integers(0, 9))
 def test_pixels_are_those_of_the_trocr_processor(reader: TrOCRReader, height: int, width: int, seed: int) -> None:
     image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -192,7 +192,7 @@ def test_labels_end_and_do_not_start(reader: TrOCRReader) -> None:
     assert reader.codec.encode([]).shape == (0, 0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.text(alphabet=sorted(set("".join(timetable_texts(200))) - {" "}), min_size=1, max_size=8)))
 def test_texts_of_the_alphabet_come_back(reader: TrOCRReader, words: list[str]) -> None:
     text = " ".join(words[:3])
@@ -200,7 +200,7 @@ def test_texts_of_the_alphabet_come_back(reader: TrOCRReader, words: list[str]) 
     assert reader.codec.decode(reader.codec.encode([text])[0]) == text
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text(max_size=8))
 def test_what_is_not_unknown_survives(reader: TrOCRReader, text: str) -> None:
     if not reader.codec.unknown(text):

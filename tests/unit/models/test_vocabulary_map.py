@@ -75,7 +75,7 @@ def byte_alphabet() -> list[str]:
     return [chr(value) if value in printable else chr(next(hidden)) for value in range(256)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(text=texts())
 @pytest.mark.parametrize("kinds", PAIRS, ids="-".join)
 def test_where_labels_meet_both_next_tokens_have_the_class_of_the_next_character(
