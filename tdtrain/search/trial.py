@@ -165,6 +165,7 @@ class TuneContext:
 
     rank = 0
     world_size = 1
+    storage = None
 
     def __init__(self, job: Job | LanguageJob, figures: Figures) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -132,7 +132,8 @@ class TorchEngine:
         if not dist.is_initialized() or dist.get_rank() == 0:
             names = _changing(self._bare)  # the others lie in the folder that the run starts from
             changing = {name: value for name, value in self._bare.state_dict().items() if name in names}
-            torch.save({"module": changing, "optimizer": self._optimizer.state_dict()}, folder / "torch.pt")
+            with (folder / "torch.pt").open("wb") as file:  # opened here, so that the error of a full disk is told
+                torch.save({"module": changing, "optimizer": self._optimizer.state_dict()}, file)
 
     def load(self, folder: Path) -> None:
         state = torch.load(folder / "torch.pt", map_location="cpu", weights_only=True)

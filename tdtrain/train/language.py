@@ -120,8 +120,7 @@ def work(job: LanguageJob, context: Context) -> State:
     learner = LanguageLearner(module).to(context.device).train()
     ratio = run.lora.lora_plus_ratio if run.lora else 1.0
     engine = build_engine(learner, run.optimisation, run.compute, job.accumulation, ratio)
-    with context.resume() as folder:
-        state = State() if folder is None else checkpoint.read(folder, engine)
+    state = checkpoint.start(job, engine, context)
 
     def save(path: Path, weights: dict[str, Tensor]) -> None:
         if adapters is None:
@@ -140,7 +139,7 @@ def work(job: LanguageJob, context: Context) -> State:
         evaluate=lambda: {"validation_loss": validation_loss(job.validation, engine, context, precision)},
         track=context.track,
         checkpoint=lambda now: context.commit(
-            now, lambda path: checkpoint.write(path, run, now, save, engine, context.rank)
+            now, lambda path: checkpoint.write(path, run, now, save, engine, context)
         ),
     )
 

@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from tdtrain.data.batches import Recipe, decode
 from tdtrain.data.plan import Plan
+from tdtrain.data.storage import Folder
 from tdtrain.evaluate.metrics import cer
 from tdtrain.losses.across import across
 from tdtrain.losses.divergence import Divergence
@@ -49,6 +50,11 @@ class Context(Protocol):
     world_size: int
     device: torch.device
 
+    @property
+    def storage(self) -> Folder | None:
+        """Where the checkpoints of the run lie; None where another than this package looks after them."""
+        ...
+
     def batches(self, first_step: int) -> Iterator[dict[str, np.ndarray]]:
         """This worker's micro batches, in order, from `first_step` on."""
         ...
@@ -62,7 +68,7 @@ class Context(Protocol):
         ...
 
     def resume(self) -> contextlib.AbstractContextManager[Path | None]:
-        """The last committed checkpoint, None at the start."""
+        """The newest whole checkpoint, the same for all workers; None at the start."""
         ...
 
 
@@ -91,7 +97,8 @@ class Job:
 def work(job: Job, context: Context) -> State:
     """Trains one model to its end in this worker, resuming where there is something to resume from.
 
-    Raises: Diverged, see `tdtrain.train.loop.train`; ValueError where the teacher is not itself, see `LiveTeacher`.
+    Raises: Diverged, see `tdtrain.train.loop.train`; ValueError where the teacher is not itself, see `LiveTeacher`, or
+    checkpoints will not find room; NotSaved where one did not.
     """
     run = job.run
     torch.manual_seed(run.optimisation.seed)
@@ -108,8 +115,7 @@ def work(job: Job, context: Context) -> State:
     learner = Learner(reader, objective, run.hidden_weight, width)
     ratio = run.lora.lora_plus_ratio if run.lora else 1.0
     engine = build_engine(learner, run.optimisation, run.compute, accumulation, ratio)
-    with context.resume() as folder:
-        state = State() if folder is None else checkpoint.read(folder, engine)
+    state = checkpoint.start(job, engine, context)
     shard = shard_frozen if run.compute.shard_teacher else None
     precision, device = run.optimisation.precision, context.device
     teacher: Teacher | None = None
@@ -134,7 +140,7 @@ def work(job: Job, context: Context) -> State:
         },
         track=context.track,
         checkpoint=lambda now: context.commit(
-            now, lambda path: checkpoint.write(path, run, now, save, engine, context.rank)
+            now, lambda path: checkpoint.write(path, run, now, save, engine, context)
         ),
     )
 
