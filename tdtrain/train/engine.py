@@ -1,7 +1,7 @@
 """The two ways to move weights: plain torch data parallelism, and DeepSpeed ZeRO 1-3. Same calls, same mathematics.
 
-The only importer of DeepSpeed. A loss that is given to `backward` is this micro batch's share of the global loss, so
-gradients are added up over micro batches and over workers, never averaged.
+With `tdtrain.train.universal` the only importer of DeepSpeed. A loss that is given to `backward` is this micro batch's
+share of the global loss, so gradients are added up over micro batches and over workers, never averaged.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tdtrain.options import Compute, Optimisation
 from tdtrain.precision import autocast, use_bf16
+from tdtrain.train.universal import NAME, converted, parts_of
 
 
 class Engine(Protocol):
@@ -191,9 +192,26 @@ class DeepSpeedEngine:
 
     def save(self, folder: Path) -> None:
         self._engine.save_checkpoint(str(folder), tag="zero", exclude_frozen_parameters=True)
+        if dist.get_rank() == 0:
+            torch.save(dict(self._engine.module.named_buffers()), folder / "buffers.pt")
 
     def load(self, folder: Path) -> None:
-        self._engine.load_checkpoint(str(folder), tag="zero", load_module_strict=False)
+        if parts_of(folder / "zero") == self._world_size:
+            self._engine.load_checkpoint(str(folder), tag="zero", load_module_strict=False)
+            return
+        told = [(group["weight_decay"], group["lr_ratio"]) for group in self._engine.optimizer.param_groups]
+        with converted(folder / "zero") as universal:
+            self._engine._config.load_universal_checkpoint = True
+            self._engine.load_checkpoint(str(universal), tag=NAME, load_module_strict=False)
+            self._engine._config.load_universal_checkpoint = False
+        # Under ZeRO-3 all groups have become the first one, and all weights share a tensor that counts their steps.
+        for group, (decay, ratio) in zip(self._engine.optimizer.param_groups, told, strict=True):
+            group |= {"weight_decay": decay, "lr_ratio": ratio}
+        for state in self._engine.optimizer.optimizer.state.values():
+            state["step"] = torch.as_tensor(state["step"]).clone()
+        kept = torch.load(folder / "buffers.pt", map_location="cpu", weights_only=True)
+        for name, buffer in self._engine.module.named_buffers():
+            buffer.copy_(kept[name])
 
 
 def _changing(module: nn.Module) -> set[str]:

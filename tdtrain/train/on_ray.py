@@ -55,16 +55,17 @@ def fit_on_ray(job: Job | LanguageJob, output: Path, watch: Watch) -> None:
         train_loop_config={"job": ray.put(job), "board": board, "record": record},
         torch_config=ReachableTorchConfig(backend="nccl" if compute.gpus else "gloo"),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=compute.num_workers,
+            num_workers=compute.num_workers
+            if compute.min_workers is None
+            else (compute.min_workers, compute.num_workers),
+            elastic_resize_monitor_interval_s=compute.resize_every_s,
             use_gpu=compute.gpus > 0,
             resources_per_worker={"CPU": compute.cpus} | ({"GPU": compute.gpus} if compute.gpus else {}),
             placement_strategy=compute.placement,
             label_selector=compute.labels or None,  # type: ignore[call-arg]
         ),
         # A callable is asked again at each start of the workers: a resumed run reads only what is left.
-        datasets={
-            "train": partial(what_is_left, job.plan, job.recipe, job.total_steps, compute.num_workers, record, board)
-        },
+        datasets={"train": partial(what_is_left, job.plan, job.recipe, job.total_steps, record, board)},
         dataset_config=data_config(),
         run_config=ray.train.RunConfig(
             name=run.name,
@@ -104,9 +105,7 @@ def _train_worker(config: dict[str, Any]) -> None:
     train_worker(config)
 
 
-def what_is_left(
-    plan: Plan, recipe: Loader, total_steps: int, workers: int, record: Folder, board: Any
-) -> ray.data.Dataset:
+def what_is_left(plan: Plan, recipe: Loader, total_steps: int, record: Folder, board: Any) -> ray.data.Dataset:
     """The micro batches after a run's newest whole checkpoint; called at each start of its workers, before they run.
 
     Which checkpoint that is, is decided here and nowhere else: data and all workers have to agree on it.
@@ -118,7 +117,7 @@ def what_is_left(
     name = to_resume_from(record, lambda words: ray.get(board.say.remote(words)))
     held = None if name is None else ray.train.Checkpoint(record.path(name), record.filesystem)
     ray.get(board.begin.remote(Start(held, time.strftime("%Y%m%dT%H%M%S", time.gmtime()))))
-    return dataset(plan, recipe, 0 if name is None else step_of(name), total_steps, workers)
+    return dataset(plan, recipe, 0 if name is None else step_of(name), total_steps)
 
 
 def drop_broken_snapshot(record: Folder) -> None:

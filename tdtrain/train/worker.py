@@ -23,7 +23,7 @@ from tdtrain.losses.objective import Objective
 from tdtrain.models.load import load_reader
 from tdtrain.models.reader import Reader, read_images
 from tdtrain.models.trocr import TrOCRReader
-from tdtrain.options import Optimisation, evaluation_steps, micro_batches
+from tdtrain.options import Optimisation, evaluation_steps
 from tdtrain.precision import Precision, autocast
 from tdtrain.teachers.live import Asked, LiveTeacher
 from tdtrain.teachers.stored import StoredTeacher
@@ -31,6 +31,7 @@ from tdtrain.train import checkpoint
 from tdtrain.train.engine import Engine, build_engine, schedule, shard_frozen
 from tdtrain.train.learner import Learner, of_student
 from tdtrain.train.loop import Batch, Schedule, Teacher, train
+from tdtrain.train.notice import Notice
 from tdtrain.train.on_policy import OwnReadings
 from tdtrain.train.runs import TrainRun
 from tdtrain.train.state import Record, State
@@ -49,6 +50,7 @@ class Context(Protocol):
     rank: int
     world_size: int
     device: torch.device
+    notice: Notice
 
     @property
     def storage(self) -> Folder | None:
@@ -106,7 +108,7 @@ def work(job: Job, context: Context) -> State:
         torch.set_num_threads(run.compute.threads)
     reader, adapters = _student(run)
     reader.module.to(context.device).train()
-    accumulation = micro_batches(run.optimisation, run.compute)
+    accumulation = -(-job.recipe.parts // context.world_size)
     taught = load_reader(run.teacher) if run.teacher else None
     width = taught.module.encoder_width if isinstance(taught, TrOCRReader) else 0
     theirs = job.recipe.teacher_codec
@@ -142,6 +144,7 @@ def work(job: Job, context: Context) -> State:
         checkpoint=lambda now: context.commit(
             now, lambda path: checkpoint.write(path, run, now, save, engine, context)
         ),
+        notice=context.notice,
     )
 
 

@@ -5,14 +5,19 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tdtrain.data.manifest import load_manifest, read_lines
 from tdtrain.data.storage import open_folder
 from tdtrain.models.students import build_student
 from tdtrain.options import Compute, Optimisation
+from tdtrain.train.checkpoint import progress
+from tdtrain.train.in_process import LocalContext
 from tdtrain.train.launch import fit
+from tdtrain.train.ledger import amiss
 from tdtrain.train.room import NotSaved, check_room
 from tdtrain.train.runs import TrainRun
 from tdtrain.train.state import Record
@@ -116,6 +121,51 @@ def test_where_none_is_whole_training_begins_anew(run: TrainRun, whole: bytes, s
     with pytest.warns(UserWarning, match=f"no checkpoint in {storage}/student is whole, so training begins anew"):
         assert steps_of(at(run, storage), tmp_path / "out") == [1, 2, 3, 4, 5, 6]
     assert (tmp_path / "out" / WEIGHTS).read_bytes() == whole
+
+
+class Given:
+    """Notice after so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        self._left = steps
+
+    def due(self) -> bool:
+        self._left -= 1
+        return self._left == 0
+
+    def given(self) -> bool:
+        return True
+
+
+def test_on_notice_a_step_is_kept_that_would_not_have_been(
+    run: TrainRun, whole: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = at(run, tmp_path / "storage")
+
+    def stop(step: int) -> None:
+        if step == 4:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(LocalContext, "notice", Given(3))
+        steps_of(there, tmp_path / "out", stop)
+    assert names(open_folder(tmp_path / "storage" / "student")) == [name_of(2), name_of(3)]
+    assert steps_of(there, tmp_path / "out") == [4, 5, 6]
+    assert (tmp_path / "out" / WEIGHTS).read_bytes() == whole
+
+
+@pytest.mark.usefixtures("whole")
+def test_the_ledger_has_every_line_once_an_epoch_and_tells_what_is_not(root: Path, run: TrainRun) -> None:
+    ids = [line.id for line in read_lines(load_manifest(run.lines), "train", images=False) if line.text is not None]
+    history = progress(root / "whole" / "out").history
+    steps = -(-len(ids) // run.optimisation.batch_size)
+    assert len(history) >= 2 * steps and amiss(history, ids, steps) == []
+    assert sum(record.rows for record in history[:steps]) == len(ids)
+    assert amiss(history, ids[1:], steps)[0].startswith(f"epoch 0 learnt from {len(ids)} rows")
+    assert amiss(history, [*ids[1:], ids[1]], steps) and amiss(
+        [replace(history[0], rows_crc=1), *history[1:]], ids, steps
+    )
+    assert amiss(history[1:], ids, steps)[0].startswith("steps are [2, 3")
 
 
 @pytest.mark.parametrize("file", ["engine/torch.pt", "model/model.safetensors"])
