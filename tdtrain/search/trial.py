@@ -29,7 +29,7 @@ from tdtrain.train import checkpoint
 from tdtrain.train.in_process import alone
 from tdtrain.train.language import LanguageJob
 from tdtrain.train.loop import Diverged
-from tdtrain.train.notice import NEVER
+from tdtrain.train.notice import NEVER, Notice
 from tdtrain.train.state import Record, State
 from tdtrain.train.worker import Job
 
@@ -166,7 +166,7 @@ class TuneContext:
 
     rank = 0
     world_size = 1
-    notice = NEVER
+    notice: Notice = NEVER
     storage = None
 
     def __init__(self, job: Job | LanguageJob, figures: Figures) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from tdtrain.options import Compute, Optimisation
@@ -249,7 +250,9 @@ def deepspeed_config(
     module: nn.Module, optimisation: Optimisation, compute: Compute, micro_batches: int
 ) -> dict[str, Any]:
     """DeepSpeed's configuration, derived from the run and never written by a user."""
-    device = next(module.parameters()).device
+    low = use_bf16(optimisation.precision, next(module.parameters()).device.type)
+    # As it comes, DeepSpeed casts weights and buffers to bf16, with which batch norm does not take what it has in fp32.
+    mixed = any(isinstance(part, _BatchNorm) for part in module.modules())
     zero: dict[str, Any] = {"stage": compute.zero_stage, "contiguous_gradients": True, "overlap_comm": False}
     if compute.offload:
         zero["offload_optimizer"] = {"device": "cpu"}
@@ -263,7 +266,8 @@ def deepspeed_config(
         ),
         "gradient_accumulation_steps": micro_batches,
         "gradient_clipping": optimisation.max_grad_norm,
-        "bf16": {"enabled": use_bf16(optimisation.precision, device.type)},
+        "bf16": {"enabled": low and not mixed},
+        "torch_autocast": {"enabled": low and mixed, "dtype": "bfloat16"},
         "optimizer": {"type": "AdamW", "params": {"lr": optimisation.learning_rate, "torch_adam": True}},
         "zero_optimization": zero,
         "zero_force_ds_cpu_optimizer": False,

@@ -15,7 +15,7 @@ from tdtrain.data.training_set import stream
 from tdtrain.options import Compute
 from tdtrain.train.checkpoint import LocalStore, publish
 from tdtrain.train.language import LanguageJob
-from tdtrain.train.notice import NEVER
+from tdtrain.train.notice import NEVER, Notice
 from tdtrain.train.state import Record, State
 from tdtrain.train.whole import names, to_resume_from
 from tdtrain.train.worker import Job, Watch
@@ -34,7 +34,7 @@ class LocalContext:
 
     rank = 0
     world_size = 1
-    notice = NEVER
+    notice: Notice = NEVER
 
     def __init__(self, job: Job | LanguageJob, store: LocalStore, watch: Watch) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -147,8 +147,8 @@ def take_step(
     grad_norm = engine.step(learning_rate)
     if not math.isfinite(grad_norm):
         raise Diverged(_divergence("gradient norm", grad_norm, step, micro))
-    *parts, rows, crc, asked = sums.tolist()
-    return Sums(tuple(parts), round(rows), round(crc), asked > 0), grad_norm
+    *losses, rows, crc, asked = sums.tolist()
+    return Sums(tuple(losses), round(rows), round(crc), asked > 0), grad_norm
 
 
 def count(objective: Objective, batch: Batch, taught: bool, num_lines: int) -> Counts:

@@ -24,6 +24,8 @@ import ray.train.torch
 from tdtrain.data.ingest import data_config, dataset
 from tdtrain.data.plan import Loader, Plan
 from tdtrain.data.storage import Folder, absolute, open_folder
+from tdtrain.options import Compute
+from tdtrain.ray_start import beside_us
 from tdtrain.train.board import Board, Start, watching
 from tdtrain.train.torch_group import ReachableTorchConfig
 from tdtrain.train.whole import BEST_KEPT, names, step_of, to_resume_from
@@ -48,16 +50,14 @@ def fit_on_ray(job: Job | LanguageJob, output: Path, watch: Watch) -> None:
     storage = absolute(run.storage)
     record = open_folder(f"{storage}/{run.name}")
     drop_broken_snapshot(record)
-    board = Board.remote()  # type: ignore[attr-defined]
+    board = Board.options(scheduling_strategy=beside_us()).remote()  # type: ignore[attr-defined]
     score = "score" if job.validation else None
     trainer = ray.train.torch.TorchTrainer(
         _train_worker,
         train_loop_config={"job": ray.put(job), "board": board, "record": record},
         torch_config=ReachableTorchConfig(backend="nccl" if compute.gpus else "gloo"),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=compute.num_workers
-            if compute.min_workers is None
-            else (compute.min_workers, compute.num_workers),
+            num_workers=_num_workers(compute),
             elastic_resize_monitor_interval_s=compute.resize_every_s,
             use_gpu=compute.gpus > 0,
             resources_per_worker={"CPU": compute.cpus} | ({"GPU": compute.gpus} if compute.gpus else {}),
@@ -97,6 +97,11 @@ def _own_interrupts() -> Iterator[None]:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, before)
+
+
+def _num_workers(compute: Compute) -> Any:  # Ray Train's types leave out (fewest, most)
+    fewest, most = compute.min_workers, compute.num_workers
+    return most if fewest is None else (fewest, most)
 
 
 def _train_worker(config: dict[str, Any]) -> None:
