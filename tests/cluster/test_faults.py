@@ -22,7 +22,7 @@ from tests.corpora import packed_lines
 pytestmark = pytest.mark.cluster
 ROOT = Path(__file__).parents[2]
 WAIT_S = 600
-BATCH, EPOCHS = 12, 30
+BATCH = 12
 WORKER = "RayTrainWorker"
 
 
@@ -44,13 +44,13 @@ def all_hosts(hosts: Hosts) -> Iterator[None]:
 class Running:
     """A job that adapts a reader."""
 
-    def __init__(self, hosts: Hosts, corpus: str, out: Path, *options: str) -> None:
-        self._hosts, self.out = hosts, out
+    def __init__(self, hosts: Hosts, corpus: str, out: Path, epochs: int, *options: str) -> None:
+        self._hosts, self.out, self._epochs = hosts, out, epochs
         self._id = out.parent.name
         command = [
             "ray", "job", "submit", "--working-dir", ".", "--no-wait", "--submission-id", self._id, "--",
             "python", "rayjobs/lora_ocr.py", "--model_name", "ppocrv6-tiny", "--rank", "2", "--target_modules", "all",
-            "--dataset_path", corpus, "--output_dir", str(out), "--epochs", str(EPOCHS), "--batch_size", str(BATCH),
+            "--dataset_path", corpus, "--output_dir", str(out), "--epochs", str(epochs), "--batch_size", str(BATCH),
             "--learning_rate", "1e-3", "--max_evaluation_lines", "10", *options,
         ]  # fmt: skip
         done = hosts.run(command, HEAD, cwd=ROOT, timeout_s=120)
@@ -78,13 +78,13 @@ class Running:
         ids = [one for batch in stream(planned.plan, planned.recipe, 0, steps) for one in batch["ids"].tolist()]
         assert len(ids) == len(set(ids)) == planned.plan.num_lines
         history = progress(self.out / "adapter").history
-        assert amiss(history, ids, steps) == [] and len(history) == EPOCHS * steps
+        assert amiss(history, ids, steps) == [] and len(history) == self._epochs * steps
 
 
 def test_a_host_that_goes_with_notice_takes_nothing_with_it(hosts: Hosts, corpus: str, tmp_path: Path) -> None:
     """All is kept that was trained until the notice, though only the end would have been."""
     job = Running(
-        hosts, corpus, tmp_path / "out", "--num_workers", "2", "--placement", "STRICT_SPREAD",
+        hosts, corpus, tmp_path / "out", 15, "--num_workers", "2", "--placement", "STRICT_SPREAD",
         "--cpus_per_worker", "1", "--evaluations", "1",
     )  # fmt: skip
     job.until(lambda: re.search(r"student +[1-9][0-9]*/", job.ask("/logs")))
@@ -104,8 +104,8 @@ def test_a_host_that_goes_with_notice_takes_nothing_with_it(hosts: Hosts, corpus
 
 def test_with_a_host_less_fewer_workers_go_on_and_grow_back(hosts: Hosts, corpus: str, tmp_path: Path) -> None:
     job = Running(
-        hosts, corpus, tmp_path / "out", "--num_workers", "3", "--min_workers", "2", "--placement", "SPREAD",
-        "--cpus_per_worker", "2", "--evaluations", "24", "--resize_every_s", "5", "--zero_stage", "2",
+        hosts, corpus, tmp_path / "out", 30, "--num_workers", "3", "--min_workers", "2", "--placement", "SPREAD",
+        "--cpus_per_worker", "2", "--evaluations", "24", "--resize_every_s", "5",
     )  # fmt: skip
     job.until(lambda: committed(job.out))
     hosts.stop(3)
