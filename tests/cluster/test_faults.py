@@ -104,7 +104,7 @@ def test_a_host_that_goes_with_notice_takes_nothing_with_it(hosts: Hosts, corpus
 
 def test_with_a_host_less_fewer_workers_go_on_and_grow_back(hosts: Hosts, corpus: str, tmp_path: Path) -> None:
     job = Running(
-        hosts, corpus, tmp_path / "out", 30, "--num_workers", "3", "--min_workers", "2", "--placement", "SPREAD",
+        hosts, corpus, tmp_path / "out", 15, "--num_workers", "3", "--min_workers", "2", "--placement", "SPREAD",
         "--cpus_per_worker", "2", "--evaluations", "24", "--resize_every_s", "5",
     )  # fmt: skip
     job.until(lambda: committed(job.out))
