@@ -29,7 +29,6 @@ from tdtrain.train import checkpoint
 from tdtrain.train.in_process import alone
 from tdtrain.train.language import LanguageJob
 from tdtrain.train.loop import Diverged
-from tdtrain.train.notice import NEVER, Notice
 from tdtrain.train.state import Record, State
 from tdtrain.train.worker import Job
 
@@ -166,8 +165,6 @@ class TuneContext:
 
     rank = 0
     world_size = 1
-    notice: Notice = NEVER
-    storage = None
 
     def __init__(self, job: Job | LanguageJob, figures: Figures) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
