@@ -205,8 +205,7 @@ class Children:
         def find(client: MlflowClient) -> None:
             experiment = client.get_run(parent.run_id).info.experiment_id
             ours = f"tags.`mlflow.parentRunId` = '{parent.run_id}'"
-            found = client.search_runs([experiment], ours, max_results=MAX_CHILDREN)
-            for run in found:
+            for run in client.search_runs([experiment], ours, max_results=MAX_CHILDREN):
                 if run.data.params:
                     self._ids[run.info.run_name] = run.info.run_id
                 else:  # of a driver that fell before it could tell the values; it is opened anew

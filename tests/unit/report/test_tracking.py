@@ -102,10 +102,8 @@ def test_who_goes_on_with_a_run_goes_on_with_its_children_and_forgets_those_that
         children = tracker.children()
         for name in ("b", "d", "nobody"):
             children.forget(name)
-        for name in ("a", "c"):
-            children.begin(
-                name, {"rank": 2 if name == "c" else 3}
-            )  # values may change under way, and are not told again
+        for name, rank in (("a", 3), ("c", 2)):  # values may change under way, and are not told again
+            children.begin(name, {"rank": rank})
             children.report(name, {"score": 0.25}, 2)
             children.end(name, failed=False)
     runs = client.search_runs([experiment])
