@@ -239,6 +239,11 @@ class Compute(Frozen):
 
     num_workers: int = Field(default=1, ge=0)
     """Ray Train workers. 0: in this process, without Ray Train."""
+    min_workers: int | None = Field(default=None, gt=0)
+    """Go on with as few where hosts are lost, and with num_workers again when they are back; a step learns from the
+    same lines. Left out: wait for num_workers."""
+    resize_every_s: float = Field(default=60.0, gt=0)
+    """With min_workers: how often Ray Train looks for room for more; then all go on from the newest checkpoint."""
     cpus_per_worker: float | None = Field(default=None, gt=0)
     """CPUs each worker reserves; it also runs as many threads. Left out: one, but where a single machine without GPUs
     does it all, its part of the cores."""
@@ -294,6 +299,13 @@ class Compute(Frozen):
     def _consistent(self) -> Self:
         if self.offload and not self.zero_stage:
             raise ValueError("offload=True needs DeepSpeed, but zero_stage=0 is plain torch; use zero_stage 1, 2 or 3")
+        if self.min_workers is not None and self.min_workers > self.num_workers:
+            raise ValueError(f"min_workers={self.min_workers} is more than num_workers={self.num_workers}; give less")
+        if self.min_workers is not None and self.placement.startswith("STRICT"):
+            raise ValueError(
+                f"placement={self.placement} with min_workers={self.min_workers}: Ray Train counts room for workers "
+                "without regard to it, and would wait for ever; use PACK or SPREAD"
+            )
         _labels("worker_label", self.worker_label)
         return self
 

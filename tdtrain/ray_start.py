@@ -10,11 +10,17 @@ from math import ceil
 from pathlib import Path
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tdtrain.machine import cores
 
 SPARE_CPUS = 2
 """For the tasks that bring data, which need little: a pipeline that finds no CPU waits for ever."""
+
+
+def beside_us() -> NodeAffinitySchedulingStrategy:
+    """Where an actor of the driver's belongs: on its node, so that it outlives every other."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def connect(num_cpus: int | None = None, at_least: float = 2) -> dict[str, float]:

@@ -60,5 +60,5 @@ def _here(job: Job) -> int:
 
 
 def _ray(job: Job) -> int:
-    rows = dataset(job.plan, job.recipe, 0, job.plan.steps(1), workers=1)
+    rows = dataset(job.plan, job.recipe, 0, job.plan.steps(1))
     return sum(len(batch["labels"]) for row in rows.iter_rows() for batch in from_bytes(row["batches"]))

@@ -57,16 +57,16 @@ class Ours:
         self._job = plan_language(run)
         module, _, self._device = _adapted(folder)
         learner = LanguageLearner(module).to(self._device).train()
-        self._engine = build_engine(learner, OPTIMISATION, run.compute, self._job.accumulation)
+        self._engine = build_engine(learner, OPTIMISATION, run.compute, self._job.recipe.parts)
         self._batches = stream(self._job.plan, self._job.recipe, 0, self._job.total_steps)
 
     def __call__(self) -> None:
         micro = []
-        for batch in (next(self._batches) for _ in range(self._job.accumulation)):
+        for batch in (next(self._batches) for _ in range(self._job.recipe.parts)):
             tensors = {key: torch.from_numpy(batch[key]).to(self._device) for key in ("tokens", "labels", "lengths")}
             micro.append((tensors, batch["ids"].tolist()))
         sums, _ = take_step(micro, self._engine, Objective("autoregressive", 1.0, 0.0), None, LEARNING_RATE, 0)
-        self.losses.append(float(sums[0]))
+        self.losses.append(sums.losses[0])
 
 
 class Trl:

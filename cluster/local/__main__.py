@@ -28,7 +28,8 @@ FAULTS = """
     slow N MBITS    so many megabits a second           steady N       as fast as before
     kill WHAT [N]   raylet, gcs, dashboard, or a worker such as RayTrainWorker (of host N)
     stop N          end all processes of host N         start N        boot it (1 is the head)
-    alive           which hosts the head thinks are     quit           take everything down
+    notice N S      host N is wanted back in S seconds  alive          which hosts the head thinks are
+    quit            take everything down
 """
 
 
@@ -69,6 +70,7 @@ def obey(hosts: Hosts, words: list[str]) -> None:
         "kill": lambda what, number=None: hosts.kill(what, number and int(number)),
         "stop": lambda number: hosts.stop(int(number)),
         "start": lambda number: hosts.start(int(number)),
+        "notice": lambda number, seconds: hosts.give_notice(int(number), int(seconds)),
         "alive": hosts.alive,
     }
     if not words:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from cluster.local.keeper import keep, root_of, take_down
 from cluster.local.network import OUTSIDE, Network, address, missing
 
 HEAD = 1
-GCS_PORT, DASHBOARD_PORT = 6379, 8265
+GCS_PORT, DASHBOARD_PORT, REDIS_PORT = 6379, 8265, 6380
 DASHBOARD = f"http://{address(HEAD)}:{DASHBOARD_PORT}"
 START_S = 300
 PROCESSES = {"raylet": "/raylet/raylet", "gcs": "/gcs/gcs_server", "dashboard": "dashboard/dashboard.py"}
@@ -46,24 +47,34 @@ class Hosts:
     """Hosts 1 (the head), 2, ... with token authentication; the token is in a file of this cluster's own."""
 
     def __init__(
-        self, num_hosts: int = 3, cpus: float = 2, object_store_mb: int = 150, env: Mapping[str, str] | None = None
+        self,
+        num_hosts: int = 3,
+        cpus: float = 2,
+        object_store_mb: int = 150,
+        env: Mapping[str, str] | None = None,
+        redis: bool = False,
     ) -> None:
         """Says what is to be started; `with` starts it, and takes it down in any case.
 
         Args:
             cpus: logical ones of each host.
-            env: for all processes of Ray, such as RAY_REDIS_ADDRESS.
+            env: for all processes of Ray.
+            redis: the head keeps what it knows in a Redis outside of all hosts, and has it again when it is booted
+                anew; takes Debian's package redis-server, or another that has that command.
 
-        Raises: RuntimeError where this machine cannot have several hosts, in words.
+        Raises: RuntimeError where this machine cannot have several hosts, or no Redis, in words.
         """
         if (lacks := missing()) is not None:
             raise RuntimeError(f"several hosts on this machine: {lacks}")
+        if redis and shutil.which("redis-server") is None:
+            raise RuntimeError("a head that survives takes redis-server, and this machine has none; install it")
         name = f"tdtrain-{secrets.token_hex(3)}"
         self.network = Network(name, num_hosts)
         self.root = root_of(name)
         self.disk = self.root / "disk"
         self.token_file = self.root / "token"
         self._cpus, self._object_store_mb, self._env = cpus, object_store_mb, dict(env or {})
+        self._redis_password = secrets.token_hex(16) if redis else None
         self._keeper: subprocess.Popen | None = None
 
     def __enter__(self) -> Self:
@@ -71,6 +82,8 @@ class Hosts:
         try:
             self._prepare()
             self.network.start()
+            if self._redis_password is not None:
+                self._start_redis(self._redis_password)
             self.start(HEAD)
             with ThreadPoolExecutor() as starting:
                 list(starting.map(self.start, self.network.numbers[1:]))
@@ -107,6 +120,9 @@ class Hosts:
         if number == HEAD:
             command += ["--head", "--port", str(GCS_PORT), "--dashboard-host", address(HEAD)]
             command += ["--dashboard-port", str(DASHBOARD_PORT)]
+            if self._redis_password is not None:
+                command += ["--redis-password", self._redis_password]
+                env = dict(env or {}) | {"RAY_REDIS_ADDRESS": f"{address(OUTSIDE)}:{REDIS_PORT}"}
         else:
             command += ["--address", f"{address(HEAD)}:{GCS_PORT}"]
         said = self.root / f"start-{number}.log"  # a pipe would stay open as long as Ray runs
@@ -183,7 +199,7 @@ class Hosts:
 
     def alive(self) -> set[int]:
         """The hosts that the head thinks are alive."""
-        living = self._living()
+        living = {node["ip"] for node in self._living()}
         return {number for number in self.network.numbers if address(number) in living}
 
     def wait_for(self, num_alive: int, timeout_s: float = 120) -> None:
@@ -191,12 +207,13 @@ class Hosts:
 
         A host that was booted again is two nodes until the head has missed the earlier one for a while.
         """
-        until, living = time.monotonic() + timeout_s, list[str]()
+        until, living = time.monotonic() + timeout_s, list[dict[str, Any]]()
         while time.monotonic() < until:
             if len(living := self._living()) == num_alive:
                 return
             time.sleep(0.5)
-        raise TimeoutError(f"nodes {sorted(living)} are alive after {timeout_s:g} s, and {num_alive} should be")
+        there = sorted(node["ip"] for node in living)
+        raise TimeoutError(f"nodes {there} are alive after {timeout_s:g} s, and {num_alive} should be")
 
     def processes(self, what: str, on: int | None = None) -> list[tuple[int, int]]:
         """(host, process id) of those whose command line has `what`: one of PROCESSES, or the name of an actor or task.
@@ -217,15 +234,39 @@ class Hosts:
         os.kill(found[0][1], signal.SIGKILL)
         return found[0]
 
+    def give_notice(self, number: int, deadline_s: int) -> None:
+        """Tells Ray that a host will be taken away, as a cloud does that wants a spot instance back; `stop` takes it.
+
+        Raises: LookupError where it is not alive; RuntimeError with what Ray says where it does not agree.
+        """
+        nodes = [node["raylet"]["nodeId"] for node in self._living() if node["ip"] == address(number)]
+        if not nodes:
+            raise LookupError(f"host {number} is not alive, so there is nobody to give notice to")
+        told = self.run(
+            ["ray", "drain-node", "--address", f"{address(HEAD)}:{GCS_PORT}", "--node-id", nodes[-1], "--reason",
+             "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "the spot instance is wanted back",
+             "--deadline-remaining-seconds", str(deadline_s)], HEAD,
+        )  # fmt: skip
+        if told.returncode:
+            raise RuntimeError(f"ray drain-node of host {number} ended with {told.returncode}: {told.stdout[-2000:]}")
+
     def stop(self, number: int) -> None:
         """Ends everything on a host at once, as a power cut does; `start` boots it again. With the head go the drivers
         of jobs, but for those that were placed on another host."""
         self.network.kill(number)
 
-    def _living(self) -> list[str]:
-        """Addresses of the nodes that the head thinks are alive."""
+    def _start_redis(self, password: str) -> None:
+        """On no host. The password comes by its standard input, where nobody lists it."""
+        command = ["redis-server", "-", "--bind", address(OUTSIDE), "--port", str(REDIS_PORT), "--dir", str(self.root)]
+        process = self.popen([*command, "--save", ""], OUTSIDE, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        assert process.stdin is not None
+        process.stdin.write(f"requirepass {password}\n")
+        process.stdin.close()
+
+    def _living(self) -> list[dict[str, Any]]:
+        """The nodes that the head thinks are alive."""
         _, text = self.ask("/nodes?view=summary", self.token_file.read_text(), on=HEAD)
-        return [node["ip"] for node in json.loads(text)["data"]["summary"] if node["raylet"]["state"] == "ALIVE"]
+        return [node for node in json.loads(text)["data"]["summary"] if node["raylet"]["state"] == "ALIVE"]
 
     def _prepare(self) -> None:
         self.root.mkdir()

@@ -1,7 +1,7 @@
 """The training stream as a Ray Dataset: windows are read, decoded and augmented in Ray Data tasks, next to the workers.
 
-One row is what one worker sees of a few steps and one block is one row, so that `streaming_split` deals them to the
-workers in turn: worker r gets the r-th part of every step, as the plan has it, and no line is dropped to make shares
+A step is cut into parts. One row is one part of a few steps and one block is one row, so that `streaming_split` deals
+them in turn: row i goes to worker i modulo the workers, however many there are, and no line is dropped to make shares
 equal. A block costs ten milliseconds of CPU on its way, so a row holds several steps.
 """
 
@@ -11,10 +11,11 @@ import itertools
 import time
 from collections.abc import Iterator
 
+import numpy as np
 import ray.data
 from ray.train import DataConfig
 
-from tdtrain.data.batches import to_bytes
+from tdtrain.data.batches import from_bytes, to_bytes
 from tdtrain.data.plan import Loader, Plan
 
 PAUSE_S = 0.02
@@ -42,13 +43,10 @@ class Pause:
         """Nothing."""
 
 
-def dataset(
-    plan: Plan, recipe: Loader, first_step: int, last_step: int, workers: int, cpus: float = 0.5
-) -> ray.data.Dataset:
-    """Micro batches from `first_step` up to `last_step`, in order: a column `batches`, see `to_bytes`.
+def dataset(plan: Plan, recipe: Loader, first_step: int, last_step: int, cpus: float = 0.5) -> ray.data.Dataset:
+    """Micro batches from `first_step` up to `last_step`, as `dealt` has them: a column `batches`, see `to_bytes`.
 
     Args:
-        workers: rows are dealt to so many, in turn.
         cpus: that a task reserves.
     """
     windows = plan.windows(first_step, last_step)
@@ -56,7 +54,7 @@ def dataset(
     def load(row: dict) -> Iterator[dict]:
         micro = recipe.load(windows[row["id"]], first_step, last_step)
         while chunk := list(itertools.islice(micro, STEPS_PER_ROW * recipe.parts)):
-            yield from ({"batches": to_bytes(chunk[worker::workers])} for worker in range(workers))
+            yield from ({"batches": to_bytes(chunk[part :: recipe.parts])} for part in range(recipe.parts))
 
     rows = ray.data.range(len(windows), override_num_blocks=len(windows)).flat_map(load, num_cpus=cpus)
     rows.context.target_max_block_size = 1  # byte: a block is full with its first row
@@ -64,6 +62,27 @@ def dataset(
     if Pause not in callbacks:
         rows.context.custom_execution_callback_classes = [*callbacks, Pause]  # type: ignore[list-item]
     return rows
+
+
+def dealt(rows: Iterator[bytes], parts: int, rank: int, workers: int) -> Iterator[dict[str, np.ndarray]]:
+    """The micro batches of one worker, step by step, in the order of their parts.
+
+    All workers get equally many a step. Where parts cannot be shared evenly, some get their last one a second time with
+    no `ids`: it counts for nothing.
+
+    Args:
+        rows: of `dataset`, those that this worker was dealt.
+        parts: of a step.
+    """
+    for turn in itertools.count():
+        own = range((rank - turn * parts) % workers, parts, workers)
+        some = [from_bytes(raw) for raw in itertools.islice(rows, len(own))]
+        if not some:
+            return
+        for micro in zip(*some, strict=True):
+            yield from micro
+            for _ in range(-(-parts // workers) - len(micro)):
+                yield micro[-1] | {"ids": micro[-1]["ids"][:0]}
 
 
 def data_config() -> DataConfig:

@@ -30,6 +30,10 @@ class Folder:
     def path(self, name: str) -> str:
         return f"{self.root}/{name}"
 
+    def within(self, name: str) -> Folder:
+        """A folder in this one."""
+        return Folder(self.filesystem, self.path(name))
+
     def read(self, name: str) -> bytes:
         with self.filesystem.open_input_stream(self.path(name)) as stream:
             return stream.read()

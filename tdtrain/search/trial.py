@@ -29,6 +29,7 @@ from tdtrain.train import checkpoint
 from tdtrain.train.in_process import alone
 from tdtrain.train.language import LanguageJob
 from tdtrain.train.loop import Diverged
+from tdtrain.train.notice import NEVER, Notice
 from tdtrain.train.state import Record, State
 from tdtrain.train.worker import Job
 
@@ -165,6 +166,8 @@ class TuneContext:
 
     rank = 0
     world_size = 1
+    notice: Notice = NEVER
+    storage = None
 
     def __init__(self, job: Job | LanguageJob, figures: Figures) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -4,6 +4,7 @@ checkpoint/
   model/        loads with plain transformers, or with plain peft; the resolved run as run.json
   engine/       optimizer state, one part a worker under ZeRO
   progress.json step, curves, best score
+  files-*.json  what each worker wrote, see `tdtrain.train.whole`
 """
 
 from __future__ import annotations
@@ -13,32 +14,70 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from pyarrow import fs
 from torch import Tensor
 
+from tdtrain.data.storage import Folder, open_folder
+from tdtrain.options import evaluation_steps
 from tdtrain.train.engine import Engine
 from tdtrain.train.learner import of_student
+from tdtrain.train.room import check_room, whole_or_gone
 from tdtrain.train.runs import LanguageRun, TrainRun
 from tdtrain.train.state import State
+from tdtrain.train.whole import BEST_KEPT, first_whole, name_of, names, seal
+
+if TYPE_CHECKING:
+    from tdtrain.train.language import LanguageJob
+    from tdtrain.train.worker import Context, Job
 
 Save = Callable[[Path, dict[str, Tensor]], None]
+FP32 = 4
 
 
-def write(folder: Path, run: TrainRun | LanguageRun, state: State, save: Save, engine: Engine, rank: int) -> None:
-    """Writes this worker's part of a checkpoint; `save` the model, or its adapters. Every worker must call."""
-    weights = of_student(engine.weights(trained_only=run.lora is not None))
-    (folder / "engine").mkdir(parents=True, exist_ok=True)
-    engine.save(folder / "engine")
-    if rank == 0:
-        save(folder / "model", weights)
-        (folder / "model" / "run.json").write_text(run.model_dump_json(indent=2))
-        (folder / "progress.json").write_text(json.dumps(state.as_dict()))
+def start(job: Job | LanguageJob, engine: Engine, context: Context) -> State:
+    """How far the run is, with the engine as it was then. Every worker must call.
+
+    Raises: ValueError where the checkpoints to come will not find room.
+    """
+    with context.resume() as folder:
+        state = State()
+        if folder is not None:
+            engine.load(folder / "engine")
+            state = progress(folder)
+    if context.rank == 0 and context.storage is not None:
+        ahead = [step for step in evaluation_steps(job.run.optimisation, job.total_steps) if step > state.step]
+        check_room(context.storage, least_bytes(engine, job.run.lora is not None), len(ahead))
+    return state
 
 
-def read(folder: Path, engine: Engine) -> State:
-    """Restores the engine and says how far the run was. Every worker must call."""
-    engine.load(folder / "engine")
-    return progress(folder)
+def write(
+    folder: Path, run: TrainRun | LanguageRun, state: State, save: Save, engine: Engine, context: Context
+) -> None:
+    """Writes this worker's part of a checkpoint; `save` the model, or its adapters. Every worker must call.
+
+    Raises: NotSaved where the disk does not take it; the folder is then gone.
+    """
+    adapters_alone = run.lora is not None
+    weights = of_student(engine.weights(trained_only=adapters_alone))
+    with whole_or_gone(open_folder(folder), least_bytes(engine, adapters_alone)):
+        (folder / "engine").mkdir(parents=True, exist_ok=True)
+        engine.save(folder / "engine")
+        if context.rank == 0:
+            save(folder / "model", weights)
+            (folder / "model" / "run.json").write_text(run.model_dump_json(indent=2))
+            (folder / "progress.json").write_text(json.dumps(state.as_dict()))
+        seal(folder, context.rank, context.world_size)
+
+
+def least_bytes(engine: Engine, adapters_alone: bool) -> int:
+    """Of a checkpoint, all workers' parts together: what is trained four times in fp32 (for others, to go on with, and
+    AdamW's two moments), what is frozen once, or not at all beside adapters."""
+    sizes = {True: 0, False: 0}
+    for parameter in engine.module.parameters():
+        sizes[parameter.requires_grad] += getattr(parameter, "ds_numel", parameter.numel())  # ZeRO-3 scatters it
+    return FP32 * (4 * sizes[True] + (0 if adapters_alone else sizes[False]))
 
 
 def progress(folder: Path) -> State:
@@ -53,47 +92,61 @@ def learnt_from(model: str) -> str | None:
 
 
 class LocalStore:
-    """Checkpoints of a run in this process: the best and the last are kept, each complete or absent."""
+    """Checkpoints of a run in this process: the two best and the last are kept."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root
         root.mkdir(parents=True, exist_ok=True)
-
-    def all(self) -> list[Path]:
-        """Complete checkpoints, oldest first."""
-        return sorted(path for path in self._root.glob("checkpoint_*") if path.suffix != ".partial")
+        self.folder = open_folder(root)
+        self._root = root
+        for left in root.glob("checkpoint_*.partial"):  # by a process that was killed
+            shutil.rmtree(left)
 
     def commit(self, step: int, fill: Callable[[Path], None]) -> None:
-        """Writes a checkpoint beside its place, moves it there, and drops what is neither best nor last."""
-        final = self._root / f"checkpoint_{step:08d}"
+        """Writes a checkpoint beside its place, moves it there, and drops what is neither among the best nor last."""
+        final = self._root / name_of(step)
         partial = final.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         fill(partial)
-        shutil.rmtree(final, ignore_errors=True)
+        shutil.rmtree(final, ignore_errors=True)  # one that is damaged
         os.replace(partial, final)
-        for path in set(self.all()) - {final, best(self.all())}:
-            gone = path.with_suffix(".partial")  # renamed first: a folder half deleted must not look like a checkpoint
-            os.replace(path, gone)
-            shutil.rmtree(gone)
+        held = names(self.folder)
+        for name in set(held) - {final.name, *by_score(self.folder, held)[:BEST_KEPT]}:
+            shutil.rmtree(self._root / name)
 
 
-def best(folders: list[Path]) -> Path:
-    """The checkpoint with the best score, the latest of equals; without any score the last one."""
+def by_score(record: Folder, candidates: list[str]) -> list[str]:
+    """Checkpoints of a run, the best first, of equals the latest; without any score the last one. Those too damaged to
+    tell their score come at the end."""
 
-    def key(folder: Path) -> tuple[float, int]:
-        state = progress(folder)
+    def key(name: str) -> tuple[float, int]:
+        try:
+            state = State.from_dict(json.loads(record.read(f"{name}/progress.json")))
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return float("inf"), 0
         score = state.history[-1].score if state.history else None
         return (float("inf") if score is None else score, -state.step)
 
-    return min(folders, key=key)
+    return sorted(reversed(candidates), key=key)
 
 
-def publish(chosen: Path, last: Path, output: Path) -> None:
-    """The best model's folder, with the whole history, appears at `output` at once."""
-    partial = output.with_suffix(".partial")
+def publish(record: Folder, candidates: list[str], output: Path) -> None:
+    """The best model of a run, with the whole history, appears at `output` at once.
+
+    Args:
+        record: the folder of its checkpoints.
+        candidates: its checkpoints, oldest first; which are not whole is said, and they are passed over.
+
+    Raises: ValueError where none is whole.
+    """
+    last, best = first_whole(record, reversed(candidates)), first_whole(record, by_score(record, candidates))
+    if last is None or best is None:
+        raise ValueError(f"no checkpoint in {record.root} is whole, so there is no model; start the same run again")
+    partial = output.with_suffix(".partial").absolute()
     shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(chosen / "model", partial)
-    shutil.copy(last / "progress.json", partial / "progress.json")
+    partial.mkdir(parents=True)
+    model, local = record.path(f"{best}/model"), fs.LocalFileSystem()
+    fs.copy_files(model, str(partial), source_filesystem=record.filesystem, destination_filesystem=local)
+    (partial / "progress.json").write_bytes(record.read(f"{last}/progress.json"))
     shutil.rmtree(output, ignore_errors=True)
     os.replace(partial, output)

@@ -1,7 +1,7 @@
 """The two ways to move weights: plain torch data parallelism, and DeepSpeed ZeRO 1-3. Same calls, same mathematics.
 
-The only importer of DeepSpeed. A loss that is given to `backward` is this micro batch's share of the global loss, so
-gradients are added up over micro batches and over workers, never averaged.
+With `tdtrain.train.universal` the only importer of DeepSpeed. A loss that is given to `backward` is this micro batch's
+share of the global loss, so gradients are added up over micro batches and over workers, never averaged.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from tdtrain.options import Compute, Optimisation
 from tdtrain.precision import autocast, use_bf16
+from tdtrain.train.universal import NAME, converted, parts_of
 
 
 class Engine(Protocol):
@@ -132,7 +134,8 @@ class TorchEngine:
         if not dist.is_initialized() or dist.get_rank() == 0:
             names = _changing(self._bare)  # the others lie in the folder that the run starts from
             changing = {name: value for name, value in self._bare.state_dict().items() if name in names}
-            torch.save({"module": changing, "optimizer": self._optimizer.state_dict()}, folder / "torch.pt")
+            with (folder / "torch.pt").open("wb") as file:  # opened here, so that the error of a full disk is told
+                torch.save({"module": changing, "optimizer": self._optimizer.state_dict()}, file)
 
     def load(self, folder: Path) -> None:
         state = torch.load(folder / "torch.pt", map_location="cpu", weights_only=True)
@@ -190,9 +193,26 @@ class DeepSpeedEngine:
 
     def save(self, folder: Path) -> None:
         self._engine.save_checkpoint(str(folder), tag="zero", exclude_frozen_parameters=True)
+        if dist.get_rank() == 0:
+            torch.save(dict(self._engine.module.named_buffers()), folder / "buffers.pt")
 
     def load(self, folder: Path) -> None:
-        self._engine.load_checkpoint(str(folder), tag="zero", load_module_strict=False)
+        if parts_of(folder / "zero") == self._world_size:
+            self._engine.load_checkpoint(str(folder), tag="zero", load_module_strict=False)
+            return
+        told = [(group["weight_decay"], group["lr_ratio"]) for group in self._engine.optimizer.param_groups]
+        with converted(folder / "zero") as universal:
+            self._engine._config.load_universal_checkpoint = True
+            self._engine.load_checkpoint(str(universal), tag=NAME, load_module_strict=False)
+            self._engine._config.load_universal_checkpoint = False
+        # Under ZeRO-3 all groups have become the first one, and all weights share a tensor that counts their steps.
+        for group, (decay, ratio) in zip(self._engine.optimizer.param_groups, told, strict=True):
+            group |= {"weight_decay": decay, "lr_ratio": ratio}
+        for state in self._engine.optimizer.optimizer.state.values():
+            state["step"] = torch.as_tensor(state["step"]).clone()
+        kept = torch.load(folder / "buffers.pt", map_location="cpu", weights_only=True)
+        for name, buffer in self._engine.module.named_buffers():
+            buffer.copy_(kept[name])
 
 
 def _changing(module: nn.Module) -> set[str]:
@@ -230,7 +250,9 @@ def deepspeed_config(
     module: nn.Module, optimisation: Optimisation, compute: Compute, micro_batches: int
 ) -> dict[str, Any]:
     """DeepSpeed's configuration, derived from the run and never written by a user."""
-    device = next(module.parameters()).device
+    low = use_bf16(optimisation.precision, next(module.parameters()).device.type)
+    # As it comes, DeepSpeed casts weights and buffers to bf16, with which batch norm does not take what it has in fp32.
+    mixed = any(isinstance(part, _BatchNorm) for part in module.modules())
     zero: dict[str, Any] = {"stage": compute.zero_stage, "contiguous_gradients": True, "overlap_comm": False}
     if compute.offload:
         zero["offload_optimizer"] = {"device": "cpu"}
@@ -244,7 +266,8 @@ def deepspeed_config(
         ),
         "gradient_accumulation_steps": micro_batches,
         "gradient_clipping": optimisation.max_grad_norm,
-        "bf16": {"enabled": use_bf16(optimisation.precision, device.type)},
+        "bf16": {"enabled": low and not mixed},
+        "torch_autocast": {"enabled": low and mixed, "dtype": "bfloat16"},
         "optimizer": {"type": "AdamW", "params": {"lr": optimisation.learning_rate, "torch_adam": True}},
         "zero_optimization": zero,
         "zero_force_ds_cpu_optimizer": False,

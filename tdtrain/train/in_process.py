@@ -13,18 +13,20 @@ import torch.distributed as dist
 
 from tdtrain.data.training_set import stream
 from tdtrain.options import Compute
-from tdtrain.train.checkpoint import LocalStore, best, publish
+from tdtrain.train.checkpoint import LocalStore, publish
 from tdtrain.train.language import LanguageJob
+from tdtrain.train.notice import NEVER, Notice
 from tdtrain.train.state import Record, State
+from tdtrain.train.whole import names, to_resume_from
 from tdtrain.train.worker import Job, Watch
 
 
 def fit_here(job: Job | LanguageJob, output: Path, watch: Watch) -> None:
-    """Trains to the end, resuming from the last checkpoint, and publishes the best weights at `output`."""
+    """Trains to the end, resuming from the newest whole checkpoint, and publishes the best weights at `output`."""
     store = LocalStore(Path(job.run.storage) / job.run.name)
     with alone(job.run.compute):
         job.work(LocalContext(job, store, watch))
-    publish(best(store.all()), store.all()[-1], output)
+    publish(store.folder, names(store.folder), output)
 
 
 class LocalContext:
@@ -32,10 +34,12 @@ class LocalContext:
 
     rank = 0
     world_size = 1
+    notice: Notice = NEVER
 
     def __init__(self, job: Job | LanguageJob, store: LocalStore, watch: Watch) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._job, self._store, self._watch = job, store, watch
+        self.storage = store.folder
 
     def batches(self, first_step: int) -> Iterator[dict[str, np.ndarray]]:
         return stream(self._job.plan, self._job.recipe, first_step, self._job.total_steps)
@@ -48,8 +52,8 @@ class LocalContext:
 
     @contextlib.contextmanager
     def resume(self) -> Iterator[Path | None]:
-        complete = self._store.all()
-        yield complete[-1] if complete else None
+        name = to_resume_from(self.storage)
+        yield None if name is None else Path(self.storage.path(name))
 
 
 @contextlib.contextmanager

@@ -41,7 +41,6 @@ class LanguageJob:
     plan: Plan
     recipe: SequenceRecipe
     total_steps: int
-    accumulation: int
     validation: tuple[dict[str, np.ndarray], ...]
 
     def work(self, context: Context) -> State:
@@ -82,8 +81,7 @@ def plan_language(run: LanguageRun) -> LanguageJob:
     """
     workers = max(run.compute.num_workers, 1)
     shards, lengths = shards_of(f"{run.sequences}/train")
-    for accumulation in range(1, run.optimisation.batch_size // workers + 1):
-        parts = accumulation * workers
+    for parts in range(workers, run.optimisation.batch_size + 1, workers):
         plan = Plan(shards, run.optimisation.batch_size, run.optimisation.seed, parts)
         epochs = ceil(run.max_steps / plan.steps(1)) if run.max_steps else ceil(run.optimisation.epochs)
         largest = most_tokens(plan, lengths, parts, epochs)
@@ -97,7 +95,7 @@ def plan_language(run: LanguageRun) -> LanguageJob:
     recipe = SequenceRecipe(parts, run.optimisation.seed)
     total_steps = run.max_steps or plan.steps(run.optimisation.epochs)
     unseen = load_sequences(f"{run.sequences}/validation", VALIDATION_DOCUMENTS)
-    return LanguageJob(run, plan, recipe, total_steps, accumulation, tuple(_in_batches(unseen, run.max_tokens)))
+    return LanguageJob(run, plan, recipe, total_steps, tuple(_in_batches(unseen, run.max_tokens)))
 
 
 def work(job: LanguageJob, context: Context) -> State:
@@ -119,9 +117,9 @@ def work(job: LanguageJob, context: Context) -> State:
         module.model.gradient_checkpointing_enable({"use_reentrant": False})
     learner = LanguageLearner(module).to(context.device).train()
     ratio = run.lora.lora_plus_ratio if run.lora else 1.0
-    engine = build_engine(learner, run.optimisation, run.compute, job.accumulation, ratio)
-    with context.resume() as folder:
-        state = State() if folder is None else checkpoint.read(folder, engine)
+    accumulation = -(-job.recipe.parts // context.world_size)
+    engine = build_engine(learner, run.optimisation, run.compute, accumulation, ratio)
+    state = checkpoint.start(job, engine, context)
 
     def save(path: Path, weights: dict[str, Tensor]) -> None:
         if adapters is None:
@@ -132,7 +130,7 @@ def work(job: LanguageJob, context: Context) -> State:
 
     return train(
         state,
-        schedule_of(run.optimisation, job.plan, job.total_steps, job.accumulation, context.rank),
+        schedule_of(run.optimisation, job.plan, job.total_steps, accumulation, context.rank),
         engine,
         Objective("autoregressive", 1.0, 0.0),
         _to_device(context.batches(state.step), context.device, state.step),
@@ -140,8 +138,9 @@ def work(job: LanguageJob, context: Context) -> State:
         evaluate=lambda: {"validation_loss": validation_loss(job.validation, engine, context, precision)},
         track=context.track,
         checkpoint=lambda now: context.commit(
-            now, lambda path: checkpoint.write(path, run, now, save, engine, context.rank)
+            now, lambda path: checkpoint.write(path, run, now, save, engine, context)
         ),
+        notice=context.notice,
     )
 
 

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -21,6 +22,8 @@ from tdtrain.losses.signal import TeacherSignal
 from tdtrain.models.reader import IGNORED
 from tdtrain.train.engine import Engine
 from tdtrain.train.learner import alignment_of
+from tdtrain.train.ledger import fingerprint
+from tdtrain.train.notice import NEVER, Notice
 from tdtrain.train.state import Record, State
 
 Batch = dict[str, Tensor]
@@ -57,16 +60,19 @@ def train(
     evaluate: Callable[[], dict[str, float | None]],
     track: Callable[[Record], None],
     checkpoint: Callable[[State], None],
+    notice: Notice = NEVER,
 ) -> State:
     """Trains until the schedule ends or patience does.
 
     Args:
         state: where to start from; step 0, or what a checkpoint held.
-        batches: micro batches with the ids of their lines, `schedule.micro_batches` a step, from `state.step` on.
+        batches: micro batches with the ids of their lines, `schedule.micro_batches` a step, from `state.step` on; one
+            without ids counts for nothing.
         teacher: live or stored; None where there is none.
         evaluate: what the weights as they are achieve, by the record's own names; None where there is nothing to read.
         track: told of every step.
-        checkpoint: told to save, at every evaluation.
+        checkpoint: told to save, at every evaluation, and where there is notice.
+        notice: of a worker whose node will be taken away.
 
     Raises: Diverged where loss or gradient is not finite, naming the lines. Weights are left as before that step.
     """
@@ -75,31 +81,44 @@ def train(
         micro = list(itertools.islice(batches, schedule.micro_batches))
         learning_rate = schedule.learning_rate(state.step)
         torch.manual_seed(schedule.seed + state.step)
-        losses, grad_norm = take_step(micro, engine, objective, teacher, learning_rate, state.step)
+        sums, grad_norm = take_step(micro, engine, objective, teacher, learning_rate, state.step, notice.due())
         state.step += 1
         record = Record(
             step=state.step,
             epoch=state.step / schedule.steps_per_epoch,
-            loss=float(losses[0]),
-            loss_soft=float(losses[1]),
-            loss_hard=float(losses[2]),
+            loss=sums.losses[0],
+            loss_soft=sums.losses[1],
+            loss_hard=sums.losses[2],
             learning_rate=learning_rate,
             grad_norm=grad_norm,
-            loss_hidden=float(losses[3]),
-            images_per_s=float(losses[4]) / (time.perf_counter() - started),
+            loss_hidden=sums.losses[3],
+            images_per_s=sums.rows / (time.perf_counter() - started),
+            rows=sums.rows,
+            rows_crc=sums.rows_crc,
         )
         if state.step in schedule.evaluate_at:
             record = replace(record, **evaluate())  # type: ignore[arg-type]
             _judge(state, record.score)
         state.history.append(record)
         track(record)
-        if state.step in schedule.evaluate_at:
+        warned = sums.ask and notice.given()
+        if warned or state.step in schedule.evaluate_at:
             checkpoint(state)
     return state
 
 
 def _patience_spent(state: State, schedule: Schedule) -> bool:
     return schedule.patience is not None and state.evaluations_without_gain >= schedule.patience
+
+
+class Sums(NamedTuple):
+    """What a step's micro batches, of all workers, add up to: total, soft, hard and hidden loss; how many rows, and
+    their fingerprint; whether a worker wants to ask for notice."""
+
+    losses: tuple[float, ...]
+    rows: int
+    rows_crc: int
+    ask: bool
 
 
 def take_step(
@@ -109,28 +128,33 @@ def take_step(
     teacher: Teacher | None,
     learning_rate: float,
     step: int,
-) -> tuple[Tensor, float]:
-    """One optimizer step. Returns the global total, soft, hard and hidden loss, the number of lines; and the norm."""
+    ask: bool = False,
+) -> tuple[Sums, float]:
+    """One optimizer step. Returns what it learnt from and with which losses; and the gradient's norm."""
     counts = _global_counts([count(objective, batch, teacher is not None, len(ids)) for batch, ids in micro])
-    sums = torch.zeros(5, dtype=torch.float64)
+    sums = torch.zeros(7, dtype=torch.float64)
+    sums[6] = float(ask)
     for index, (batch, ids) in enumerate(micro):
         with engine.accumulate(last=index == len(micro) - 1):
             said = teacher(batch) if teacher is not None else None
-            total, *losses = engine.module(batch, said, counts)
-            engine.backward(total)
-        parts = torch.stack([part.detach() for part in (total, *losses)]).double().cpu()
-        sums += torch.cat([parts, torch.tensor([float(len(ids))], dtype=torch.float64)])
+            parts = torch.stack(engine.module(batch, said, counts)) * (1.0 if ids else 0.0)
+            engine.backward(parts[0])
+        sums[:4] += parts.detach().double().cpu()
+        sums[4:6] += torch.tensor([len(ids), fingerprint(ids)], dtype=torch.float64)
     _add_up(sums)
     if not torch.isfinite(sums).all():
         raise Diverged(_divergence("loss", float(sums[0]), step, micro))
     grad_norm = engine.step(learning_rate)
     if not math.isfinite(grad_norm):
         raise Diverged(_divergence("gradient norm", grad_norm, step, micro))
-    return sums, grad_norm
+    *losses, rows, crc, asked = sums.tolist()
+    return Sums(tuple(losses), round(rows), round(crc), asked > 0), grad_norm
 
 
 def count(objective: Objective, batch: Batch, taught: bool, num_lines: int) -> Counts:
-    """The positions of one micro batch that the losses are averaged over; see `Counts`."""
+    """The positions of one micro batch that the losses are averaged over, see `Counts`; none where nothing counts."""
+    if not num_lines:
+        return Counts(0.0, 0.0)
     labels, size = batch["labels"], float(num_lines)
     hard = float((hard_labels(labels, batch.get("told")) != IGNORED).sum())
     if not objective.alpha or not taught:

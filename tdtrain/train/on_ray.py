@@ -10,6 +10,8 @@ import contextlib
 import json
 import signal
 import threading
+import time
+import warnings
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -21,48 +23,56 @@ import ray.train.torch
 
 from tdtrain.data.ingest import data_config, dataset
 from tdtrain.data.plan import Loader, Plan
-from tdtrain.data.storage import absolute, open_folder
-from tdtrain.train.board import Board, watching
+from tdtrain.data.storage import Folder, absolute, open_folder
+from tdtrain.options import Compute
+from tdtrain.ray_start import beside_us
+from tdtrain.train.board import Board, Start, watching
 from tdtrain.train.torch_group import ReachableTorchConfig
+from tdtrain.train.whole import BEST_KEPT, names, step_of, to_resume_from
 
 if TYPE_CHECKING:
     from tdtrain.train.language import LanguageJob
     from tdtrain.train.worker import Job, Watch
 
+SNAPSHOT = "checkpoint_manager_snapshot.json"
+"""Ray Train's own record of the checkpoints of a run."""
+
 
 def fit_on_ray(job: Job | LanguageJob, output: Path, watch: Watch) -> None:
     """Trains with a worker group and publishes the best weights at `output`.
 
-    Raises: Diverged and ValueError, see `tdtrain.train.worker.work`; ray.train.TrainingFailedError when the workers
-    failed more than `compute.max_failures` times.
+    Raises: Diverged, NotSaved and ValueError, see `tdtrain.train.worker.work`; ray.train.TrainingFailedError when the
+    workers failed more than `compute.max_failures` times.
     """
     from tdtrain.train.checkpoint import publish
 
     run, compute = job.run, job.run.compute
     storage = absolute(run.storage)
-    record = f"{storage}/{run.name}"
-    board = Board.remote()  # type: ignore[attr-defined]
+    record = open_folder(f"{storage}/{run.name}")
+    drop_broken_snapshot(record)
+    board = Board.options(scheduling_strategy=beside_us()).remote()  # type: ignore[attr-defined]
     score = "score" if job.validation else None
     trainer = ray.train.torch.TorchTrainer(
         _train_worker,
-        train_loop_config={"job": ray.put(job), "board": board},
+        train_loop_config={"job": ray.put(job), "board": board, "record": record},
         torch_config=ReachableTorchConfig(backend="nccl" if compute.gpus else "gloo"),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=compute.num_workers,
+            num_workers=_num_workers(compute),
+            elastic_resize_monitor_interval_s=compute.resize_every_s,
             use_gpu=compute.gpus > 0,
             resources_per_worker={"CPU": compute.cpus} | ({"GPU": compute.gpus} if compute.gpus else {}),
             placement_strategy=compute.placement,
             label_selector=compute.labels or None,  # type: ignore[call-arg]
         ),
         # A callable is asked again at each start of the workers: a resumed run reads only what is left.
-        datasets={"train": partial(what_is_left, job.plan, job.recipe, job.total_steps, compute.num_workers, record)},
+        datasets={"train": partial(what_is_left, job.plan, job.recipe, job.total_steps, record, board)},
         dataset_config=data_config(),
         run_config=ray.train.RunConfig(
             name=run.name,
             storage_path=storage,
             failure_config=ray.train.FailureConfig(max_failures=compute.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(
-                num_to_keep=2, checkpoint_score_attribute=score, checkpoint_score_order="min"
+                num_to_keep=BEST_KEPT, checkpoint_score_attribute=score, checkpoint_score_order="min"
             ),
         ),
     )
@@ -72,11 +82,8 @@ def fit_on_ray(job: Job | LanguageJob, output: Path, watch: Watch) -> None:
         finally:
             if (failure := ray.get(board.failure.remote())) is not None:
                 raise failure from None
-    assert result.best_checkpoints
-    chosen, _ = min(result.best_checkpoints, key=lambda kept: (kept[1]["score"], -kept[1]["step"]))
-    assert result.checkpoint is not None
-    with chosen.as_directory() as best_folder, result.checkpoint.as_directory() as last_folder:
-        publish(Path(best_folder), Path(last_folder), output)
+    told = {Path(kept.path).name for kept, _ in result.best_checkpoints or ()}
+    publish(record, sorted(told | set(names(record))), output)  # a shared disk may list late what another host wrote
     ray.kill(board)
 
 
@@ -92,24 +99,42 @@ def _own_interrupts() -> Iterator[None]:
             signal.signal(signal.SIGINT, before)
 
 
+def _num_workers(compute: Compute) -> Any:  # Ray Train's types leave out (fewest, most)
+    fewest, most = compute.min_workers, compute.num_workers
+    return most if fewest is None else (fewest, most)
+
+
 def _train_worker(config: dict[str, Any]) -> None:
     from tdtrain.train.ray_worker import train_worker
 
     train_worker(config)
 
 
-def what_is_left(plan: Plan, recipe: Loader, total_steps: int, workers: int, record: str) -> ray.data.Dataset:
-    """The micro batches after the last committed checkpoint of the run whose checkpoints lie in `record`."""
-    return dataset(plan, recipe, committed_step(record), total_steps, workers)
+def what_is_left(plan: Plan, recipe: Loader, total_steps: int, record: Folder, board: Any) -> ray.data.Dataset:
+    """The micro batches after a run's newest whole checkpoint; called at each start of its workers, before they run.
 
+    Which checkpoint that is, is decided here and nowhere else: data and all workers have to agree on it.
 
-def committed_step(record: str) -> int:
-    """The step of the checkpoint that Ray Train will hand to restarted workers; 0 before the first.
-
-    Read from Ray Train's own record of committed checkpoints: a folder may lie there that was never committed.
+    Args:
+        record: where the run's checkpoints lie.
+        board: tells the workers.
     """
-    folder, snapshot = open_folder(record), "checkpoint_manager_snapshot.json"
-    if not folder.exists(snapshot):
-        return 0
-    latest = json.loads(folder.read(snapshot))["latest_checkpoint_result"]
-    return int(latest["metrics"]["step"]) if latest else 0
+    name = to_resume_from(record, lambda words: ray.get(board.say.remote(words)))
+    held = None if name is None else ray.train.Checkpoint(record.path(name), record.filesystem)
+    ray.get(board.begin.remote(Start(held, time.strftime("%Y%m%dT%H%M%S", time.gmtime()))))
+    return dataset(plan, recipe, 0 if name is None else step_of(name), total_steps)
+
+
+def drop_broken_snapshot(record: Folder) -> None:
+    """Ray Train does not start from a snapshot that was cut, or that names a checkpoint which is gone. Without any it
+    does, and nothing is lost: checkpoints are found by what is in them."""
+    if not record.exists(SNAPSHOT):
+        return
+    try:
+        kept = {one["checkpoint_dir_name"] for one in json.loads(record.read(SNAPSHOT))["checkpoint_results"]}
+        wrong = f"names {gone}, which is gone" if (gone := ", ".join(sorted(kept - set(names(record))))) else ""
+    except (ValueError, KeyError, TypeError):
+        wrong = "was not written to its end"
+    if wrong:
+        record.delete(SNAPSHOT)
+        warnings.warn(f"Ray Train's {record.path(SNAPSHOT)} {wrong}; training does without it", stacklevel=2)

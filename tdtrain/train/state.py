@@ -7,7 +7,10 @@ from dataclasses import asdict, dataclass, field
 
 @dataclass
 class Record:
-    """One point of the curves. Losses in nats a position; what is None was not measured at this step."""
+    """One point of the curves. Losses in nats a position; what is None was not measured at this step.
+
+    `rows`, `rows_crc`: how many lines or documents the step learnt from, and which, see `tdtrain.train.ledger`.
+    """
 
     step: int
     epoch: float
@@ -18,6 +21,8 @@ class Record:
     grad_norm: float
     images_per_s: float
     loss_hidden: float = 0.0
+    rows: int = 0
+    rows_crc: int = 0
     validation_cer: float | None = None
     train_cer: float | None = None
     validation_loss: float | None = None

@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from tdtrain.data.batches import Recipe, decode
 from tdtrain.data.plan import Plan
+from tdtrain.data.storage import Folder
 from tdtrain.evaluate.metrics import cer
 from tdtrain.losses.across import across
 from tdtrain.losses.divergence import Divergence
@@ -22,7 +23,7 @@ from tdtrain.losses.objective import Objective
 from tdtrain.models.load import load_reader
 from tdtrain.models.reader import Reader, read_images
 from tdtrain.models.trocr import TrOCRReader
-from tdtrain.options import Optimisation, evaluation_steps, micro_batches
+from tdtrain.options import Optimisation, evaluation_steps
 from tdtrain.precision import Precision, autocast
 from tdtrain.teachers.live import Asked, LiveTeacher
 from tdtrain.teachers.stored import StoredTeacher
@@ -30,6 +31,7 @@ from tdtrain.train import checkpoint
 from tdtrain.train.engine import Engine, build_engine, schedule, shard_frozen
 from tdtrain.train.learner import Learner, of_student
 from tdtrain.train.loop import Batch, Schedule, Teacher, train
+from tdtrain.train.notice import Notice
 from tdtrain.train.on_policy import OwnReadings
 from tdtrain.train.runs import TrainRun
 from tdtrain.train.state import Record, State
@@ -48,6 +50,12 @@ class Context(Protocol):
     rank: int
     world_size: int
     device: torch.device
+    notice: Notice
+
+    @property
+    def storage(self) -> Folder | None:
+        """Where the checkpoints of the run lie; None where another than this package looks after them."""
+        ...
 
     def batches(self, first_step: int) -> Iterator[dict[str, np.ndarray]]:
         """This worker's micro batches, in order, from `first_step` on."""
@@ -62,7 +70,7 @@ class Context(Protocol):
         ...
 
     def resume(self) -> contextlib.AbstractContextManager[Path | None]:
-        """The last committed checkpoint, None at the start."""
+        """The newest whole checkpoint, the same for all workers; None at the start."""
         ...
 
 
@@ -91,7 +99,8 @@ class Job:
 def work(job: Job, context: Context) -> State:
     """Trains one model to its end in this worker, resuming where there is something to resume from.
 
-    Raises: Diverged, see `tdtrain.train.loop.train`; ValueError where the teacher is not itself, see `LiveTeacher`.
+    Raises: Diverged, see `tdtrain.train.loop.train`; ValueError where the teacher is not itself, see `LiveTeacher`, or
+    checkpoints will not find room; NotSaved where one did not.
     """
     run = job.run
     torch.manual_seed(run.optimisation.seed)
@@ -99,7 +108,7 @@ def work(job: Job, context: Context) -> State:
         torch.set_num_threads(run.compute.threads)
     reader, adapters = _student(run)
     reader.module.to(context.device).train()
-    accumulation = micro_batches(run.optimisation, run.compute)
+    accumulation = -(-job.recipe.parts // context.world_size)
     taught = load_reader(run.teacher) if run.teacher else None
     width = taught.module.encoder_width if isinstance(taught, TrOCRReader) else 0
     theirs = job.recipe.teacher_codec
@@ -108,8 +117,7 @@ def work(job: Job, context: Context) -> State:
     learner = Learner(reader, objective, run.hidden_weight, width)
     ratio = run.lora.lora_plus_ratio if run.lora else 1.0
     engine = build_engine(learner, run.optimisation, run.compute, accumulation, ratio)
-    with context.resume() as folder:
-        state = State() if folder is None else checkpoint.read(folder, engine)
+    state = checkpoint.start(job, engine, context)
     shard = shard_frozen if run.compute.shard_teacher else None
     precision, device = run.optimisation.precision, context.device
     teacher: Teacher | None = None
@@ -134,8 +142,9 @@ def work(job: Job, context: Context) -> State:
         },
         track=context.track,
         checkpoint=lambda now: context.commit(
-            now, lambda path: checkpoint.write(path, run, now, save, engine, context.rank)
+            now, lambda path: checkpoint.write(path, run, now, save, engine, context)
         ),
+        notice=context.notice,
     )
 
 

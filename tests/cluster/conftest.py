@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import subprocess
 from collections.abc import Iterator
 
@@ -9,6 +10,9 @@ import pytest
 
 from cluster.local.hosts import Hosts
 from cluster.local.network import missing
+
+SECRET = secrets.token_hex(16)
+"""In the environment of every host; it must be on no disk."""
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +25,7 @@ def permitted() -> None:
 @pytest.fixture(scope="session")
 def hosts(permitted: None) -> Iterator[Hosts]:
     """Three hosts; afterwards there is nothing of them."""
-    with Hosts(3, cpus=3) as running:
+    with Hosts(3, cpus=3, env={"ANTHROPIC_API_KEY": SECRET}) as running:
         yield running
     assert not running.root.exists() and running.network.name not in namespaces()
 

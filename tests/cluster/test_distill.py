@@ -13,6 +13,7 @@ import pytest
 from cluster.local.hosts import HEAD, Hosts
 from cluster.local.network import address
 from tests.checkpoints import committed
+from tests.cluster.conftest import SECRET
 from tests.corpora import packed_lines
 from tests.models_small import small_trocr_folder, timetable_texts
 
@@ -93,3 +94,5 @@ def test_zero_3_spread_over_three_hosts_runs_resumes_and_reports(hosts: Hosts, j
     results = json.loads((out / "results.json").read_text())
     assert {"teacher", "student_before", "student"} == set(results["readers"])
     assert results["run"]["compute"]["placement"] == "STRICT_SPREAD" and (out / "report.html").exists()
+    files = [path for folder in (out, hosts.root) for path in folder.rglob("*") if path.is_file()]
+    assert len(files) > 100 and [path for path in files if SECRET.encode() in path.read_bytes()] == []

@@ -11,13 +11,16 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tdtrain.data.storage import open_folder
 from tdtrain.models.students import build_student
 from tdtrain.options import Compute, Lora, Optimisation
 from tdtrain.ray_start import connect
 from tdtrain.teachers.label_pass import label, plan_labels
 from tdtrain.train import loop
 from tdtrain.train.launch import fit
+from tdtrain.train.on_ray import SNAPSHOT
 from tdtrain.train.runs import TrainRun
+from tdtrain.train.whole import damage, names, step_of
 from tests.corpora import packed_lines
 from tests.models_small import small_trocr_folder, timetable_texts
 
@@ -113,6 +116,27 @@ def kill_a_train_worker() -> int:
     worker = next(child for child in children if "RayTrainWorker" in " ".join(child.cmdline()))
     worker.kill()
     return worker.pid
+
+
+def test_all_workers_go_on_from_the_newest_whole_checkpoint(
+    corpus: str, models: dict[str, str], tmp_path: Path
+) -> None:
+    """The newest lacks a byte of one worker's part, Ray Train's own record of it is cut, and the model is not there."""
+    run, output = run_of(corpus, models["trocr"], tmp_path, 2, zero_stage=2), tmp_path / "out"
+    there, record = curve(run, output), open_folder(tmp_path / "student")
+    weights = (output / "model.safetensors").read_bytes()
+    before, newest = names(record)
+    part = next((tmp_path / "student" / newest).rglob("*pp_rank_1_*optim_states.pt"))
+    part.write_bytes(part.read_bytes()[:-1])
+    (tmp_path / "student" / SNAPSHOT).write_text("{")
+    shutil.rmtree(output)
+    with pytest.warns(UserWarning) as warned:
+        assert curve(run, output) == there[step_of(before) :]
+    said = [str(warning.message) for warning in warned]
+    assert any(f"{newest} is passed over: {part.relative_to(tmp_path / 'student' / newest)} has" in one for one in said)
+    assert any(f"{SNAPSHOT} was not written to its end" in one for one in said)
+    assert (output / "model.safetensors").read_bytes() == weights
+    assert [damage(record.within(name)) is None for name in names(record)] == [True, False, True]
 
 
 def test_what_a_restart_would_not_mend_ends_the_run_in_words(

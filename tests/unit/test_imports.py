@@ -15,6 +15,7 @@ import pytest
         ("tdtrain.models.line_pixels", ("torch", "transformers")),
         ("tdtrain.models.ctc_codec", ("torch", "transformers")),
         ("tdtrain.train.board", ("torch", "transformers")),
+        ("tdtrain.train.whole", ("torch", "transformers", "ray")),
         ("tdtrain.train.on_ray", ("transformers", "deepspeed", "tdtrain.train.loop")),
     ],
 )

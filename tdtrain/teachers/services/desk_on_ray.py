@@ -6,6 +6,7 @@ from typing import Any
 
 import ray
 
+from tdtrain.ray_start import beside_us
 from tdtrain.teachers.services.desk import Counts, Desk
 
 
@@ -20,7 +21,7 @@ class SharedDesk:
         self, per_second: float | None, max_pages: int | None, max_cost_usd: float | None, askers: int = 64
     ) -> None:
         actor: Any = ray.remote(Desk)
-        options = actor.options(num_cpus=0, max_concurrency=askers + 8)
+        options = actor.options(num_cpus=0, max_concurrency=askers + 8, scheduling_strategy=beside_us())
         self._actor = options.remote(per_second, max_pages, max_cost_usd)
 
     def open(self) -> None:

@@ -65,3 +65,22 @@ def test_a_student_learns_from_s3_as_from_disk(bucket: str, tmp_path: Path) -> N
         fit(run, tmp_path / f"out-{len(weights)}", lambda name, record, total: None)
         weights.append((tmp_path / f"out-{len(weights)}" / "model.safetensors").read_bytes())
     assert weights[0] == weights[1]
+
+
+def test_checkpoints_on_s3_are_checked_and_published_as_on_disk(bucket: str, tmp_path: Path) -> None:
+    from tdtrain.train.checkpoint import LocalStore, publish
+    from tdtrain.train.whole import names, to_resume_from
+    from tests.unit.train.test_checkpoint import filling
+
+    store, record = LocalStore(tmp_path / "store"), open_folder(f"{bucket}/checkpoints/student")
+    for step, cer in enumerate((0.2, 0.1), 1):
+        store.commit(step, filling(step, cer))
+    for name in store.folder.files(""):
+        record.write(name, store.folder.read(name))
+    assert names(record) == names(store.folder) and to_resume_from(record) == "checkpoint_00000002"
+    publish(record, names(record), tmp_path / "first")
+    record.write("checkpoint_00000002/model/weights", b"?")
+    with pytest.warns(UserWarning, match="checkpoint_00000002 is passed over: model/weights is not as it was written"):
+        assert to_resume_from(record) == "checkpoint_00000001"
+        publish(record, names(record), tmp_path / "second")
+    assert [(tmp_path / name / "weights").read_text() for name in ("first", "second")] == ["2", "1"]

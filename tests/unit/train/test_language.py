@@ -87,7 +87,7 @@ def test_how_a_step_is_cut_changes_nothing(model: str, sequences: str, tmp_path:
     curves = {}
     for max_tokens in (4096, 200):
         run = run_of(model, sequences, tmp_path / str(max_tokens), lora=LORA, max_tokens=max_tokens)
-        assert (plan_language(run).accumulation > 1) == (max_tokens == 200)
+        assert (plan_language(run).recipe.parts > 1) == (max_tokens == 200)
         curves[max_tokens] = records_of(run, tmp_path / str(max_tokens) / "out")
     for whole, cut in zip(*curves.values(), strict=True):
         assert cut.loss == pytest.approx(whole.loss, rel=1e-4)

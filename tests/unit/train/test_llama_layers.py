@@ -72,7 +72,7 @@ def one_step(layers: int, stage: int, documents: range) -> tuple[float, float]:
     engine = build_engine(learner_of(layers), optimisation, compute, 1)
     objective = Objective("autoregressive", 1.0, 0.0)
     sums, norm = take_step([micro_batch(documents)], engine, objective, None, 1e-4, 0)
-    return float(sums[0]), norm
+    return sums.losses[0], norm
 
 
 def _worker(rank: int, folder: str) -> None:

@@ -1,0 +1,185 @@
+"""The faults of faults.py, and the cluster with the job that they strike."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from cluster.local.hosts import HEAD, Hosts
+from tdtrain.data.storage import open_folder
+from tdtrain.train.on_ray import SNAPSHOT
+from tdtrain.train.whole import names, step_of
+
+ROOT = Path(__file__).resolve().parents[1]
+WORKER, CONTROLLER, DRIVER = "RayTrainWorker", "TrainController", "rayjobs/lora_ocr.py"
+NOTICE_S = 25
+AWAY_S = 40
+"""A cable is out for so long: more than the head waits before it gives a host up."""
+DISK_BYTES = 400_000_000
+
+
+@dataclass
+class Ground:
+    """A cluster, and the folder of the job that runs on it."""
+
+    hosts: Hosts
+    out: Path
+    rng: Random
+    stack: ExitStack
+
+    def submit(self, command: list[str], job: str) -> None:
+        """Hands a job in under a name. Raises RuntimeError where that fails."""
+        told = ["ray", "job", "submit", "--working-dir", ".", "--no-wait", "--submission-id", job, "--", *command]
+        done = self.hosts.run(told, HEAD, cwd=ROOT, timeout_s=120)
+        if done.returncode:
+            raise RuntimeError(done.stdout[-2000:])
+
+    def state_of(self, job: str) -> str:
+        """What Ray says of a job; UNKNOWN while nobody answers."""
+        with contextlib.suppress(ConnectionError, subprocess.TimeoutExpired, ValueError, KeyError):
+            status, text = self.hosts.ask(f"/api/jobs/{job}", self.hosts.token_file.read_text(), on=HEAD)
+            return "FAILED" if status == 404 else json.loads(text)["status"] if status == 200 else "UNKNOWN"
+        return "UNKNOWN"
+
+    def said(self, job: str) -> str:
+        """The job's output."""
+        with contextlib.suppress(ConnectionError, subprocess.TimeoutExpired):
+            return self.hosts.ask(f"/api/jobs/{job}/logs", self.hosts.token_file.read_text(), on=HEAD)[1]
+        return "nobody answers"
+
+    def workers(self) -> set[tuple[int, int]]:
+        """(host, process id) of each."""
+        return set(self.hosts.processes(WORKER))
+
+    def a_host(self) -> int:
+        """One that has a worker and is not the head."""
+        return self.rng.choice(sorted({host for host, _ in self.workers() if host != HEAD}) or [HEAD + 1])
+
+    def small_disk(self) -> None:
+        """The job's folder is on a disk that can be filled."""
+        self.out.mkdir(parents=True)
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(self.out)],
+            check=True,
+            capture_output=True,
+        )
+        self.stack.callback(subprocess.run, ["umount", "-l", str(self.out)], check=False)
+
+
+def worker(ground: Ground) -> None:
+    """kill -9 of a worker."""
+    ground.hosts.kill(WORKER)
+
+
+def raylet(ground: Ground) -> None:
+    """kill -9 of a raylet."""
+    ground.hosts.kill("raylet", ground.a_host())
+
+
+def power(ground: Ground) -> None:
+    """All of a host ends at once, as in a power cut."""
+    ground.hosts.stop(ground.a_host())
+
+
+def cut(ground: Ground) -> None:
+    """A host is cut off, and its cable is put in again after 40 s."""
+    host = ground.a_host()
+    ground.hosts.network.cut(host)
+    time.sleep(AWAY_S)
+    ground.hosts.network.join(host)
+
+
+def notice(ground: Ground) -> None:
+    """A spot instance goes, with 25 s of notice."""
+    host = ground.a_host()
+    ground.hosts.give_notice(host, NOTICE_S)
+    time.sleep(NOTICE_S)
+    ground.hosts.stop(host)
+
+
+def controller(ground: Ground) -> None:
+    """kill -9 of Ray Train's controller."""
+    ground.hosts.kill(CONTROLLER)
+
+
+def commit(ground: Ground) -> None:
+    """kill -9 of a worker between the report of a checkpoint and its commit."""
+    had = len(stored(ground.out))
+    until = time.monotonic() + 60
+    while len(stored(ground.out)) <= had and time.monotonic() < until:
+        time.sleep(0.005)
+    ground.hosts.kill(WORKER)
+
+
+def damage(ground: Ground) -> None:
+    """A bit of the newest checkpoint flips, then kill -9 of a worker."""
+    newest = stored(ground.out)[-1]
+    part = ground.rng.choice([path for path in newest.rglob("*") if path.is_file() and path.stat().st_size])
+    content = bytearray(part.read_bytes())
+    content[ground.rng.randrange(len(content))] ^= 1
+    part.write_bytes(content)
+    ground.hosts.kill(WORKER)
+
+
+def disk(ground: Ground) -> None:
+    """The disk is full while a checkpoint is written, and has room again when the job has failed."""
+    filler = ground.out / "filler"
+    with contextlib.suppress(OSError), filler.open("wb") as file:
+        while True:
+            file.write(bytes(1 << 16))
+    ground.stack.callback(filler.unlink, missing_ok=True)
+
+
+def head(ground: Ground) -> None:
+    """All of the head ends at once, and it boots again."""
+    ground.hosts.stop(HEAD)
+    time.sleep(2)
+    ground.hosts.start(HEAD)
+
+
+def driver(ground: Ground) -> None:
+    """kill -9 of the job's driver."""
+    ground.hosts.kill(DRIVER)
+
+
+FAULTS: dict[str, Callable[[Ground], None]] = {
+    strike.__name__: strike
+    for strike in (worker, raylet, power, cut, notice, controller, commit, damage, disk, head, driver)
+}
+
+
+def mend(ground: Ground) -> None:
+    """Room on the disk again, and every host there: what whoever looks after a cluster sees to."""
+    (ground.out / "filler").unlink(missing_ok=True)
+    alive = ground.hosts.alive()
+    for number in ground.hosts.network.numbers:
+        if number not in alive:
+            ground.hosts.start(number)
+    ground.hosts.wait_for(len(ground.hosts.network.numbers))
+
+
+def record_of(out: Path) -> Path | None:
+    """The folder of the adapters' checkpoints."""
+    return next(iter(out.glob("checkpoints/*/student")), None)
+
+
+def stored(out: Path) -> list[Path]:
+    """Checkpoints that there are, whole or not, oldest first."""
+    record = record_of(out)
+    return [] if record is None else [record / name for name in names(open_folder(record))]
+
+
+def checkpoints(out: Path) -> list[int]:
+    """Steps of those that Ray Train committed."""
+    record = record_of(out)
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        held = json.loads((record / SNAPSHOT).read_text()) if record else {}
+        return sorted(step_of(one["checkpoint_dir_name"]) for one in held["checkpoint_results"])
+    return []
