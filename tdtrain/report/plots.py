@@ -37,6 +37,7 @@ _VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--line", PAPER: "--paper"} 
 }
 _RUN_ROLES = {"student": "student", "control": "student_undistilled", "teacher": "teacher"}
 _SIZE = 9.0
+_LEGEND_COLUMNS = 2
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,
@@ -103,7 +104,7 @@ def speed_accuracy(readers: Mapping[str, Scores]) -> str | None:
                 if (side == "left") == (speed <= middle)
             ]
             _labelled_points(axes, here, side, role_names(readers))
-        axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_locator(_of_log())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("ms a line, one at a time, median (log)")
@@ -135,7 +136,8 @@ def _curves(series: dict[str, tuple[list[tuple[int, float]], str]], label: str, 
     if not series:
         return None
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4.5, 2.8), layout="constrained")
+        rows = -(-len(series) // _LEGEND_COLUMNS)
+        figure = Figure(figsize=(4.5, 2.6 + 0.2 * rows), layout="constrained")
         axes = figure.add_subplot()
         for name, (found, dash) in series.items():
             colour = ROLE_COLOURS[_RUN_ROLES[name.split()[0]]]
@@ -153,16 +155,24 @@ def _curves(series: dict[str, tuple[list[tuple[int, float]], str]], label: str, 
         if min(value for found, _ in series.values() for _, value in found) > 0:
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axes.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+            axes.yaxis.set_major_locator(_of_log())
+            axes.yaxis.set_minor_locator(NullLocator())
             label += " (log)"
         else:
             axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.set_xlabel("optimizer step")
         axes.set_ylabel(label)
-        axes.legend(frameon=False, labelcolor=INK, handlelength=2.2, fontsize=_SIZE - 0.5)
+        figure.legend(
+            loc="outside upper left", ncols=_LEGEND_COLUMNS, frameon=False, labelcolor=INK, handlelength=2.2,
+            fontsize=_SIZE - 0.5,
+        )  # fmt: skip
         grid(axes, "y")
         return svg(figure, title)
+
+
+def _of_log() -> matplotlib.ticker.LogLocator:
+    return matplotlib.ticker.LogLocator(subs=(1, 2, 5))
 
 
 def _legend(name: str) -> str:
