@@ -21,6 +21,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria,
 from tdtrain.data.serialise import Serialisation
 from tdtrain.data.timetable import Timetable
 from tdtrain.models.causal import CausalModule, Prompter
+from tdtrain.models.growing_cache import growing_cache
 from tdtrain.models.packed import PACKED
 from tdtrain.models.page_grammar import BLOCKS, grammar_of
 from tdtrain.models.reader import evaluating
@@ -67,6 +68,7 @@ def write_answers(
         with evaluating(module):
             written = model.generate(
                 input_ids=tokens, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False,
+                past_key_values=growing_cache(model.config),
                 logits_processor=processors,
                 stopping_criteria=StoppingCriteriaList([_GoesRound(prompter, width)] if constrained else []),
                 eos_token_id=prompter.end_ids[-1], pad_token_id=pad,
