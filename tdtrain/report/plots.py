@@ -104,7 +104,7 @@ def speed_accuracy(readers: Mapping[str, Scores]) -> str | None:
                 if (side == "left") == (speed <= middle)
             ]
             _labelled_points(axes, here, side, role_names(readers))
-        axes.xaxis.set_major_locator(_of_log())
+        axes.xaxis.set_major_locator(_of_log(speeds))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("ms a line, one at a time, median (log)")
@@ -152,10 +152,11 @@ def _curves(series: dict[str, tuple[list[tuple[int, float]], str]], label: str, 
                 marker="o" if len(found) < 25 else "",
                 markersize=3,
             )
-        if min(value for found, _ in series.values() for _, value in found) > 0:
+        drawn = [value for found, _ in series.values() for _, value in found]
+        if min(drawn) > 0:
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axes.yaxis.set_major_locator(_of_log())
+            axes.yaxis.set_major_locator(_of_log(drawn))
             axes.yaxis.set_minor_locator(NullLocator())
             label += " (log)"
         else:
@@ -171,8 +172,9 @@ def _curves(series: dict[str, tuple[list[tuple[int, float]], str]], label: str, 
         return svg(figure, title)
 
 
-def _of_log() -> matplotlib.ticker.LogLocator:
-    return matplotlib.ticker.LogLocator(subs=(1, 2, 5))
+def _of_log(values: Sequence[float]) -> matplotlib.ticker.LogLocator:
+    """Ticks at powers of ten; within two of them also at 2 and 5 times these."""
+    return matplotlib.ticker.LogLocator(subs=(1, 2, 5) if max(values) < 100 * min(values) else (1,))
 
 
 def _legend(name: str) -> str:
