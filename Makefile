@@ -3,7 +3,8 @@
 # make check     lint and types
 # make cluster   set everything up and start a Ray cluster of three hosts on this machine, as root (sudo make cluster);
 #                ARGS=--plain: of one host, for which nobody has to be root
-# make image     the image for clusters (docs/deploy.md), with docker or podman; VARIANT=cuda for GPUs
+# make image     the image for clusters (docs/deploy.md), with docker or podman; VARIANT=cuda for GPUs,
+#                EXTRAS=services,aws (or services,gcp) for `ray up`
 #
 # TORCH_INDEX    where torch comes from. Empty: your package index.
 #                CPU only:  make distill TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -13,6 +14,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
+EXTRAS ?=
 ARGS ?=
 PYTEST_ARGS ?=
 # Measures a rate, which other tests beside it would disturb.
@@ -51,7 +53,7 @@ image:
 		"$(if $(ENGINE),$(ENGINE) does not run here,neither is here); build it where one runs, or give ENGINE=..." >&2; \
 		exit 1; }
 	$(ENGINE) build --file cluster/image/Dockerfile --tag $(IMAGE) --build-arg VARIANT=$(VARIANT) \
-		$(if $(TORCH_INDEX),--build-arg TORCH_INDEX=$(TORCH_INDEX)) \
+		$(if $(TORCH_INDEX),--build-arg TORCH_INDEX=$(TORCH_INDEX)) $(if $(EXTRAS),--build-arg EXTRAS=$(EXTRAS)) \
 		$(if $(PIP_INDEX_URL),--build-arg PIP_INDEX_URL=$(PIP_INDEX_URL)) .
 
 $(VENV)/.ready: pyproject.toml constraints.txt

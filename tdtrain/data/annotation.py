@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 import unicodedata
 
@@ -86,9 +88,20 @@ def parse_boxes(raw: bytes, width: int, height: int) -> tuple[Boxes, tuple[str, 
     return boxes.model_copy(update={"lines": tuple(good)}), tuple(bad)
 
 
-def parse_document(raw: bytes) -> Document:
-    """annotations/NAME.json. Raises: BadAnnotationError, pydantic.ValidationError."""
-    document = Document.model_validate_json(_decode(raw))
+def parse_document(raw: bytes, image_path: str = "") -> Document:
+    """annotations/NAME.json.
+
+    Args:
+        image_path: of one that does not say; empty: it has to.
+
+    Raises: BadAnnotationError, pydantic.ValidationError.
+    """
+    text = _decode(raw)
+    with contextlib.suppress(ValueError):  # pydantic says what is no JSON
+        fields = json.loads(text)
+        if image_path and isinstance(fields, dict) and "image_path" not in fields:
+            text = json.dumps(fields | {"image_path": image_path})
+    document = Document.model_validate_json(text)
     if not document.timeblocks:
         raise BadAnnotationError("timeblocks is empty; delete the file where a page is not annotated")
     return document

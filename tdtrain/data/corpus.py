@@ -30,6 +30,8 @@ from tdtrain.data.timetable import Document
 LAYOUT = """expected layout:
   images/NAME.png          one page or one line (png, jpg, bmp, tif, webp)
   annotations/NAME.txt     optional: its text, UTF-8, lines in reading order
+  annotations/NAME.json    optional: the timetable, {"className": "5a", "timeblocks": [{"day": "Monday", "name": "Maths",
+                           "startTime": "08:00", "endTime": "08:45"}]}
   boxes/NAME.json          optional: {"lines": [{"text": "08:00", "quad": [[x,y],[x,y],[x,y],[x,y]]}]}"""
 
 Kind = Literal["image", "annotation", "boxes", "document", "duplicate", "ignored", "line"]
@@ -218,9 +220,10 @@ def load_page(folder: Folder, ref: PageRef, max_pixels: int, min_side: int) -> P
 
 def check_document(folder: Folder, path: str) -> Document | Quarantined:
     """Reads one annotations/NAME.json and checks it; its image must exist inside the corpus, where `image_path` then
-    has it."""
+    has it. One that does not say is of the image that has its name."""
     try:
-        document = parse_document(folder.read(path))
+        raw = folder.read(path)
+        document = parse_document(raw, "" if b'"image_path"' in raw else _image_named(folder, path))
     except (BadAnnotationError, ValidationError) as error:
         return Quarantined(path=path, kind="document", reason=first_line(error))
     if target := leaves(folder, document.image_path):
@@ -230,6 +233,13 @@ def check_document(folder: Folder, path: str) -> Document | Quarantined:
             return document.model_copy(update={"image_path": posixpath.normpath(place)})
     reason = f"image_path={document.image_path} is no file of the corpus"
     return Quarantined(path=path, kind="document", reason=reason)
+
+
+def _image_named(folder: Folder, path: str) -> str:
+    """The image that has the name of a document; one that is not there where none has."""
+    stem = _stem(f"images/{path.removeprefix('annotations/')}")
+    places = (f"{stem}{same}" for ending in FORMATS for same in (ending, ending.upper()))
+    return next((place for place in places if folder.exists(place)), f"{stem}.png")
 
 
 def first_line(error: Exception) -> str:

@@ -36,7 +36,7 @@ def write_documents(corpus: Folder, paths: Mapping[str, str], out: Folder) -> No
     Args:
         paths: of the files, by the image that each describes.
     """
-    found = {image: parse_document(corpus.read(path)) for image, path in paths.items()}
+    found = {image: parse_document(corpus.read(path), image) for image, path in paths.items()}
     rows = [
         {"source": image, "document": document.canonical(), "labelled_by": document.labelled_by}
         for image, document in found.items()

@@ -61,7 +61,7 @@ def check_document(own: bytes, answer: Answer | None) -> tuple[int, int, int]:
     Raises: BadAnnotationError, pydantic.ValidationError.
     """
     said = blocks_of(answer.document) if answer and answer.document else Counter[tuple[str, ...]]()
-    true = blocks_of(parse_document(own))
+    true = blocks_of(parse_document(own, "its page"))
     return (said & true).total(), said.total(), true.total()
 
 

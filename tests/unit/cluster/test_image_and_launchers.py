@@ -32,6 +32,7 @@ def test_the_image_is_small_pinned_and_not_of_root() -> None:
     for command in re.findall(r"pip install [^&;\n]*", build):
         pinned = "--constraint constraints.txt" in command or "constraints.txt)" in command
         assert pinned or command.strip() == "pip install --no-deps .", command
+    assert "/opt/venv/bin:$PATH' > /etc/profile.d/" in final, "login shells begin with a PATH of their own"
     assert re.search(rf"^COPY rayjobs {IN_IMAGE}rayjobs$", final, re.MULTILINE)
 
 
@@ -91,6 +92,8 @@ def test_ray_takes_a_launcher(path: Any) -> None:
     validate_config(config)
     assert config["provider"]["type"] == path.stem
     assert config["available_node_types"][config["head_node_type"]]["resources"] == {"CPU": 0}
+    for command in ("setup_commands", "head_setup_commands", "worker_setup_commands"):
+        assert not config[command], "the image cannot be written to"
     starts = [config[f"{node}_start_ray_commands"][-1] for node in ("head", "worker")]
     assert all("RAY_AUTH_MODE=token ray start" in command for command in starts)
     assert "--dashboard-host=127.0.0.1" in starts[0]

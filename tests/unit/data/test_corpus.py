@@ -272,3 +272,13 @@ def test_documents(tmp_path: Path, change: dict[str, object], reason: str | None
         assert isinstance(found, Document) and found.image_path == "images/a.png"
     else:
         assert isinstance(found, Quarantined) and found.kind == "document" and reason in found.reason
+
+
+def test_a_document_that_names_no_image_is_of_the_one_with_its_name(tmp_path: Path) -> None:
+    block = {"day": "Mo", "name": "Art", "startTime": "08:00", "endTime": "08:45"}
+    files = {f"annotations/{name}.json": json.dumps({"timeblocks": [block]}) for name in ("term/a", "b")}
+    folder = open_folder(write(tmp_path, {"images/term/a.JPG": png(), "images/c.png": png()} | files))
+    found = check_document(folder, "annotations/term/a.json")
+    assert isinstance(found, Document) and found.image_path == "images/term/a.JPG"
+    lost = check_document(folder, "annotations/b.json")
+    assert isinstance(lost, Quarantined) and lost.reason == "image_path=images/b.png is no file of the corpus"
