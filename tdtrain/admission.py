@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from tdtrain.config import DistillRun, TrainingRun
-from tdtrain.data.storage import absolute
+from tdtrain.data.storage import absolute, open_folder
 from tdtrain.models.bridges import bridge_of
 from tdtrain.models.load import is_trocr, load_reader
 from tdtrain.models.students import BUILT
@@ -75,14 +75,14 @@ def claim(run: TrainingRun, corpus: str) -> None:
     Raises: ValueError where the folder was begun with another run or other pages.
     """
     check_free(run)
-    seen = run.output_dir / "corpus.txt"
+    place, seen = open_folder(run.output_dir), run.output_dir / "corpus.txt"
     if seen.exists() and seen.read_text() != corpus:
         raise ValueError(
             f"the corpus has changed since output_dir={run.output_dir} was begun, so what is there was learnt from "
             "other pages; use another output_dir, or delete it"
         )
-    seen.write_text(corpus)
-    (run.output_dir / "run.json").write_text(run.model_dump_json(indent=2))
+    place.write("corpus.txt", corpus.encode())  # each whole or not at all: a job that is killed here can go on
+    place.write("run.json", run.model_dump_json(indent=2).encode())
 
 
 def check_models(run: DistillRun) -> None:

@@ -13,6 +13,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tdtrain.machine import cores
+from tdtrain.options import Compute
 
 SPARE_CPUS = 2
 """For the tasks that bring data, which need little: a pipeline that finds no CPU waits for ever."""
@@ -78,10 +79,30 @@ def cores_of_machine() -> int | None:
 def check_label(labels: Mapping[str, str], field: str = "worker_label") -> None:
     """Raises ValueError where no node has these labels, so that workers would wait for ever."""
     there = [node.get("Labels", {}) for node in ray.nodes() if node["Alive"]]
-    if not any(all(own.get(key) == value for key, value in labels.items()) for own in there):
+    if not any(labels.items() <= own.items() for own in there):
         words = ", ".join(f"{key}={value}" for key, value in labels.items())
         seen = sorted({f"{key}={value}" for own in there for key, value in own.items() if "node-id" not in key})
         raise ValueError(f"{field}={words}, and no node has that label; there are {', '.join(seen) or 'none'}")
+
+
+def check_elastic(compute: Compute) -> None:
+    """Raises ValueError where there is a node without the label of elastic workers that has room for one: Ray Train
+    would count on it, and wait for ever.
+
+    Args:
+        compute: with what was left out decided.
+    """
+    if compute.min_workers is None or not compute.labels:
+        return
+    for node in (node for node in ray.nodes() if node["Alive"]):
+        has, labelled = node["Resources"], compute.labels.items() <= node.get("Labels", {}).items()
+        if not labelled and has.get("CPU", 0) >= compute.cpus and has.get("GPU", 0) >= compute.gpus:
+            raise ValueError(
+                f"min_workers={compute.min_workers} with worker_label={compute.worker_label}: Ray Train counts room "
+                f"for workers without regard to labels, and node {node['NodeManagerAddress']}, which has room, has no "
+                "such label; label it, leave either out, or have workers ask for what labelled nodes alone have, such "
+                "as gpus_per_worker"
+            )
 
 
 def _package(local: bool) -> dict:

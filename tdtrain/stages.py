@@ -45,12 +45,13 @@ def opened(run: TrainingRun) -> Iterator[Opened]:
     gpus = 0.0
     there: int | None = cores()
     if run.compute.num_workers > 0:
-        from tdtrain.ray_start import check_label, connect, cores_of_machine
+        from tdtrain.ray_start import check_elastic, check_label, connect, cores_of_machine
         from tdtrain.train.nodes import check_nodes
 
         reserved = run.compute.num_workers * run.compute.cpus * run.models_at_once
         gpus, there = connect(at_least=max(2, reserved)).get("GPU", 0.0), cores_of_machine()
         check_label(run.compute.labels)
+        check_elastic(run.compute.on(gpus, there, run.models_at_once))
         check_nodes(*places_of(run))
     name, begun = run.output_dir.name, (run.output_dir / "run.json").exists()
     with Tracker(run.output_dir, run.tracking_uri, run_name=name, resume=begun) as tracker, Display(name) as display:
@@ -85,7 +86,7 @@ class Stages:
         started = time.perf_counter()
         yield
         self.timings_s[name] = round(self.timings_s.get(name, 0.0) + time.perf_counter() - started, 1)
-        self._timings.write_text(json.dumps(self.timings_s))
+        open_folder(self.output).write(self._timings.name, json.dumps(self.timings_s).encode())
 
     def watch(self, name: str, record: Record, total: int) -> None:
         """Shows and tracks a training step."""

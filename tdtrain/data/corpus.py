@@ -30,7 +30,7 @@ from tdtrain.data.timetable import Document
 LAYOUT = """expected layout:
   images/NAME.png          one page or one line (png, jpg, bmp, tif, webp)
   annotations/NAME.txt     optional: its text, UTF-8, lines in reading order
-  annotations/NAME.json    optional: the timetable, {"className": "5a", "timeblocks": [{"day": "Monday", "name": "Maths",
+  annotations/NAME.json    optional: the timetable, {"className": "5a", "timeblocks": [{"day": "Monday", "name": "Art",
                            "startTime": "08:00", "endTime": "08:45"}]}
   boxes/NAME.json          optional: {"lines": [{"text": "08:00", "quad": [[x,y],[x,y],[x,y],[x,y]]}]}"""
 

@@ -43,11 +43,14 @@ class Pause:
         """Nothing."""
 
 
-def dataset(plan: Plan, recipe: Loader, first_step: int, last_step: int, cpus: float = 0.5) -> ray.data.Dataset:
+def dataset(
+    plan: Plan, recipe: Loader, first_step: int, last_step: int, at_once: int | None = None
+) -> ray.data.Dataset:
     """Micro batches from `first_step` up to `last_step`, as `dealt` has them: a column `batches`, see `to_bytes`.
 
     Args:
-        cpus: that a task reserves.
+        at_once: so many tasks side by side, which reserve no CPU: workers may have taken all. None: as many as there is
+            room for, half a CPU each.
     """
     windows = plan.windows(first_step, last_step)
 
@@ -56,7 +59,11 @@ def dataset(plan: Plan, recipe: Loader, first_step: int, last_step: int, cpus: f
         while chunk := list(itertools.islice(micro, STEPS_PER_ROW * recipe.parts)):
             yield from ({"batches": to_bytes(chunk[part :: recipe.parts])} for part in range(recipe.parts))
 
-    rows = ray.data.range(len(windows), override_num_blocks=len(windows)).flat_map(load, num_cpus=cpus)
+    numbers = ray.data.from_items([{"id": number} for number in range(len(windows))], override_num_blocks=len(windows))
+    if at_once is None:
+        rows = numbers.flat_map(load, num_cpus=0.5)
+    else:
+        rows = numbers.flat_map(load, num_cpus=0, compute=ray.data.TaskPoolStrategy(size=at_once))
     rows.context.target_max_block_size = 1  # byte: a block is full with its first row
     callbacks = rows.context.custom_execution_callback_classes
     if Pause not in callbacks:

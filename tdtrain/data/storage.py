@@ -75,6 +75,11 @@ class Folder:
         if self.exists(name):
             self.filesystem.delete_file(self.path(name))
 
+    def delete_folder(self, name: str) -> None:
+        """With all that is in it; it may be gone already."""
+        with contextlib.suppress(FileNotFoundError):
+            self.filesystem.delete_dir(self.path(name))
+
     def files(self, folder: str) -> tuple[str, ...]:
         """Every file below a subfolder, by its name inside it, sorted; links count as files and are not followed."""
         base = self.path(folder) if folder else self.root

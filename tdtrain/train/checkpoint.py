@@ -26,7 +26,7 @@ from tdtrain.train.learner import of_student
 from tdtrain.train.room import check_room, whole_or_gone
 from tdtrain.train.runs import LanguageRun, TrainRun
 from tdtrain.train.state import State
-from tdtrain.train.whole import BEST_KEPT, first_whole, name_of, names, seal
+from tdtrain.train.whole import BEST_KEPT, by_score, first_whole, name_of, names, seal
 
 if TYPE_CHECKING:
     from tdtrain.train.language import LanguageJob
@@ -113,21 +113,6 @@ class LocalStore:
         held = names(self.folder)
         for name in set(held) - {final.name, *by_score(self.folder, held)[:BEST_KEPT]}:
             shutil.rmtree(self._root / name)
-
-
-def by_score(record: Folder, candidates: list[str]) -> list[str]:
-    """Checkpoints of a run, the best first, of equals the latest; without any score the last one. Those too damaged to
-    tell their score come at the end."""
-
-    def key(name: str) -> tuple[float, int]:
-        try:
-            state = State.from_dict(json.loads(record.read(f"{name}/progress.json")))
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return float("inf"), 0
-        score = state.history[-1].score if state.history else None
-        return (float("inf") if score is None else score, -state.step)
-
-    return sorted(reversed(candidates), key=key)
 
 
 def publish(record: Folder, candidates: list[str], output: Path) -> None:

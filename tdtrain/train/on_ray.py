@@ -12,10 +12,10 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
 import ray.train
@@ -28,12 +28,14 @@ from tdtrain.options import Compute
 from tdtrain.ray_start import beside_us
 from tdtrain.train.board import Board, Start, watching
 from tdtrain.train.torch_group import ReachableTorchConfig
-from tdtrain.train.whole import BEST_KEPT, names, step_of, to_resume_from
+from tdtrain.train.whole import BEST_KEPT, by_score, names, step_of, to_resume_from
 
 if TYPE_CHECKING:
     from tdtrain.train.language import LanguageJob
     from tdtrain.train.worker import Job, Watch
 
+T = TypeVar("T")
+PAUSES_S = (1, 2, 5, 10, 20, 40, 60)
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 """Ray Train's own record of the checkpoints of a run."""
 
@@ -50,7 +52,7 @@ def fit_on_ray(job: Job | LanguageJob, output: Path, watch: Watch) -> None:
     storage = absolute(run.storage)
     record = open_folder(f"{storage}/{run.name}")
     drop_broken_snapshot(record)
-    board = Board.options(scheduling_strategy=beside_us()).remote()  # type: ignore[attr-defined]
+    board = new_board()
     score = "score" if job.validation else None
     trainer = ray.train.torch.TorchTrainer(
         _train_worker,
@@ -65,7 +67,7 @@ def fit_on_ray(job: Job | LanguageJob, output: Path, watch: Watch) -> None:
             label_selector=compute.labels or None,  # type: ignore[call-arg]
         ),
         # A callable is asked again at each start of the workers: a resumed run reads only what is left.
-        datasets={"train": partial(what_is_left, job.plan, job.recipe, job.total_steps, record, board)},
+        datasets={"train": partial(what_is_left, job.plan, job.recipe, job.total_steps, record, board, compute)},
         dataset_config=data_config(),
         run_config=ray.train.RunConfig(
             name=run.name,
@@ -110,7 +112,15 @@ def _train_worker(config: dict[str, Any]) -> None:
     train_worker(config)
 
 
-def what_is_left(plan: Plan, recipe: Loader, total_steps: int, record: Folder, board: Any) -> ray.data.Dataset:
+def new_board() -> Any:
+    """On the driver's node, and there again where its process is killed; each start of workers tells it anew."""
+    options = {"scheduling_strategy": beside_us(), "max_restarts": -1, "max_task_retries": -1}
+    return Board.options(**options).remote()  # type: ignore[attr-defined]
+
+
+def what_is_left(
+    plan: Plan, recipe: Loader, total_steps: int, record: Folder, board: Any, compute: Compute
+) -> ray.data.Dataset:
     """The micro batches after a run's newest whole checkpoint; called at each start of its workers, before they run.
 
     Which checkpoint that is, is decided here and nowhere else: data and all workers have to agree on it.
@@ -118,11 +128,42 @@ def what_is_left(plan: Plan, recipe: Loader, total_steps: int, record: Folder, b
     Args:
         record: where the run's checkpoints lie.
         board: tells the workers.
+
+    Raises: OSError where the storage does not answer for minutes.
     """
-    name = to_resume_from(record, lambda words: ray.get(board.say.remote(words)))
+    name = _patiently(lambda: to_resume_from(record, lambda words: ray.get(board.say.remote(words))))
+    if name is not None:
+        drop_leftovers(record, name)
     held = None if name is None else ray.train.Checkpoint(record.path(name), record.filesystem)
     ray.get(board.begin.remote(Start(held, time.strftime("%Y%m%dT%H%M%S", time.gmtime()))))
-    return dataset(plan, recipe, 0 if name is None else step_of(name), total_steps)
+    at_once = None if compute.min_workers is None else compute.num_workers
+    return dataset(plan, recipe, 0 if name is None else step_of(name), total_steps, at_once)
+
+
+def _patiently(read: Callable[[], T]) -> T:
+    """What is read from a storage that may not answer at once: a host has just fallen, or its network."""
+    for pause_s in PAUSES_S:
+        try:
+            return read()
+        except OSError:
+            time.sleep(pause_s)
+    return read()
+
+
+def drop_leftovers(record: Folder, chosen: str) -> None:
+    """Removes checkpoints that Ray Train does not know of, for they were being written when workers fell, or its record
+    was lost. What workers go on from stays, and so do the best.
+
+    Args:
+        chosen: what workers go on from.
+    """
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # then the next start sees to it
+        known: set[str] = set()
+        if record.exists(SNAPSHOT):
+            known = {one["checkpoint_dir_name"] for one in json.loads(record.read(SNAPSHOT))["checkpoint_results"]}
+        held = names(record)
+        for name in set(held) - known - {chosen, *by_score(record, held)[:BEST_KEPT]}:
+            record.delete_folder(name)
 
 
 def drop_broken_snapshot(record: Folder) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import math
-import tempfile
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,11 +18,13 @@ from tdtrain.data.ingest import dealt
 from tdtrain.data.storage import Folder
 from tdtrain.train.board import Start
 from tdtrain.train.loop import Diverged
-from tdtrain.train.room import NotSaved, whole_or_gone
+from tdtrain.train.room import NotSaved, scratch, whole_or_gone
 from tdtrain.train.state import Record, State
 from tdtrain.train.whole import name_of
 from tdtrain.train.worker import Job
 
+UNSCORED = sys.float_info.max
+"""Of a checkpoint that was not measured: the worst. Ray Train's record is JSON, which has no infinity."""
 ASK_EVERY_S = 2.0
 """For notice; spot instances have 30 seconds of it and more."""
 
@@ -51,15 +52,15 @@ class RayContext:
 
     def commit(self, state: State, fill: Callable[[Path], None]) -> None:
         last = state.history[-1]
-        score = math.inf if last.score is None else last.score
+        score = UNSCORED if last.score is None else last.score
         name = name_of(state.step, self._start.suffix)
-        with tempfile.TemporaryDirectory() as folder:
-            fill(Path(folder))
-            size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+        with scratch(f"{self.storage.root} {self.rank}") as folder:
+            fill(folder)
+            size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
             with whole_or_gone(self.storage.within(name), size):
                 ray.train.report(
                     {"step": state.step, "score": score, "loss": last.loss},
-                    checkpoint=ray.train.Checkpoint.from_directory(folder),
+                    checkpoint=ray.train.Checkpoint.from_directory(str(folder)),
                     checkpoint_dir_name=name,
                 )
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import re
 import shutil
+import tempfile
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -14,6 +18,10 @@ from tdtrain.train.whole import BEST_KEPT, names
 
 _TORCH_SAVE = ("PytorchStreamWriter", "inline_container")
 """What torch.save says, in a RuntimeError, where a file cannot be written."""
+
+
+_LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+"""What another attempt would meet as well."""
 
 
 class NotSaved(RuntimeError):
@@ -27,7 +35,8 @@ def whole_or_gone(place: Folder, size: int) -> Iterator[None]:
     Args:
         size: bytes to be written, at least.
 
-    Raises: NotSaved where it could not be written, with what is needed, what is free and the way out.
+    Raises: NotSaved where it could not be written and never will be, with what is needed, what is free and the way
+        out; what was raised where the storage did not answer, for another attempt may find it well again.
     """
     try:
         yield
@@ -39,10 +48,23 @@ def whole_or_gone(place: Folder, size: int) -> Iterator[None]:
         free = f", and {_megabytes(free_bytes(place) + _held_bytes(place))} are free there" if place.is_local else ""
         with contextlib.suppress(OSError):  # it was never made
             place.filesystem.delete_dir(place.root)
+        if not _lasts(first):
+            raise
         raise NotSaved(
             f"the checkpoint {place.root} could not be written ({str(first).partition(chr(10))[0]}): it takes at least "
             f"{_megabytes(size)}{free}; make room, and start the same run again: it goes on from the one before"
         ) from error
+
+
+@contextlib.contextmanager
+def scratch(key: str) -> Iterator[Path]:
+    """An empty folder on this host's disk, gone after the block. What a process that was killed left under the same key
+    goes before: no two have a key at once."""
+    prefix = f"tdtrain-{sha256(key.encode()).hexdigest()[:16]}-"
+    for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=prefix) as folder:
+        yield Path(folder)
 
 
 def check_room(record: Folder, size: int, ahead: int) -> None:
@@ -63,6 +85,13 @@ def check_room(record: Folder, size: int, ahead: int) -> None:
             f"checkpoints of at least {_megabytes(size)}; make room, or give an output_dir or storage_path on a larger "
             "disk"
         )
+
+
+def _lasts(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in _LASTING
+    told = re.search(r"os error (\d+)", str(error))  # safetensors; torch does not say
+    return told is None or int(told[1]) in _LASTING
 
 
 def free_bytes(place: Folder) -> int:

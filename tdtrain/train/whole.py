@@ -19,6 +19,7 @@ from pathlib import Path
 from pyarrow import fs
 
 from tdtrain.data.storage import Folder, open_folder
+from tdtrain.train.state import State
 
 BEST_KEPT = 2
 """Checkpoints that stay beside the last: where that one is damaged, there is another to go back to."""
@@ -110,6 +111,21 @@ def to_resume_from(record: Folder, say: Say = warnings.warn) -> str | None:
     if held and chosen is None:
         say(f"no checkpoint in {record.root} is whole, so training begins anew")
     return chosen
+
+
+def by_score(record: Folder, candidates: Iterable[str]) -> list[str]:
+    """Checkpoints of a run, the best first, of equals the latest; without any score the last one. Those too damaged to
+    tell their score come at the end."""
+
+    def key(name: str) -> tuple[float, int]:
+        try:
+            state = State.from_dict(json.loads(record.read(f"{name}/progress.json")))
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return float("inf"), 0
+        score = state.history[-1].score if state.history else None
+        return (float("inf") if score is None else score, -state.step)
+
+    return sorted(sorted(candidates, reverse=True), key=key)
 
 
 def _list(rank: int, workers: int) -> str:

@@ -128,7 +128,7 @@ def work(job: Job, context: Context) -> State:
         teacher = StoredTeacher(run.labels, theirs or reader.codec, run.temperature, device)
     whole = partial(_whole, run, reader, engine, context)
     save = reader.save if adapters is None else adapters.save
-    own = OwnReadings(run.on_policy, run.optimisation.seed, context.rank, whole) if run.on_policy else None
+    own = OwnReadings(run.on_policy, run.optimisation.seed, whole) if run.on_policy else None
     return train(
         state,
         schedule_of(run.optimisation, job.plan, job.total_steps, accumulation, context.rank),
@@ -171,7 +171,7 @@ def to_device(
         ids = batch["ids"].tolist()
         kept = {key: torch.from_numpy(value) for key, value in batch.items() if key not in ("ids", "step")}
         moved = {key: value.to(device, non_blocking=True) for key, value in kept.items()}
-        yield (moved if own is None else own(moved, int(batch["step"]))), ids
+        yield (moved if own is None else own(moved, int(batch["step"]), ids)), ids
 
 
 def _error(lines: tuple[tuple[bytes, str], ...], whole: Whole, context: Context, precision: Precision) -> float | None:

@@ -10,15 +10,19 @@ from pathlib import Path
 
 import psutil
 import pytest
+import ray
+from ray.util import placement_group, remove_placement_group
 
+from tdtrain.data.ingest import dataset, dealt
 from tdtrain.data.storage import open_folder
 from tdtrain.models.students import build_student
 from tdtrain.options import Compute, Lora, Optimisation
 from tdtrain.ray_start import connect
 from tdtrain.teachers.label_pass import label, plan_labels
 from tdtrain.train import loop
-from tdtrain.train.launch import fit
-from tdtrain.train.on_ray import SNAPSHOT
+from tdtrain.train.board import Start
+from tdtrain.train.launch import fit, plan_job
+from tdtrain.train.on_ray import SNAPSHOT, new_board
 from tdtrain.train.runs import TrainRun
 from tdtrain.train.whole import damage, names, step_of
 from tests.corpora import packed_lines
@@ -137,6 +141,29 @@ def test_all_workers_go_on_from_the_newest_whole_checkpoint(
     assert any(f"{SNAPSHOT} was not written to its end" in one for one in said)
     assert (output / "model.safetensors").read_bytes() == weights
     assert [damage(record.within(name)) is None for name in names(record)] == [True, False, True]
+
+
+def test_elastic_workers_get_their_data_where_they_hold_all_cpus(corpus: str, models: dict[str, str]) -> None:
+    job = plan_job(run_of(corpus, models["ppocr"], Path("unused"), 2))
+    held = placement_group([{"CPU": 1}] * 6)
+    ray.get(held.ready())
+    try:
+        (rows,) = dataset(job.plan, job.recipe, 0, 4, at_once=2).streaming_split(1)
+        steps = dealt((row["batches"] for row in rows.iter_rows()), job.recipe.parts, 0, 1)
+        seen = [int(batch["step"]) for batch in steps]
+    finally:
+        remove_placement_group(held)
+    assert seen == [step for step in range(4) for _ in range(job.recipe.parts)]
+
+
+def test_the_board_comes_back_where_its_process_is_killed() -> None:
+    board = new_board()
+    ray.get(board.say.remote("before"))
+    ray.kill(board, no_restart=False)
+    ray.get(board.begin.remote(Start(None, "again")))
+    assert ray.get(board.start.remote()) == Start(None, "again")
+    assert ray.get(board.take.remote()) == ([], [])
+    ray.kill(board)
 
 
 def test_what_a_restart_would_not_mend_ends_the_run_in_words(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tdtrain.teachers.label_pass import label, plan_labels
 from tdtrain.train import loop, worker
 from tdtrain.train.engine import TorchEngine, parameter_groups
 from tdtrain.train.launch import fit, plan_job
+from tdtrain.train.on_policy import OwnReadings
 from tdtrain.train.runs import TrainRun
 from tests.corpora import packed_lines
 from tests.models_small import small_trocr_folder, timetable_texts
@@ -267,6 +269,17 @@ def test_encoders_can_be_matched_alone_and_the_projector_is_resumed(corpus: str,
     before = {record.step: record.loss_hidden for record in seen[:6]}
     assert again[5] == before[5] and again[12] < 0.8 * before[1]
     assert not any("projector" in name for name in load_file(tmp_path / "out" / "model.safetensors"))
+
+
+def test_what_the_student_writes_of_a_batch_does_not_depend_on_who_has_it(tmp_path: Path) -> None:
+    reader = load_reader(str(small_trocr_folder(tmp_path / "model")))
+    own = OwnReadings(1.0, 0, lambda: contextlib.nullcontext(reader))
+    batch = {"pixels": torch.zeros(2, 32, 160, 3, dtype=torch.uint8), "widths": torch.full((2,), 160)}
+    first, again, other, later = (
+        own(batch, step, ids)["labels"] for step, ids in ((3, "ab"), (3, "ab"), (3, "cd"), (4, "ab"))
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other) and not torch.equal(first, later)
 
 
 def test_on_policy_steps_judge_what_the_student_writes(corpus: str, tmp_path: Path) -> None:
