@@ -59,7 +59,8 @@ def dataset(
         while chunk := list(itertools.islice(micro, STEPS_PER_ROW * recipe.parts)):
             yield from ({"batches": to_bytes(chunk[part :: recipe.parts])} for part in range(recipe.parts))
 
-    numbers = ray.data.from_items([{"id": number} for number in range(len(windows))], override_num_blocks=len(windows))
+    blocks = max(1, len(windows))  # none are left where a run is resumed after its last checkpoint
+    numbers = ray.data.from_items([{"id": number} for number in range(len(windows))], override_num_blocks=blocks)
     if at_once is None:
         rows = numbers.flat_map(load, num_cpus=0.5)
     else:

@@ -151,6 +151,8 @@ def test_elastic_workers_get_their_data_where_they_hold_all_cpus(corpus: str, mo
         (rows,) = dataset(job.plan, job.recipe, 0, 4, at_once=2).streaming_split(1)
         steps = dealt((row["batches"] for row in rows.iter_rows()), job.recipe.parts, 0, 1)
         seen = [int(batch["step"]) for batch in steps]
+        (nothing,) = dataset(job.plan, job.recipe, job.total_steps, job.total_steps, at_once=2).streaming_split(1)
+        assert list(nothing.iter_rows()) == []
     finally:
         remove_placement_group(held)
     assert seen == [step for step in range(4) for _ in range(job.recipe.parts)]
