@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from tdtrain.data.storage import Folder, absolute, open_folder
 from tdtrain.gauges import gauge
 from tdtrain.page_asker import LEFT, QUESTION, PageAsker, expected, service_of, threads, voters
 from tdtrain.ray_map import Task, map_tasks
-from tdtrain.teachers.services.answers import Answers, key_of
+from tdtrain.teachers.services.answers import BATCHES, Answers, key_of, moment
 from tdtrain.teachers.services.asking import cost_of
 from tdtrain.teachers.services.desk import AnyDesk, Counts, Desk
 from tdtrain.teachers.services.label_page import LabelledPage
@@ -62,19 +63,17 @@ def ask_pages(run: AskRun) -> Asked:
     if out.root == source.root or (inside and not source.files("images")):
         raise ValueError(f"output_dir={run.output_dir} lies in dataset_path; give a folder beside it")
     images, failed = images_of(source)
-    if not run.batches and out.files("batches"):
-        raise ValueError(f"output_dir={run.output_dir} has pages out in batches; collect them with batches=True first")
     own = _annotated(images, source, run.task)
     asked = {name: path for name, path in images.items() if run.check_annotated or name not in own}
-    answers = Answers(out)
+    answers, again = Answers(out), moment() if run.ask_again else None
     keys = {path: key_of(service.question, source.read(path)) for path in asked.values()}
     unanswered = {path: key for path, key in keys.items() if answers.get(key) is None}
-    to_ask = {path: key for path, key in unanswered.items() if run.ask_again or answers.gave_up(key) is None}
+    to_ask = {path: key for path, key in unanswered.items() if answers.hopeless(key, again) is None}
     missing, given_up = len(unanswered), len(unanswered) - len(to_ask)
     if run.batches or not missing:  # nobody is asked about one page
         run = run.model_copy(update={"num_workers": 0})
     estimate = cost_of(expected(run), run.price) * len(to_ask)
-    with Display(Path(run.output_dir).name) as display:
+    with _one_way_at_a_time(run, out, answers), Display(Path(run.output_dir).name) as display:
         words = f"; they may cost {estimate:.2f} US dollars" if estimate else ""
         display.say(
             f"{len(images):,} pages, {missing:,} of them without an answer of {service.question.service}{words}"
@@ -85,14 +84,14 @@ def ask_pages(run: AskRun) -> Asked:
             return Asked(0, len(asked) - missing, 0, missing, Counts(), NOTHING)
         out.write(QUESTION, service.question.model_dump_json(indent=1).encode())
         if run.batches and missing:
-            _in_batches(run, service, to_ask, source, display)
+            _in_batches(run, service, to_ask, source, display, again)
         desk = _desk(run)
         counting, ended = display.counting("ask", lambda: f"pages{money(desk)}"), 0
         reasons: dict[str, str] = {}
         pages: list[LabelledPage] = []
         paid = NOTHING
         tasks = list(_tasks(images, own, run))
-        for outcome in map_tasks(PageAsker, (run, desk), tasks, run.num_workers, cpus=0.5):
+        for outcome in map_tasks(PageAsker, (run, desk, again), tasks, run.num_workers, cpus=0.5):
             reasons |= dict(zip(outcome["images"], outcome["reasons"], strict=True))
             paid = sum((Usage(**one) for one in outcome["paid"]), paid)
             pages += [LabelledPage.model_validate_json(page) for page in outcome["pages"] if page]
@@ -124,6 +123,23 @@ def ask_pages(run: AskRun) -> Asked:
     return result
 
 
+@contextmanager
+def _one_way_at_a_time(run: AskRun, out: Folder, answers: Answers) -> Iterator[None]:
+    """While pages are asked about one by one, nobody hands the same ones in as a batch. Raises ValueError where
+    somebody does, or has."""
+    try:
+        with answers.together(BATCHES) if not (run.batches or run.dry_run) else nullcontext():
+            if not run.batches and out.files(BATCHES):
+                raise ValueError(
+                    f"output_dir={run.output_dir} has pages out in batches; collect them with batches=True first"
+                )
+            yield
+    except BlockingIOError:
+        raise ValueError(
+            f"output_dir={run.output_dir}: another job hands its pages in as batches; wait for it"
+        ) from None
+
+
 def _annotated(images: dict[str, str], source: Folder, task: str) -> dict[str, list[str]]:
     """The annotations that somebody wrote of images, by name: what the task would write, or a page's text."""
     texts, documents, boxes, _ = scan_annotations(source)
@@ -143,20 +159,18 @@ def money(desk: AnyDesk) -> str:
     return f", {cost:.4f} US dollars" if cost else ""
 
 
-def _in_batches(run: AskRun, service: Service, to_ask: dict[str, str], source: Folder, display: Display) -> None:
+def _in_batches(
+    run: AskRun, service: Service, to_ask: dict[str, str], source: Folder, display: Display, again: str | None
+) -> None:
     """Has pages answered (their keys by their paths), as many as the budget allows."""
-    from tdtrain.teachers.services.batches import Batches
+    from tdtrain.teachers.services.batches import Batches, Budget
     from tdtrain.teachers.services.claude import Claude
 
     assert isinstance(service, Claude), "of other services the config has none"
-    cost = cost_of(expected(run), run.price)
-    most = len(to_ask) if run.max_pages is None else run.max_pages
-    if run.max_cost_usd is not None and cost:
-        most = min(most, int(run.max_cost_usd / cost))
-    chosen = {key: partial(source.read, path) for path, key in list(to_ask.items())[:most]}
-    out = open_folder(run.output_dir)
+    pages = {key: partial(source.read, path) for path, key in to_ask.items()}
+    budget = Budget(run.price, expected(run), run.max_pages, run.max_cost_usd)
     try:
-        Batches(service, out).ask(chosen, display.counting("batch", "pages"), again=run.ask_again)
+        Batches(service, open_folder(run.output_dir), budget).ask(pages, display.counting("batch", "pages"), again)
     except (Busy, Refused, Denied) as error:
         raise ValueError(f"service={run.service} takes no batch: {error}; run again to go on") from error
 

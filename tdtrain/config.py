@@ -295,7 +295,8 @@ class AskRun(WithPlaces):
     price_table: Path | None = None
     """TOML in place of price: a table for each service and model, such as ["claude/MODEL"], with the same fields."""
     expected_tokens: tuple[int, int] = (1_500, 1_000)
-    """Of a page and its answer, for the estimate; set aside of the budget for each call under way."""
+    """Of a page and its answer, for the estimate; so much, or what the dearest call so far took, is set aside of the
+    budget for each call under way."""
     num_workers: int = Field(default=2, ge=0)
     """That ask side by side on Ray. 0: in this process."""
     dry_run: bool = False

@@ -32,7 +32,8 @@ class Frozen(BaseModel):
     @classmethod
     def _without_credentials(cls, value: object, info: ValidationInfo) -> object:
         # A run is stored in checkpoints, reports and MLflow.
-        if isinstance(value, str) and "://" in value and urlsplit(value).password is not None:
+        places = value if isinstance(value, tuple | list) else (value,)
+        if any(isinstance(one, str) and "://" in one and urlsplit(one).password is not None for one in places):
             raise ValueError(
                 f"{info.field_name} holds a password; leave it out and set it in the environment "
                 "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD)"

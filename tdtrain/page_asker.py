@@ -42,8 +42,8 @@ class Outcome(NamedTuple):
 class PageAsker:
     """Asks about the pages of a task, several at once."""
 
-    def __init__(self, run: AskRun, desk: AnyDesk) -> None:
-        self._run, self._desk = run, desk
+    def __init__(self, run: AskRun, desk: AnyDesk, again: str | None) -> None:
+        self._run, self._desk, self._again = run, desk, again
         self._service = service_of(run)
         self._voters = voters(run)
         self._threads = threads(run)
@@ -103,7 +103,7 @@ class PageAsker:
     def _ask(self, image: bytes, out: Folder) -> Kept:
         run = self._run
         return ask(
-            self._service, image, Answers(out), self._desk, run.price, expected(run), self._patience, run.ask_again
+            self._service, image, Answers(out), self._desk, run.price, expected(run), self._patience, self._again
         )
 
     def _checked(self, image: str, content: bytes, own: Mapping[str, bytes], out: Folder) -> Outcome:
@@ -113,6 +113,8 @@ class PageAsker:
         except Closed:
             return Outcome("", NOTHING)
         except GivenUp as error:
+            if not error.for_good:  # the service was away, which says nothing of how right it is
+                return Outcome("", error.paid)
             answer, paid = None, error.paid
         else:
             answer, paid = kept.answer, kept.paid

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from tdtrain import machine
 from tdtrain.admission import check_free, check_models, check_place, claim
 from tdtrain.cli import task_of
-from tdtrain.config import DistillDocumentRun, DistillRun, LoraDocumentRun
+from tdtrain.config import AskRun, DistillDocumentRun, DistillRun, LoraDocumentRun
 from tdtrain.options import Compute, Optimisation, Teaching, check_batch, evaluation_steps, micro_batches
 from tdtrain.stages import Opened, Stages
 
@@ -107,6 +107,12 @@ def test_when_the_validation_split_is_read(
     epochs: float, evaluations: int | None, total: int, expected: set[int]
 ) -> None:
     assert evaluation_steps(Optimisation(epochs=epochs, evaluations=evaluations), total) == expected
+
+
+def test_a_password_among_several_places_is_refused() -> None:
+    with pytest.raises(ValidationError, match="vote_with holds a password") as refused:
+        AskRun(task="text", dataset_path="scans", vote_with=("output/mine", "s3://KEY:SECRET@bucket/read"))
+    assert "SECRET" not in str(refused.value)
 
 
 def test_a_refused_password_is_not_shown() -> None:

@@ -15,6 +15,7 @@ import fcntl
 import hashlib
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +23,9 @@ from pydantic import ValidationError
 
 from tdtrain.data.storage import Folder
 from tdtrain.teachers.services.service import Answer, Fixed, Question, Usage
+
+BATCHES = "batches"
+"""What is out in batches lies there; see `tdtrain.teachers.services.batches`."""
 
 
 class Kept(Fixed):
@@ -46,9 +50,16 @@ class GaveUp(Fixed):
     image: str
     reason: str
     paid: Usage
+    at: str = ""
+    """When, as `moment` writes it."""
 
 
 Entry = TypeVar("Entry", Kept, GaveUp)
+
+
+def moment() -> str:
+    """Now, ISO 8601 in UTC; later ones come later in the alphabet."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def key_of(question: Question, image: bytes) -> str:
@@ -82,6 +93,15 @@ class Answers:
                 f"{self._folder.path(name)} is no answer ({first['loc']}: {first['msg']}); remove it to ask again"
             ) from error
 
+    def hopeless(self, key: str, again: str | None = None) -> GaveUp | None:
+        """Why it is not to be asked.
+
+        Args:
+            again: what was given up before this `moment` is to be asked once more.
+        """
+        before = self.gave_up(key)
+        return None if before is None or (again is not None and before.at < again) else before
+
     def put(self, key: str, kept: Kept | GaveUp) -> None:
         """Keeps an answer, or that there will be none; returns when it is on the disk."""
         name = _name(key, "answers" if isinstance(kept, Kept) else "refused")
@@ -90,13 +110,25 @@ class Answers:
     @contextlib.contextmanager
     def alone(self, key: str) -> Iterator[None]:
         """While this is held, no other job on the file system asks for this answer. A process that dies lets go."""
+        with self._lock(key, fcntl.LOCK_EX):
+            yield
+
+    @contextlib.contextmanager
+    def together(self, key: str) -> Iterator[None]:
+        """While this is held, nobody has it `alone`, but others may hold it like this. Raises BlockingIOError where
+        somebody has it alone."""
+        with self._lock(key, fcntl.LOCK_SH | fcntl.LOCK_NB):
+            yield
+
+    @contextlib.contextmanager
+    def _lock(self, key: str, how: int) -> Iterator[None]:
         if not self._folder.is_local:
             yield
             return
         path = Path(self._folder.path(f"locks/{key[:3]}"))
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.flock(file, how)
             yield
 
 

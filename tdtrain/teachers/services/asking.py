@@ -12,9 +12,20 @@ from datetime import UTC, datetime
 from hashlib import sha256
 
 from tdtrain.options import Price
-from tdtrain.teachers.services.answers import Answers, GaveUp, Kept, key_of
+from tdtrain.teachers.services.answers import Answers, GaveUp, Kept, key_of, moment
 from tdtrain.teachers.services.desk import AnyDesk, Closed
-from tdtrain.teachers.services.service import NOTHING, Answer, Busy, Denied, Fixed, Refused, Service, Unusable, Usage
+from tdtrain.teachers.services.service import (
+    ANSWER_S,
+    NOTHING,
+    Answer,
+    Busy,
+    Denied,
+    Fixed,
+    Refused,
+    Service,
+    Unusable,
+    Usage,
+)
 
 
 def cost_of(usage: Usage, price: Price) -> float:
@@ -33,7 +44,7 @@ class Patience(Fixed):
     first_wait_s: float = 1.0
     """After the first call that is not answered; twice as long after each other."""
     longest_wait_s: float = 60.0
-    deadline_s: float = 300.0
+    deadline_s: float = ANSWER_S
     """An answer that is not whole by then is none, however it drips: clients only limit each read."""
 
     def wait_s(self, failed: int, draw: float) -> float:
@@ -62,7 +73,7 @@ def ask(
     price: Price = Price(),  # noqa: B008 - frozen
     expected: Usage = NOTHING,
     patience: Patience = Patience(),  # noqa: B008
-    again: bool = False,
+    again: str | None = None,
     sleep: Callable[[float], None] = time.sleep,
     draw: Callable[[], float] = random.random,
 ) -> Kept:
@@ -71,7 +82,7 @@ def ask(
     Args:
         image: a PNG or JPEG file.
         expected: what an attempt may use, set aside of the budget until it is known.
-        again: ask even where it was given up for good before.
+        again: ask even where it was given up for good before this `moment`.
 
     Raises: GivenUp where the service does not answer, or not so that it can be used; Closed where nobody may ask.
     """
@@ -81,18 +92,26 @@ def ask(
     with answers.alone(key):
         if (kept := answers.get(key)) is not None:  # of another job, meanwhile
             return kept
-        if not again and (before := answers.gave_up(key)) is not None:
-            raise GivenUp(before.reason, before.paid, for_good=True)
+        if (hopeless := answers.hopeless(key, again)) is not None:
+            raise GivenUp(hopeless.reason, hopeless.paid, for_good=True)
+        before = answers.gave_up(key)
         desk.open()
+
+        def keep(entry: Kept | GaveUp) -> None:
+            try:
+                answers.put(key, entry)
+            except OSError as error:
+                desk.close(f"what it says cannot be stored ({error})")  # all that comes would be paid and lost
+                raise
+
         try:
-            kept = _attempts(service, image, desk, price, expected, patience, sleep, draw)
+            paid = before.paid if before else NOTHING
+            return _attempts(service, image, desk, price, expected, patience, sleep, draw, paid, keep)
         except GivenUp as error:
             if error.for_good:
-                digest = sha256(image).hexdigest()
-                answers.put(key, GaveUp(question=service.question, image=digest, reason=str(error), paid=error.paid))
+                digest, why = sha256(image).hexdigest(), str(error)
+                keep(GaveUp(question=service.question, image=digest, reason=why, paid=error.paid, at=moment()))
             raise
-        answers.put(key, kept)
-        return kept
 
 
 def _attempts(
@@ -104,20 +123,24 @@ def _attempts(
     patience: Patience,
     sleep: Callable[[float], None],
     draw: Callable[[], float],
+    paid: Usage,
+    keep: Callable[[Kept], None],
 ) -> Kept:
-    paid, failed, unusable, complaint, aside = NOTHING, 0, 0, None, cost_of(expected, price)
+    failed, unusable, complaint = 0, 0, None
     while True:
-        call = desk.begin(aside)
+        call = desk.begin(cost_of(expected, price))
         used, began = NOTHING, time.perf_counter()
         try:
             answer = _in_time(service, image, complaint, patience.deadline_s)
             used = answer.usage
             paid += used
-            return Kept(
+            kept = Kept(
                 question=service.question, image=sha256(image).hexdigest(), answer=answer, paid=paid,
                 attempts=failed + unusable + 1, seconds=round(time.perf_counter() - began, 3),
                 answered=datetime.now(UTC).isoformat(timespec="seconds"),
             )  # fmt: skip
+            keep(kept)  # before anything else happens with it: the desk may be gone
+            return kept
         except Unusable as error:
             used, unusable, complaint = error.usage, unusable + 1, str(error)
             paid += used
@@ -138,7 +161,7 @@ def _attempts(
             desk.close(str(error))
             raise Closed(str(error)) from error
         finally:
-            desk.ended(call, aside, cost_of(used, price))
+            desk.ended(call, cost_of(used, price))
 
 
 def _in_time(service: Service, image: bytes, complaint: str | None, deadline_s: float) -> Answer:

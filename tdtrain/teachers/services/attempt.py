@@ -15,12 +15,14 @@ from tdtrain.teachers.services.service import Busy, Denied, Refused
 Said = TypeVar("Said")
 LATER = (408, 409, 425, 429)
 """And all from 500 on."""
+TOO_MANY = 429
 DENIED = (401, 402, 403, 404, 405)
 """Whatever the picture."""
 DENYING = (
     "api key",
     "api_key",
     "credit balance",
+    "usage limits",
     "billing",
     "insufficient_quota",
     "unsupported parameter",
@@ -51,7 +53,8 @@ def attempt(sdk: ModuleType, key: str, call: Callable[[], Said]) -> Said:
 
 def failure(status: int, reason: str, retry_after: str | None) -> Busy | Refused | Denied:
     """What an HTTP status means for the one who asked."""
-    if status in DENIED or (status < 500 and any(words in reason.lower() for words in DENYING)):
+    denying = ("insufficient_quota",) if status == TOO_MANY else DENYING  # limits of a minute speak of billing, too
+    if status in DENIED or (status < 500 and any(words in reason.lower() for words in denying)):
         return Denied(reason)
     if status in LATER or status >= 500:
         return Busy(reason, seconds_of(retry_after))

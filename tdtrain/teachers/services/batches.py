@@ -15,18 +15,18 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 import anthropic
 
 from tdtrain.data.storage import Folder
-from tdtrain.teachers.services.answers import Answers, GaveUp, Kept
-from tdtrain.teachers.services.asking import Patience
-from tdtrain.teachers.services.attempt import Said
+from tdtrain.options import Price
+from tdtrain.teachers.services.answers import BATCHES, Answers, GaveUp, Kept, moment
+from tdtrain.teachers.services.asking import Patience, cost_of
+from tdtrain.teachers.services.attempt import Said, failure
 from tdtrain.teachers.services.claude import Claude
-from tdtrain.teachers.services.service import NOTHING, Busy, Fixed, Question, Refused, Unusable, Usage
+from tdtrain.teachers.services.service import NOTHING, Busy, Denied, Fixed, Question, Refused, Unusable, Usage
 
-FOLDER = "batches"
 POLL_S = 30.0
 """How often it is looked whether a batch has ended."""
 Watch = Callable[[int, int], None]
@@ -53,9 +53,28 @@ class Batch(Fixed):
     """The service's newest batches before this one was handed in; None: it was not yet."""
 
 
+class Budget(NamedTuple):
+    """Of one job: what a page may cost, and how many pages and US dollars are the most; None: any."""
+
+    price: Price = Price()
+    expected: Usage = NOTHING
+    max_pages: int | None = None
+    max_cost_usd: float | None = None
+
+    def pages(self, spent: Usage) -> int | None:
+        """How many pages may be handed in after what was spent; None: any number."""
+        cost = cost_of(self.expected, self.price)
+        if self.max_cost_usd is None or not cost:
+            return None
+        return max(0, int((self.max_cost_usd - cost_of(spent, self.price)) / cost + 1e-9))
+
+
+UNLIMITED = Budget()
+
+
 def pending(folder: Folder) -> list[str]:
     """Batches of a folder of answers that were not collected yet."""
-    return [f"{FOLDER}/{name}" for name in folder.files(FOLDER) if name.endswith(".json")]
+    return [f"{BATCHES}/{name}" for name in folder.files(BATCHES) if name.endswith(".json")]
 
 
 class Batches:
@@ -66,35 +85,44 @@ class Batches:
     """
 
     def __init__(
-        self, service: Claude, folder: Folder, patience: int = 20,
+        self, service: Claude, folder: Folder, budget: Budget = UNLIMITED, patience: int = 20,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:  # fmt: skip
         self._service, self._folder, self._answers = service, folder, Answers(folder)
         self._batches = service.client.messages.batches
-        self._patience, self._sleep = patience, sleep
+        self._budget, self._patience, self._sleep = budget, patience, sleep
+        self._spent, self._denied = NOTHING, ""
 
-    def ask(self, pages: Mapping[str, Callable[[], bytes]], watch: Watch, again: bool = False) -> None:
+    def ask(self, pages: Mapping[str, Callable[[], bytes]], watch: Watch, again: str | None = None) -> None:
         """Collects what is still out, then asks about the rest of `pages` (key of each answer, and what reads its
-        picture), and once more about what could not be used. What the service did not get to is left unanswered.
+        picture), and once more about what could not be used. What the service did not get to, or what is beyond the
+        budget, is left unanswered.
 
         Args:
             watch: is called with how many pages of a batch are answered, and of how many.
-            again: ask even where it was given up for good before.
+            again: ask even where it was given up for good before this `moment`.
 
         Raises: Busy where the service does not answer for long; Denied.
         """
-        with self._answers.alone(FOLDER):
+        with self._answers.alone(BATCHES):
             self._ask(pages, watch, again)
 
-    def _ask(self, pages: Mapping[str, Callable[[], bytes]], watch: Watch, again: bool) -> None:
-        waiting = {key: Tried() for key in pages}
+    def _ask(self, pages: Mapping[str, Callable[[], bytes]], watch: Watch, again: str | None) -> None:
+        waiting = {key: Tried(paid=gave.paid if (gave := self._answers.gave_up(key)) else NOTHING) for key in pages}
         done = [name for name in pending(self._folder) if self._read(name).question == self._service.question]
         for name in done:
             for key, page in self._collect(name, watch).items():
                 waiting[key] = max(page, waiting.get(key, page), key=lambda one: one.unusable)
-        waiting = {key: page for key, page in waiting.items() if self._open(key, again)}
+        self._spent = NOTHING  # by other jobs
+        waiting = {key: page for key, page in waiting.items() if key in pages and self._open(key, again)}
+        tried_first = sorted(waiting, key=lambda key: -waiting[key].unusable)
+        waiting = {key: waiting[key] for key in tried_first[: self._budget.max_pages]}
         while waiting:
-            names = list(self._hand_in({key: page for key, page in waiting.items() if key in pages}, pages))
+            self._check_denied()
+            now = dict(list(waiting.items())[: self._budget.pages(self._spent)])
+            names = list(self._hand_in(now, pages))
+            if later := {key: page for key, page in waiting.items() if key not in now and page.unusable}:
+                self._write(_new_name(), Batch(question=self._service.question, pages=later))
             for name in done:
                 self._folder.delete(name)
             waiting, done = {}, names
@@ -103,8 +131,13 @@ class Batches:
         for name in done:
             self._folder.delete(name)
 
-    def _open(self, key: str, again: bool) -> bool:
-        return self._answers.get(key) is None and (again or self._answers.gave_up(key) is None)
+    def _check_denied(self) -> None:
+        """Before anything else is handed in; what there is to do lies in the files."""
+        if self._denied:
+            raise Denied(self._denied)
+
+    def _open(self, key: str, again: str | None) -> bool:
+        return self._answers.get(key) is None and self._answers.hopeless(key, again) is None
 
     def _hand_in(self, waiting: Mapping[str, Tried], pages: Mapping[str, Callable[[], bytes]]) -> Iterable[str]:
         """Batches of at most so many pages and bytes. Yields the name of each."""
@@ -128,7 +161,7 @@ class Batches:
             yield self._create(requests, tried)
 
     def _create(self, requests: Mapping[str, Any], tried: dict[str, Tried]) -> str:
-        name = f"{FOLDER}/{uuid.uuid4().hex}.json"
+        name = _new_name()
         batch = Batch(question=self._service.question, pages=tried, known=tuple(made.id for made in self._newest()))
         self._write(name, batch)
         told: Any = [{"custom_id": key, "params": params} for key, params in requests.items()]
@@ -216,7 +249,11 @@ class Batches:
             if page is None:
                 continue
             if told.result.type == "errored" and told.result.error.error.type == "invalid_request_error":
-                self._give_up(told.custom_id, page, told.result.error.error.message)
+                reason = told.result.error.error.message
+                if isinstance(failure(400, reason, None), Denied):  # the account, not the picture
+                    self._denied, again = reason, again | {told.custom_id: page}
+                else:
+                    self._give_up(told.custom_id, page, reason)
             elif told.result.type == "succeeded":
                 once_more = self._keep(told.custom_id, page, told.result.message)
                 again |= {told.custom_id: once_more} if once_more else {}
@@ -227,6 +264,7 @@ class Batches:
         try:
             answer = self._service.read(message)
         except Unusable as error:
+            self._spent += error.usage
             tried = Tried(
                 image=page.image, complaint=str(error), unusable=page.unusable + 1, paid=page.paid + error.usage
             )
@@ -235,11 +273,13 @@ class Batches:
             self._give_up(key, tried, f"{tried.unusable} answers could not be used, the last: {error}")
             return None
         except Refused as error:
+            self._spent += error.usage
             self._give_up(key, page.model_copy(update={"paid": page.paid + error.usage}), str(error))
             return None
         except Busy as error:
             self._give_up(key, page, str(error))
             return None
+        self._spent += answer.usage
         self._answers.put(key, Kept(
             question=self._service.question, image=page.image, answer=answer, paid=page.paid + answer.usage,
             attempts=page.unusable + 1, seconds=0.0, answered=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -247,4 +287,9 @@ class Batches:
         return None
 
     def _give_up(self, key: str, page: Tried, reason: str) -> None:
-        self._answers.put(key, GaveUp(question=self._service.question, image=page.image, reason=reason, paid=page.paid))
+        question = self._service.question
+        self._answers.put(key, GaveUp(question=question, image=page.image, reason=reason, paid=page.paid, at=moment()))
+
+
+def _new_name() -> str:
+    return f"{BATCHES}/{uuid.uuid4().hex}.json"

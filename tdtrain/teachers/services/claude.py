@@ -11,7 +11,7 @@ import anthropic
 from tdtrain.data.timetable import Timetable
 from tdtrain.teachers.services.attempt import Said, attempt
 from tdtrain.teachers.services.document import FORM, PROMPT, answer_of, asked, picture
-from tdtrain.teachers.services.service import Answer, Busy, Question, Refused, Usage
+from tdtrain.teachers.services.service import ANSWER_S, Answer, Busy, Question, Refused, Usage
 
 KEY = "ANTHROPIC_API_KEY"
 
@@ -22,13 +22,14 @@ class Claude:
     Args:
         model: as Anthropic calls it.
         url: None: Anthropic's own.
-        timeout_s: of each read.
+        timeout_s: of each read. No byte comes before the answer is whole.
         max_tokens: of an answer.
     """
 
     def __init__(
-        self, model: str, url: str | None = None, prompt: str = PROMPT, timeout_s: float = 120.0, max_tokens: int = 8192
-    ) -> None:
+        self, model: str, url: str | None = None, prompt: str = PROMPT, timeout_s: float = ANSWER_S,
+        max_tokens: int = 8192,
+    ) -> None:  # fmt: skip
         self.question = Question(service=f"claude/{model}", prompt=prompt, form=FORM)
         self._model, self._max_tokens = model, max_tokens
         key = os.environ.get(KEY)

@@ -21,7 +21,7 @@ class AnyDesk(Protocol):
 
     def begin(self, may_cost_usd: float = 0.0, asker: str = "") -> int: ...
 
-    def ended(self, call: int, may_cost_usd: float, cost_usd: float) -> None: ...
+    def ended(self, call: int, cost_usd: float) -> None: ...
 
     def hold(self, seconds: float) -> None: ...
 
@@ -64,7 +64,7 @@ class Desk:
     ) -> None:
         self._max_pages, self._max_cost_usd = max_pages, max_cost_usd
         self._rate, self._changed = Rate(per_second, clock), threading.Condition()
-        self._counts, self._under_way = Counts(), 0
+        self._counts, self._aside, self._dearest = Counts(), dict[int, float](), 0.0
 
     def open(self) -> None:
         """One more page. Raises Closed where those were all."""
@@ -80,32 +80,40 @@ class Desk:
         """Sets a call's cost aside, and waits until it may begin. Returns its number. Raises Closed.
 
         Args:
+            may_cost_usd: at most; where one before cost more, that is set aside.
             asker: the process that calls; see `Rate`.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._affordable(may_cost_usd) or not self._under_way, LONGEST_CALL_S)
+            self._changed.wait_for(lambda: self._affordable(may_cost_usd) or not self._aside, LONGEST_CALL_S)
             if not self._affordable(may_cost_usd):
                 raise Closed(
                     f"max_cost_usd={self._max_cost_usd:g}: {self._counts.cost_usd:.4f} are spent or set aside, and the "
-                    f"next call may cost {may_cost_usd:.4f}"
+                    f"next call may cost {self._at_most(may_cost_usd):.4f}"
                 )
-            now = self._counts
-            self._counts = replace(now, calls=now.calls + 1, cost_usd=now.cost_usd + may_cost_usd)
-            self._under_way += 1
+            now, aside = self._counts, self._at_most(may_cost_usd)
+            self._counts = replace(now, calls=now.calls + 1, cost_usd=now.cost_usd + aside)
+            waiting = -now.calls - 1  # it has no number yet
+            self._aside[waiting] = aside
             while wait := self._rate.wait_s():
                 self._changed.wait(wait)
-            return self._rate.begin(asker)
+            call = self._rate.begin(asker)
+            self._aside[call] = self._aside.pop(waiting)
+            return call
 
-    def _affordable(self, cost_usd: float) -> bool:
-        return self._max_cost_usd is None or self._counts.cost_usd + cost_usd <= self._max_cost_usd
+    def _at_most(self, may_cost_usd: float) -> float:
+        return max(may_cost_usd, self._dearest)
 
-    def ended(self, call: int, may_cost_usd: float, cost_usd: float) -> None:
+    def _affordable(self, may_cost_usd: float) -> bool:
+        cost = self._counts.cost_usd + self._at_most(may_cost_usd)
+        return self._max_cost_usd is None or cost <= self._max_cost_usd
+
+    def ended(self, call: int, cost_usd: float) -> None:
         """Puts what a call cost in the place of what was set aside for it."""
         with self._changed:
             now = self._counts
-            self._counts = replace(now, cost_usd=now.cost_usd + cost_usd - may_cost_usd)
+            self._counts = replace(now, cost_usd=now.cost_usd + cost_usd - self._aside.pop(call))
+            self._dearest = max(self._dearest, cost_usd)
             self._rate.end(call)
-            self._under_way -= 1
             self._changed.notify_all()
 
     def hold(self, seconds: float) -> None:

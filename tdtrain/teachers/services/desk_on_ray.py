@@ -32,9 +32,9 @@ class SharedDesk:
         """See `Desk`; the asker is this worker."""
         return self._call("begin", may_cost_usd, asker or ray.get_runtime_context().get_worker_id())
 
-    def ended(self, call: int, may_cost_usd: float, cost_usd: float) -> None:
+    def ended(self, call: int, cost_usd: float) -> None:
         """See `Desk`."""
-        self._call("ended", call, may_cost_usd, cost_usd)
+        self._call("ended", call, cost_usd)
 
     def hold(self, seconds: float) -> None:
         """See `Desk`."""

@@ -20,6 +20,7 @@ from tdtrain.teachers.services.service import Answer, Busy, Denied, Question, Re
 KEY, FILE = "GOOGLE_API_KEY", "GOOGLE_APPLICATION_CREDENTIALS"
 ENDS_LINE = (3, 4, 5)
 """TextAnnotation.DetectedBreak.BreakType: EOL_SURE_SPACE, HYPHEN, LINE_BREAK."""
+HYPHEN = 4
 LATER_CODES = (4, 8, 10, 13, 14)
 """google.rpc.Code of one picture: DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, ABORTED, INTERNAL, UNAVAILABLE."""
 
@@ -95,7 +96,8 @@ def _line(words: list[Any]) -> SpokenLine:
     for word in words:
         said += "".join(symbol.text for symbol in word.symbols)
         letters += len(word.symbols)
-        said += " " if word.symbols and word.symbols[-1].property.detected_break.type_ else ""
+        ends = word.symbols[-1].property.detected_break.type_ if word.symbols else None
+        said += "-" if ends == HYPHEN else " " if ends else ""  # a hyphen that ends a line is none of the symbols
     first, last = words[0].bounding_box.vertices, words[-1].bounding_box.vertices
     corners = [first[0], last[1], last[2], first[3]] if len(first) == len(last) == 4 else None
     confidence = sum(word.confidence * len(word.symbols) for word in words) / max(letters, 1)

@@ -10,7 +10,7 @@ import openai
 from tdtrain.data.timetable import Timetable
 from tdtrain.teachers.services.attempt import attempt
 from tdtrain.teachers.services.document import FORM, PROMPT, answer_of, asked, picture
-from tdtrain.teachers.services.service import Answer, Busy, Question, Usage
+from tdtrain.teachers.services.service import ANSWER_S, Answer, Busy, Question, Usage
 
 KEY = "OPENAI_API_KEY"
 
@@ -21,13 +21,14 @@ class OpenAiCompatible:
     Args:
         model: as the endpoint calls it.
         url: such as http://localhost:8000/v1; None: OpenAI's own.
-        timeout_s: of each read.
+        timeout_s: of each read. No byte comes before the answer is whole.
         max_tokens: of an answer.
     """
 
     def __init__(
-        self, model: str, url: str | None = None, prompt: str = PROMPT, timeout_s: float = 120.0, max_tokens: int = 4096
-    ) -> None:
+        self, model: str, url: str | None = None, prompt: str = PROMPT, timeout_s: float = ANSWER_S,
+        max_tokens: int = 4096,
+    ) -> None:  # fmt: skip
         self.question = Question(service=f"openai/{model}", prompt=prompt, form=FORM)
         self._model, self._max_tokens = model, max_tokens
         key = os.environ.get(KEY) or ("none" if url else None)  # servers of one's own need none

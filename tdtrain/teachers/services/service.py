@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict
 
 from tdtrain.data.timetable import Timetable
 
+ANSWER_S = 300.0
+"""A model that writes 8,192 tokens takes minutes. Who stops waiting for it pays all the same."""
+
 
 class Fixed(BaseModel):
     """Immutable, and nothing but its fields."""

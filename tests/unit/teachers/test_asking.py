@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import math
 import multiprocessing as mp
@@ -18,8 +19,9 @@ from hypothesis import strategies as st
 
 from tdtrain.data.storage import open_folder
 from tdtrain.options import Price
-from tdtrain.teachers.services.answers import Answers, key_of
+from tdtrain.teachers.services.answers import Answers, key_of, moment
 from tdtrain.teachers.services.asking import GivenUp, Patience, ask
+from tdtrain.teachers.services.attempt import failure
 from tdtrain.teachers.services.desk import Closed, Desk
 from tdtrain.teachers.services.rate import FIRST_S, TRAVEL_S, Rate
 from tdtrain.teachers.services.service import Answer, Busy, Denied, Question, Refused, SpokenLine, Unusable, Usage
@@ -159,7 +161,63 @@ def test_what_is_given_up_for_good_is_not_asked_again_unless_told(tmp_path: Path
         with pytest.raises(GivenUp) as known:
             asked(service, tmp_path, image)
         assert known.value.paid.input_tokens == paid and len(service.complaints) == calls
-        assert asked(service, tmp_path, image, again=True)[0].attempts == 1
+        assert asked(service, tmp_path, image, again=moment())[0].paid.input_tokens == paid + 100
+
+
+def test_what_was_given_up_since_is_not_asked_again(tmp_path: Path) -> None:
+    began = moment()
+    with pytest.raises(GivenUp):
+        asked(Fake(Refused("no picture")), tmp_path)
+    service = Fake()
+    with pytest.raises(GivenUp, match="no picture"):  # a page that is the same, of the same job
+        asked(service, tmp_path, again=began)
+    assert not service.complaints and asked(service, tmp_path, again=moment())[0].attempts == 1
+
+
+def test_an_answer_is_kept_before_the_desk_hears_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk, service = Desk(), Fake()
+    with monkeypatch.context() as patch, pytest.raises(ConnectionError):
+
+        def gone(*_: object) -> None:
+            raise ConnectionError
+
+        patch.setattr(desk, "ended", gone)
+        asked(service, tmp_path, desk=desk)
+    assert asked(service, tmp_path)[0].answer and len(service.complaints) == 1
+
+
+def test_nobody_asks_where_answers_cannot_be_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk, service = Desk(), Fake()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Answers, "put", full)
+    with pytest.raises(OSError, match="No space"):
+        asked(service, tmp_path, desk=desk)
+    with pytest.raises(Closed, match=r"cannot be stored .*No space"):
+        asked(service, tmp_path, b"b", desk=desk)
+    assert len(service.complaints) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "kind"),
+    [
+        (429, "Rate limit reached; add a payment method at https://platform.openai.com/account/billing", Busy),
+        (429, "You exceeded your current quota (insufficient_quota)", Denied),
+        (400, "You have reached your specified API usage limits. You will regain access on 2026-12-01", Denied),
+        (400, "Could not process image", Refused),
+    ],
+)
+def test_a_status_is_told_from_what_it_says(status: int, reason: str, kind: type[Exception]) -> None:
+    assert type(failure(status, reason, "20")) is kind
+
+
+def test_a_call_that_cost_more_than_was_thought_teaches_the_desk(tmp_path: Path) -> None:
+    desk = Desk(max_cost_usd=1.0)
+    desk.ended(desk.begin(0.1), 0.6)
+    with pytest.raises(Closed, match=r"0\.6000 are spent or set aside, and the next call may cost 0\.6000"):
+        desk.begin(0.1)
 
 
 def test_a_service_that_knows_nobody_ends_it_all(tmp_path: Path) -> None:
@@ -181,19 +239,19 @@ def test_the_budget_is_never_overspent(calls: list[tuple[float, float]], budget:
         except Closed:
             break
         spent += aside * share
-        desk.ended(call, aside, aside * share)
+        desk.ended(call, aside * share)
     assert spent <= budget + 1e-9
 
 
 def test_what_was_set_aside_and_not_spent_is_there_for_others() -> None:
     desk = Desk(max_cost_usd=0.05)
     calls = [desk.begin(0.02), desk.begin(0.02)]
-    waiting = threading.Thread(target=lambda: desk.ended(desk.begin(0.02), 0.02, 0.001))
+    waiting = threading.Thread(target=lambda: desk.ended(desk.begin(0.02), 0.001))
     waiting.start()
     waiting.join(0.1)
     assert waiting.is_alive()
     for call in calls:
-        desk.ended(call, 0.02, 0.001)
+        desk.ended(call, 0.001)
     waiting.join(10)
     assert not waiting.is_alive() and desk.counts().cost_usd == pytest.approx(0.003)
     with pytest.raises(Closed, match=r"0\.0030 are spent or set aside, and the next call may cost 0\.0500"):

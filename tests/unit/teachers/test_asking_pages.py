@@ -19,6 +19,8 @@ from pydantic import ValidationError
 
 from tdtrain.asking_pages import ask_pages
 from tdtrain.config import AskRun
+from tdtrain.teachers.services.asking import GivenUp
+from tdtrain.teachers.services.service import NOTHING
 from tests.unit.teachers.test_services import TIMETABLE, Server, completion, cut_short, hangs_up, right, says
 
 ROOT = Path(__file__).parents[3]
@@ -77,6 +79,20 @@ def test_how_right_the_service_is_is_said_of_annotated_pages(
     assert (pages.parent / "out/annotations/page0.json").read_text() == own
     report = (pages.parent / "out/labels.html").read_text()
     assert "5 pages with 5 time blocks" in report and "Mon 08:00–08:45 Art" in report
+
+
+def test_an_outage_is_no_mistake_of_the_service(server: Server, pages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (pages / "annotations").mkdir()
+    document = json.dumps({"image_path": "images/page0.png", **TIMETABLE})
+    (pages / "annotations/page0.json").write_text(document)
+
+    def away(*_: object) -> None:
+        raise GivenUp("no answer to 8 calls", NOTHING)
+
+    monkeypatch.setattr("tdtrain.page_asker.ask", away)
+    asked = ask_pages(run(server, pages, check_annotated=True))
+    assert (asked.done, asked.failed) == (1, 5)
+    assert not (pages.parent / "out/labels.json").exists()  # there is nothing to say of it
 
 
 def test_what_is_refused_is_said_and_tried_again_when_told(server: Server, pages: Path) -> None:

@@ -18,10 +18,12 @@ from pydantic import ValidationError
 from tdtrain.asking_pages import ask_pages
 from tdtrain.config import AskRun
 from tdtrain.data.storage import open_folder
+from tdtrain.options import Price
 from tdtrain.teachers.services import batches
-from tdtrain.teachers.services.answers import Answers, key_of
-from tdtrain.teachers.services.batches import Batches
+from tdtrain.teachers.services.answers import BATCHES, Answers, key_of
+from tdtrain.teachers.services.batches import Batches, Budget
 from tdtrain.teachers.services.claude import Claude
+from tdtrain.teachers.services.service import Denied, Usage
 from tests.unit.teachers.test_services import TIMETABLE, message
 
 PICTURES = [b"\x89PNG page %d" % number for number in range(5)]
@@ -230,6 +232,47 @@ def test_what_is_refused_is_given_up_and_what_expired_is_left(server: BatchServe
     assert [server.handed_in[key] for key in keys] == [1, 1, 3, 3, 3]
     ask(server, tmp_path)
     assert [server.handed_in[key] for key in keys] == [1, 2, 3, 3, 3]
+
+
+def test_no_round_of_a_budget_is_beyond_it_and_the_rest_waits(server: BatchServer, tmp_path: Path) -> None:
+    server.results = lambda key, params: {"type": "succeeded", "message": message("no JSON")}
+    service = Claude("m", server.url)
+    keys = {key_of(service.question, picture): (lambda picture=picture: picture) for picture in PICTURES}
+
+    def told(max_cost_usd: float | None) -> list[int]:
+        budget = Budget(Price(per_page=0.01), Usage(), None, max_cost_usd)
+        Batches(service, open_folder(tmp_path), budget, sleep=lambda _: None).ask(keys, lambda done, total: None)
+        return sorted(server.handed_in[key] for key in keys)
+
+    assert told(0.03) == [0, 0, 1, 1, 1] and len(list(tmp_path.glob("batches/*"))) == 1
+    assert told(0.04) == [0, 1, 2, 2, 2]  # those that were tried come first
+    assert told(None) == [3, 3, 3, 3, 3] and not list(tmp_path.glob("batches/*"))
+    given_up = [Answers(open_folder(tmp_path)).gave_up(key) for key in keys]
+    assert [one.paid.pages for one in given_up if one] == [3] * 5
+
+
+def test_an_account_that_is_used_up_gives_no_page_up(server: BatchServer, tmp_path: Path) -> None:
+    kind = {"type": "invalid_request_error", "message": "You have reached your specified API usage limits."}
+    server.results = lambda key, params: {"type": "errored", "error": {"type": "error", "error": kind}}
+    with pytest.raises(Denied, match="API usage limits"):
+        ask(server, tmp_path)
+    assert not list(tmp_path.glob("refused/*/*"))
+    server.results = lambda key, params: {"type": "succeeded", "message": message(json.dumps(TIMETABLE))}
+    keys = ask(server, tmp_path)
+    assert all(Answers(open_folder(tmp_path)).get(key) for key in keys) and not list(tmp_path.glob("batches/*"))
+
+
+def test_pages_are_not_asked_one_by_one_while_they_are_handed_in(server: BatchServer, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "page.png")
+    run = AskRun(
+        service="claude", service_model="m", service_url=server.url, dataset_path=str(tmp_path),
+        output_dir=str(tmp_path.parent / "asked"), num_workers=0,
+    )  # fmt: skip
+    answers = Answers(open_folder(run.output_dir))
+    with answers.alone(BATCHES), pytest.raises(ValueError, match="another job hands its pages in as batches"):
+        ask_pages(run)
+    with answers.together(BATCHES), answers.together(BATCHES):
+        pass
 
 
 def test_an_answer_that_was_lost_and_calls_that_fail_are_borne(server: BatchServer, tmp_path: Path) -> None:

@@ -135,6 +135,9 @@ def test_lines_end_where_google_breaks_them_or_ends_a_paragraph(server: Server) 
     words[1]["symbols"][-1]["property"]["detectedBreak"]["type"] = "EOL_SURE_SPACE"
     server.script = [says(said)]
     assert [line.text for line in service("google-vision", server).ask(PICTURE).lines] == ["a b", "c"]
+    words[1]["symbols"][-1]["property"]["detectedBreak"]["type"] = "HYPHEN"
+    server.script = [says(said)]
+    assert [line.text for line in service("google-vision", server).ask(PICTURE).lines] == ["a b-", "c"]
 
 
 def test_a_page_that_is_read_becomes_a_corpus_to_learn_from(wire: str, server: Server, tmp_path: Path) -> None:
