@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 
 from tdtrain.config import DistillDocumentRun, LoraDocumentRun
@@ -56,16 +57,18 @@ def adapt_to_documents(run: LoraDocumentRun) -> DocumentResults | None:
         manifest = job.pack_corpus(need_labels=False, options=PackOptions(use_boxes=False))
         texts = read_annotated_pages(job, manifest, run.reader)
         pages = [page for page in read_pages(manifest, texts) if page.truth is not None]
+        unmended = [copy(page) for page in pages]
         lexicon = mend(job, pages) if run.lexicon else None
         longest = write_examples(run, job, pages, prompter, job.output)
-        learners = {"student": job.output}
-        if isinstance(run, DistillDocumentRun) and run.control:
+        learners, lexica = {"student": job.output}, {"student": lexicon}
+        if isinstance(run, DistillDocumentRun) and run.control:  # it knows nothing that a teacher wrote
             learners["student_undistilled"] = job.output / "control"
-            write_control_examples(run, job, pages, prompter, job.output / "control")
+            lexica["student_undistilled"] = mend(job, unmended, by_hand=True) if run.lexicon else None
+            write_control_examples(run, job, unmended, prompter, job.output / "control")
         steps = None
         for role, folder in learners.items():
             with job.stage("train", f"the adapters of {run.model_name}, {WORDS[role]}"):
-                steps = train(run, job, manifest, lexicon, role, folder, steps)
+                steps = train(run, job, manifest, lexica[role], role, folder, steps)
         by_split = {split: [page for page in pages if page.split == split] for split in SPLITS}
         if not by_split["test"]:
             job.display.say("Nothing was measured, for no page of the test split has an annotation.")
@@ -85,14 +88,17 @@ def adapt_to_documents(run: LoraDocumentRun) -> DocumentResults | None:
                 job.cpus_per_actor,
                 job.compute.gpus,
                 job.display.counting("evaluate", "batches of pages"),
+                {"student_undistilled": [page for page in unmended if page.split == "test"]},
             )
         done = run.model_copy(update={"compute": job.compute})
         return report_documents(done, evaluation, manifest, job.timings_s, job.left_out, job.tracker, job.display.say)
 
 
-def mend(job: Stages, pages: Sequence[PageText]) -> Lexicon:
-    """Mends the lines of the pages by the words of the training split's documents."""
-    lexicon = Lexicon.of((page.page_id, page.truth) for page in pages if page.truth and page.split == "train")
+def mend(job: Stages, pages: Sequence[PageText], by_hand: bool = False) -> Lexicon:
+    """Mends the lines of the pages by the words of the training split's documents; `by_hand`: of those alone that no
+    teacher wrote."""
+    told = (page for page in pages if page.split == "train" and not (by_hand and page.labelled_by))
+    lexicon = Lexicon.of((page.page_id, page.truth) for page in told if page.truth)
     changed = total = 0
     for page in pages:
         lines, total = lexicon.mended(page.lines, page.page_id), total + len(page.lines)
@@ -133,13 +139,16 @@ def write_examples(
     most = run.max_document_tokens or run.max_tokens
     longest = 0
     for split in ("train", "validation"):
-        found = []
-        for page in (page for page in pages if page.split == split and page.truth):
+        found, own = [], [page for page in pages if page.split == split and page.truth]
+        for page in (page for page in own if page.lines):
             answer = in_order_of_page(page.truth, page.lines).canonical()  # type: ignore[arg-type]
             found.append(prompter.example(page.page_id, serialise(page.lines, run.serialisation, page.known), answer))
         kept = [example for example in found if len(example.tokens) <= most]
-        job.left_out.setdefault(split, {f"longer than {most} tokens": len(found) - len(kept)})
-        job.display.say(f"  {split}: {_words(kept)}{_too_long(len(found) - len(kept), most)}")
+        nothing = len(own) - len(found)
+        left_out = {f"longer than {most} tokens": len(found) - len(kept)}
+        job.left_out.setdefault(split, left_out | ({"no line was found": nothing} if nothing else {}))
+        words = f"; {nothing:,} left out, no line was found on them" if nothing else ""
+        job.display.say(f"  {split}: {_words(kept)}{_too_long(len(found) - len(kept), most)}{words}")
         if split == "train" and len(kept) < run.optimisation.batch_size:
             raise ValueError(
                 f"{len(kept)} of {len(found)} annotated training pages have at most {most} tokens with their answer, "

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -19,7 +21,7 @@ from tdtrain.data.lexicon import Lexicon
 from tdtrain.data.pack_options import PackOptions
 from tdtrain.data.page_lines import page_lines, whole_image
 from tdtrain.data.serialise import serialise
-from tdtrain.data.storage import absolute, open_folder
+from tdtrain.data.storage import Folder, absolute, open_folder
 from tdtrain.data.timetable import Document
 from tdtrain.evaluate.fields import parse_answer
 from tdtrain.evaluate.test_split import load_on
@@ -32,6 +34,9 @@ from tdtrain.ray_map import Task, map_tasks
 from tdtrain.train.progress import Display
 
 IMAGES_PER_TASK = 8
+WRITER = "writer.jsonl"
+"""In the output folder: which model writes there."""
+ENDS_BYTES = 1 << 20
 CUT = ".json.cut"
 """Ends the names of documents that are not whole; those are tried again. No image's own file is named so."""
 
@@ -54,6 +59,7 @@ def predict(run: PredictRun) -> Predicted:
     images, failed = images_of(source)
     predictor = _Predictor(_resolved(run))
     load_reader(predictor.run.reader or run.model)  # says what is wrong before any worker starts
+    _claim(predictor.run, out)
     there = set(out.files(""))
     missing = {name: path for name, path in images.items() if f"{name}{predictor.ending}" not in there}
     tasks = list(_tasks(missing))
@@ -76,6 +82,31 @@ def predict(run: PredictRun) -> Predicted:
         words = f"; {result.failed} failed, see {FAILED}" if failed else ""
         display.say(f"{result.done} images done, {result.there} were there{words}: {run.output_dir}")
     return result
+
+
+def _claim(run: PredictRun, out: Folder) -> None:
+    """Says in the output folder who writes there. Raises ValueError where that was somebody else."""
+    told = run.model_dump(mode="json", include={"model", "reader", "serialisation", "detector", "lines"})
+    told["weights"] = [_weights(place) for place in (run.model, run.reader) if place]
+    if out.exists(WRITER) and (held := json.loads(out.read(WRITER))) != told:
+        differing = ", ".join(key for key in told if held.get(key) != told[key])
+        raise ValueError(
+            f"output_dir={run.output_dir} holds what was predicted with other {differing}; give another folder, or "
+            "delete it"
+        )
+    out.write(WRITER, json.dumps(told, indent=1).encode())
+
+
+def _weights(name_or_folder: str) -> str:
+    """Tells a model's folder from what it was before; the ends of large files stand for them."""
+    place, seen = Path(name_or_folder), sha256()
+    for path in sorted(place.iterdir()) if place.is_dir() else ():
+        if path.is_file() and path.suffix in (".json", ".safetensors"):
+            with path.open("rb") as file:
+                seen.update(f"{path.name} {path.stat().st_size}".encode() + file.read(ENDS_BYTES))
+                file.seek(max(0, path.stat().st_size - ENDS_BYTES))
+                seen.update(file.read())
+    return seen.hexdigest()
 
 
 def _tasks(images: dict[str, str]) -> Iterator[Task]:
@@ -119,13 +150,18 @@ class _Predictor:
         for place, image in enumerate(task["images"]):
             try:
                 pages[place] = self._read(PageRef(image=image))
-            except ValueError as error:
+            except (OSError, ValueError) as error:  # one image's trouble is not that of the others
                 reasons[place] = first_line(error)
         for place, content in self._contents(pages, list(task["images"]), reasons).items():
             name = task["names"][place]
-            out.write(f"{name}{CUT if reasons[place] else self.ending}", content.encode())
-            if self.ending == ".json" and not reasons[place]:
-                out.delete(f"{name}{CUT}")
+            try:
+                out.write(f"{name}{CUT if reasons[place] else self.ending}", content.encode())
+                if self.ending == ".json" and not reasons[place]:
+                    out.delete(f"{name}{CUT}")
+            except OSError as error:
+                if error.errno == errno.ENOSPC:
+                    raise
+                reasons[place] = first_line(error)
         return {"images": list(task["images"]), "reasons": reasons}
 
     def _contents(

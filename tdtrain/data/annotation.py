@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from tdtrain.data.crop import side_lengths
-from tdtrain.data.timetable import Document
+from tdtrain.data.times import as_clock
+from tdtrain.data.timetable import Document, TimeBlock
 
 Point = tuple[FiniteFloat, FiniteFloat]
 LABELLED_BY = "labelled_by"
@@ -89,7 +90,7 @@ def parse_boxes(raw: bytes, width: int, height: int) -> tuple[Boxes, tuple[str, 
 
 
 def parse_document(raw: bytes, image_path: str = "") -> Document:
-    """annotations/NAME.json.
+    """annotations/NAME.json. Times of day become HH:MM, as writers write them: `8.00`, `8:00 am`.
 
     Args:
         image_path: of one that does not say; empty: it has to.
@@ -102,9 +103,15 @@ def parse_document(raw: bytes, image_path: str = "") -> Document:
         if image_path and isinstance(fields, dict) and "image_path" not in fields:
             text = json.dumps(fields | {"image_path": image_path})
     document = Document.model_validate_json(text)
+    blocks = tuple(_in_hours(block) for block in document.timeblocks)
+    document = document.model_copy(update={"timeblocks": blocks})
     if not document.timeblocks:
         raise BadAnnotationError("timeblocks is empty; delete the file where a page is not annotated")
     return document
+
+
+def _in_hours(block: TimeBlock) -> TimeBlock:
+    return block.model_copy(update={"startTime": as_clock(block.startTime), "endTime": as_clock(block.endTime)})
 
 
 def _decode(raw: bytes) -> str:

@@ -161,7 +161,12 @@ def _scan_part(folder: Folder, part: str, kind: Kind, endings: set[str]) -> tupl
     for name in folder.files(part):
         path, ending = f"{part}/{name}".lstrip("/"), PurePosixPath(name).suffix.lower()
         key = _stem(name) + (".json" if kind == "annotation" and ending == ".json" else "")
-        if PurePosixPath(name).name.startswith(".") or PurePosixPath(name).name.lower() == "thumbs.db":
+        if not _is_text(path):
+            spelt = path.encode(errors="backslashreplace").decode()
+            bad.append(Quarantined(path=spelt, kind=kind, reason="its name is no UTF-8; rename it"))
+        elif posixpath.normpath(name) != name:  # in a bucket, which knows no folders
+            bad.append(Quarantined(path=path, kind=kind, reason="its name leads elsewhere; rename it"))
+        elif PurePosixPath(name).name.startswith(".") or PurePosixPath(name).name.lower() == "thumbs.db":
             bad.append(Quarantined(path=path, kind="ignored", reason="a hidden file"))
         elif folder.is_local and not Path(folder.path(path)).is_file():
             bad.append(Quarantined(path=path, kind=kind, reason="a link to nothing, or to a folder"))
@@ -175,6 +180,14 @@ def _scan_part(folder: Folder, part: str, kind: Kind, endings: set[str]) -> tupl
         else:
             kept[key] = path
     return kept, bad
+
+
+def _is_text(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def leaves(folder: Folder, path: str) -> str | None:

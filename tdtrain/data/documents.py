@@ -26,21 +26,28 @@ _SCHEMA = pa.schema(
         pa.field("source", pa.string(), nullable=False),
         pa.field("document", pa.string(), nullable=False),
         pa.field("labelled_by", pa.string()),
+        pa.field("page_id", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
     ]
 )
 
 
-def write_documents(corpus: Folder, paths: Mapping[str, str], out: Folder) -> None:
+def write_documents(
+    corpus: Folder, paths: Mapping[str, str], pages: Mapping[str, tuple[str, Split]], out: Folder
+) -> None:
     """Puts checked annotations/NAME.json files of a corpus into one file.
 
     Args:
         paths: of the files, by the image that each describes.
+        pages: id and split of each image that was packed; others have no document.
     """
-    found = {image: parse_document(corpus.read(path), image) for image, path in paths.items()}
-    rows = [
-        {"source": image, "document": document.canonical(), "labelled_by": document.labelled_by}
-        for image, document in found.items()
-    ]
+    rows = []
+    for image in (image for image in paths if image in pages):
+        document, (page_id, split) = parse_document(corpus.read(paths[image]), image), pages[image]
+        rows.append({
+            "source": image, "page_id": page_id, "split": split,
+            "document": document.canonical(), "labelled_by": document.labelled_by,
+        })  # fmt: skip
     out.filesystem.create_dir(out.root, recursive=True)
     pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), out.path(DOCUMENTS), filesystem=out.filesystem)
 
@@ -50,6 +57,8 @@ class Told:
     """What a page says, as somebody wrote down, or a teacher."""
 
     document: Timetable
+    page_id: str
+    split: Split
     labelled_by: str | None = None
 
 
@@ -58,7 +67,9 @@ def read_documents(manifest: Manifest) -> dict[str, Told]:
     folder = open_folder(manifest.root)
     table = pq.read_table(folder.path(DOCUMENTS), filesystem=folder.filesystem)
     return {
-        row["source"]: Told(Timetable.model_validate_json(row["document"]), row["labelled_by"])
+        row["source"]: Told(
+            Timetable.model_validate_json(row["document"]), row["page_id"], row["split"], row["labelled_by"]
+        )
         for row in table.to_pylist()
     }
 
@@ -78,6 +89,7 @@ class PageText:
 def read_pages(manifest: Manifest, texts: dict[str, str] | None = None) -> list[PageText]:
     """The pages of a packed corpus, by split and in packed order.
 
+    Pages on which no line was found are there, without lines, where they have a document: nobody writes those.
     Where somebody wrote documents, those that a teacher wrote are learnt from, and not measured by.
 
     Args:
@@ -86,17 +98,22 @@ def read_pages(manifest: Manifest, texts: dict[str, str] | None = None) -> list[
     documents = read_documents(manifest)
     by_hand = any(told.labelled_by is None for told in documents.values())
     pages: dict[str, PageText] = {}
+
+    def page_of(source: str, page_id: str, split: Split) -> PageText:
+        if page_id not in pages:
+            pages[page_id] = PageText(source, page_id, split, None)
+            told = documents.get(source)
+            if told is not None and not (by_hand and told.labelled_by and split != "train"):
+                pages[page_id].truth, pages[page_id].labelled_by = told.document, told.labelled_by
+        return pages[page_id]
+
     for split in SPLITS:
         for line in read_lines(manifest, split, images=False):
-            page = pages.get(line.page_id)
-            if page is None:
-                told = documents.get(line.source)
-                page = PageText(line.source, line.page_id, split, None)
-                if told is not None and not (by_hand and told.labelled_by and split != "train"):
-                    page.truth, page.labelled_by = told.document, told.labelled_by
-                pages[line.page_id] = page
+            page = page_of(line.source, line.page_id, split)
             text = line.text if texts is None else texts.get(line.id)
             page.layout = line.tags.get("layout")
             if text and line.quad:
                 page.lines.append(PlacedLine(text, line.quad))
+    for source, told in documents.items():  # pages on which no line was found
+        page_of(source, told.page_id, told.split)
     return list(pages.values())

@@ -42,7 +42,7 @@ from tdtrain.data.tasks import (
 
 __all__ = ["Manifest", "PackOptions", "check_learnable", "load_manifest", "pack", "read_lines"]
 
-VERSION = "5"
+VERSION = "6"
 """Raise it whenever the same corpus and options would give other rows."""
 QUARANTINE = "quarantine.parquet"
 PAGES_PER_SHARD = {"pages": 16, "lines": 1024}
@@ -99,7 +99,8 @@ def pack(
         sole_text=texts.pop() if len(texts) == 1 else None,
     )
     _write_quarantine(out, quarantined)
-    write_documents(corpus, documents, out)
+    placed = {ref.image: (found[ref.image].page_id or "", job.split) for job in jobs for ref in job.pages}
+    write_documents(corpus, documents, placed, out)
     card = _card(manifest, pages, jobs, results, found, listing, quarantined)
     out.write(CARD, card.model_dump_json(indent=1).encode())
     out.write(MANIFEST, manifest.model_dump_json(indent=1).encode())

@@ -92,11 +92,10 @@ def most_tokens(plan: Plan, lengths: Sequence[Sequence[int]], parts: int, epochs
     """
     by_shard = dict(zip((shard.lines for shard in plan.shards), lengths, strict=True))
     largest = 0
-    for epoch in range(epochs):
-        for window in plan.epoch(epoch, 0):
-            own = [length for shard in window.shards for length in by_shard[shard.lines]]
-            for step in deal(window, own, SequenceRecipe(parts, plan.seed)):
-                largest = max([largest, *(sum(own[i] for i in part) for part in step)])
+    for window in plan.windows(0, epochs * plan.steps(1)):
+        own = [length for shard in window.shards for length in by_shard[shard.lines]]
+        for step in deal(window, own, SequenceRecipe(parts, plan.seed)):
+            largest = max([largest, *(sum(own[i] for i in part) for part in step)])
     return largest
 
 

@@ -42,7 +42,7 @@ class Folder:
         """Writes a file whole or not at all: under a name that nobody else has, then moved. `durable`: returns when not
         even a power cut can take it back (on a local disk)."""
         target = self.path(name)
-        partial = f"{target}.{uuid.uuid4().hex}.tmp"
+        partial = f"{target.rsplit('/', 1)[0]}/{_partial()}"
         self.filesystem.create_dir(target.rsplit("/", 1)[0], recursive=True)
         with self.filesystem.open_output_stream(partial) as stream:
             stream.write(content)
@@ -58,7 +58,7 @@ class Folder:
             theirs, target = Path(source.path(their_name)).resolve(), Path(self.path(name))
             if target.exists() and target.samefile(theirs):
                 return
-            partial = target.with_name(f"{target.name}.{uuid.uuid4().hex}.tmp")
+            partial = target.with_name(_partial())
             target.parent.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(OSError):  # of another file system, or one without links
                 os.link(theirs, partial)
@@ -92,6 +92,11 @@ class Folder:
             infos = self.filesystem.get_file_info(selector)
             found = [info.path[len(base) + 1 :] for info in infos if info.type == fs.FileType.File]
         return tuple(sorted(found))
+
+
+def _partial() -> str:
+    """A name that nobody else has; no longer where the file's own is as long as names may be."""
+    return f".{uuid.uuid4().hex}.tmp"
 
 
 def _sync(path: str) -> None:

@@ -21,7 +21,7 @@ class TimeBlock(BaseModel):
     name: Printed
     """Subject, shift or destination, as printed; a name on several lines is joined with spaces."""
     startTime: Printed  # noqa: N815 - the document format's own name
-    """The sample corpus writes HH:MM on the 24-hour clock, whatever the page's own spelling."""
+    """HH:MM on the 24-hour clock, whatever the page's own spelling."""
     endTime: Printed  # noqa: N815
     """As startTime."""
 

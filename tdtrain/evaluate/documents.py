@@ -51,6 +51,7 @@ def evaluate_documents(
     cpus: float,
     gpus: float,
     progress: Callable[[int, int], None],
+    otherwise: Mapping[str, Sequence[PageText]] | None = None,
 ) -> DocumentEvaluation:
     """Has models and rules write the pages, and the student once more from text without errors.
 
@@ -61,9 +62,12 @@ def evaluate_documents(
         max_new_tokens: an answer is cut there, by role.
         actors: writers side by side on Ray; 0: in this process.
         cpus, gpus: of each.
+        otherwise: the same pages as some roles have them, mended by other words.
     """
     read, true = ([serialise(page.lines, way, page.known) for page in some] for some in (pages, perfect))
     texts = dict.fromkeys(models, read) | ({"student_true_text": true} if perfect else {})
+    for role in (otherwise or {}).keys() & models.keys():
+        texts[role] = [serialise(page.lines, way, page.known) for page in (otherwise or {})[role]]
     of = {role: role.removesuffix("_true_text") for role in texts}
     written = write_pages(
         {role: models[writer] for role, writer in of.items()},

@@ -113,6 +113,8 @@ def work(job: LanguageJob, context: Context) -> State:
         from tdtrain.models.lora import adapt  # peft takes seconds to import
 
         adapters = adapt(module, run.model, run.lora)
+        for trained in (one for one in module.parameters() if one.requires_grad):
+            trained.data = trained.data.float()  # the base's own biases too, where they are trained
     if run.gradient_checkpointing:
         module.model.gradient_checkpointing_enable({"use_reentrant": False})
     learner = LanguageLearner(module).to(context.device).train()

@@ -55,6 +55,8 @@ def test_a_teachers_documents_are_learnt_and_compared_with_annotations_alone(tmp
     alone, everything = ids(out / "control/sequences/train"), ids(out / "sequences/train")
     assert alone < everything and len(everything) - len(alone) <= 4
     assert progress(out / "adapter").step == progress(out / "control/adapter").step == -(-len(everything) // 2)
+    words = [(out / place / "merged/lexicon.json").read_text() for place in (".", "control")]
+    assert words[0] != words[1] and len(words[1]) < len(words[0])  # the control has none of the teacher's
     assert NAMES["student_undistilled"] in (out / "report.html").read_text()
     for path in corpus.glob("annotations/*.json"):
         path.write_text(path.read_text().replace(', "labelled_by": "claude/m"', ""))

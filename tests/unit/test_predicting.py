@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
 import pytest
 
 from tdtrain.config import PredictRun
+from tdtrain.data import corpus
 from tdtrain.data.annotation import parse_document
 from tdtrain.data.sample.page import make_page
-from tdtrain.predicting import predict
+from tdtrain.predicting import _weights, predict
 from tests.models_small import small_llama_folder
 
 
@@ -56,3 +58,40 @@ def test_a_reader_writes_a_page_line_by_line(scans: Path, tmp_path: Path) -> Non
     run = run_of(scans, tmp_path, model="ppocrv6-tiny", reader=None, serialisation=None)
     assert predict(run).done == 2
     assert all(len(path.read_text().splitlines()) > 10 for path in tmp_path.glob("term/*.txt"))
+
+
+def test_a_folder_that_another_model_wrote_is_refused(scans: Path, tmp_path: Path) -> None:
+    told = {"reader": None, "serialisation": None}
+    assert predict(run_of(scans, tmp_path, model="ppocrv6-tiny", **told)).done == 2
+    again = run_of(scans, tmp_path, model="ppocrv6-tiny", max_answer_tokens=9, **told)
+    assert predict(again).there == 2
+    with pytest.raises(ValueError, match="holds what was predicted with other model; give another folder"):
+        predict(run_of(scans, tmp_path, model="ppocrv6-small", **told))
+    with pytest.raises(ValueError, match="with other detector"):
+        predict(again.model_copy(update={"detector": "small"}))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/model.safetensors").write_bytes(b"old")
+    before = _weights(str(tmp_path / "model"))
+    (tmp_path / "model/model.safetensors").write_bytes(b"new")
+    assert _weights(str(tmp_path / "model")) != before
+
+
+def test_a_name_as_long_as_names_may_be_and_an_image_that_cannot_be_read(scans: Path, tmp_path: Path) -> None:
+    (tmp_path / "scans").mkdir()
+    (page, _) = sorted(scans.glob("term/*.png"))
+    for name in ("я" * 125, "b"):
+        (tmp_path / "scans" / f"{name}.png").write_bytes(page.read_bytes())
+    (tmp_path / "scans/gone.png").symlink_to(tmp_path / "scans/b.png")
+    told = {"model": "ppocrv6-tiny", "reader": None, "serialisation": None}
+    with pytest.MonkeyPatch.context() as patch:
+        read = corpus.Folder.read
+
+        def failing(self: corpus.Folder, name: str) -> bytes:
+            if name == "b.png":
+                raise OSError(errno.EACCES, "Permission denied")
+            return read(self, name)
+
+        patch.setattr(corpus.Folder, "read", failing)
+        found = predict(run_of(tmp_path / "scans", tmp_path / "out", **told))
+    assert (found.done, found.failed) == (2, 1) and (tmp_path / f"out/{'я' * 125}.txt").exists()
+    assert "Permission denied" in (tmp_path / "out/failed.jsonl").read_text()

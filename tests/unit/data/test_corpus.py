@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -282,3 +283,13 @@ def test_a_document_that_names_no_image_is_of_the_one_with_its_name(tmp_path: Pa
     assert isinstance(found, Document) and found.image_path == "images/term/a.JPG"
     lost = check_document(folder, "annotations/b.json")
     assert isinstance(lost, Quarantined) and lost.reason == "image_path=images/b.png is no file of the corpus"
+
+
+def test_a_name_that_is_no_text_is_set_aside_and_said(tmp_path: Path) -> None:
+    root = write(tmp_path, {"images/a.png": png()})
+    Path(os.fsdecode(os.fsencode(str(root)) + b"/images/caf\xe9.png")).write_bytes(png())
+    listing = scan(open_folder(root))
+    assert [page.image for page in listing.pages] == ["images/a.png"]
+    (aside,) = listing.quarantined
+    assert aside.reason == "its name is no UTF-8; rename it" and aside.path.endswith("caf\\udce9.png")
+    json.dumps(aside.path).encode()

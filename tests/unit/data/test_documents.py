@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from tdtrain.data.card import load_card
 from tdtrain.data.documents import read_documents, read_pages
@@ -103,3 +104,25 @@ def test_readings_take_the_place_of_annotations(sample: Path, tmp_path: Path) ->
     manifest = pack(sample, tmp_path / "packed", use_ray=False)
     texts = {line.id: f"read {line.id}" for split in SPLITS for line in read_lines(manifest, split)}
     assert {line.text for page in read_pages(manifest, texts) for line in page.lines} == set(texts.values())
+
+
+def test_a_page_on_which_no_line_was_found_is_there_without_lines(tmp_path: Path) -> None:
+    corpus = documents_alone(tmp_path / "corpus", {number: f"images/{number:03}.png" for number in range(6)}, num=6)
+    for number in range(6):
+        (corpus / f"boxes/{number:03}.json").write_text('{"lines": []}')
+    blank = Image.new("RGB", (200, 100), "white")
+    for number in range(6):
+        blank.putpixel((number, 0), (0, 0, 0))
+        blank.save(corpus / f"images/{number:03}.png")
+    (corpus / "annotations/000.json").write_text(
+        json.dumps({"timeblocks": [{"day": "Mo", "name": "Art", "startTime": "8.00", "endTime": "8:45 am"}]})
+    )
+    boxed_corpus(tmp_path / "more", 1, annotated=0)
+    (corpus / "images/more.png").write_bytes((tmp_path / "more/images/000.png").read_bytes())
+    (corpus / "boxes/more.json").write_bytes((tmp_path / "more/boxes/000.json").read_bytes())
+    pages = read_pages(pack(corpus, tmp_path / "packed", use_ray=False), {})
+    told = {page.source: page for page in pages if page.truth}
+    assert len(told) == 6 and all(page.lines == [] for page in told.values())
+    assert {page.split for page in told.values()} == set(SPLITS)
+    first = told["images/000.png"].truth
+    assert first and first.timeblocks[0].startTime == "08:00" and first.timeblocks[0].endTime == "08:45"

@@ -68,8 +68,7 @@ def test_the_largest_micro_batch_is_known_before(parts: int, tmp_path: Path) -> 
     plan = Plan(write_sequences(str(tmp_path), wanted), batch_size=12, seed=5, parts=parts)
     seen = [
         int(batch["lengths"].sum() + len(batch["lengths"]))
-        for epoch in range(2)
-        for window in plan.epoch(epoch, 0)
+        for window in plan.windows(0, 2 * plan.steps(1))
         for batch in SequenceRecipe(parts, 5).load(window, 0, 10**6)
     ]
     assert most_tokens(plan, [[len(one.tokens) for one in wanted]], parts, 2) == max(seen)

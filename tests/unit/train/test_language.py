@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tdtrain.data.sequences import Example, write_sequences
 from tdtrain.models.causal import Prompter, load_causal
@@ -132,6 +132,22 @@ def test_adapters_learn_on_a_base_in_four_bits_and_merge_into_the_whole_one(
     interrupted_and_resumed(again, tmp_path / "again" / "out")
     whole, resumed = (load_file(out / "adapter_model.safetensors") for out in (adapter, tmp_path / "again" / "out"))
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+def test_biases_that_are_trained_are_fp32_on_a_base_in_bf16(model: str, sequences: str, tmp_path: Path) -> None:
+    base = AutoModelForCausalLM.from_pretrained(model)
+    base.config.attention_bias = True
+    AutoModelForCausalLM.from_config(base.config).save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(model).save_pretrained(tmp_path / "model")
+    lora = Lora(rank=2, target_modules=("q_proj", "v_proj"), bias="all")
+    run = run_of(str(tmp_path / "model"), sequences, tmp_path / "runs", lora=lora)
+    optimisation = run.optimisation.model_copy(update={"precision": "bf16", "learning_rate": 1e-4})
+    records_of(run.model_copy(update={"optimisation": optimisation}), tmp_path / "out")
+    saved = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    biases = {name: value for name, value in saved.items() if name.endswith(".bias")}
+    assert biases and all(value.dtype == torch.float32 for value in biases.values())
+    moved = torch.cat([value.flatten() for value in biases.values()])
+    assert (moved != moved.to(torch.bfloat16).float()).any()
 
 
 def test_a_document_that_does_not_fit_is_refused(model: str, sequences: str, tmp_path: Path) -> None:
