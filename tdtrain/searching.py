@@ -13,6 +13,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import ray
+
 from tdtrain.adapting import check_teacher, label_lines
 from tdtrain.adapting_documents import mend, write_examples
 from tdtrain.admission import check_models, check_place, places_of
@@ -45,7 +47,7 @@ def search_job(search: SearchRun, run: Searched) -> Outcome:
     Raises: ValueError on what cannot work, before anything is trained.
     """
     axes = tuple(parse_axis(spec) for spec in search.axes)
-    check_paths(axes)
+    check_paths(axes, exploits=search.scheduler == "pbt")
     run = fixed(run)
     check_space(run, axes)
     check_place(search.output_dir)
@@ -107,17 +109,34 @@ def fixed(run: Searched) -> Searched:
 def room(search: SearchRun, asked: Compute, resources: Mapping[str, float]) -> tuple[Compute, int]:
     """What a trial gets, and how many run at once. Raises ValueError where not even one has room."""
     cores, gpus = cores_of_machine(), resources.get("GPU", 0.0)
-    cpus = cores if cores is not None else resources.get("CPU", 1.0)
     one = asked.on(gpus, None)
     workers = max(1, asked.num_workers)
+    # The data of several workers are brought by tasks, and on a single machine these have CPUs beside its cores.
+    spare = SPARE_CPUS if workers > 1 else 0
+    cpus = cores if cores is not None else resources.get("CPU", 1.0) - spare
+    if cores is None:
+        check_nodes_have(one)
     needs = {"CPU": (workers * one.cpus, max(cpus, 1.0)), "GPU": (workers * one.gpus, gpus)}
     for kind, (needed, there) in needs.items():
         if needed > there:
+            beside = f" beside {spare} for data" if spare and cores is None and kind == "CPU" else ""
             field = f"num_workers={workers} with {kind.lower()}s_per_worker={needed / workers:g}"
-            raise ValueError(f"{field}, and the cluster has {there:g} {kind}s, so that no trial could ever start")
-    most = int(min(there // needed for needed, there in needs.values() if needed))
+            raise ValueError(
+                f"{field}, and the cluster has {there:g} {kind}s{beside}, so that no trial could ever start"
+            )
+    most = int(min(there / needed + 1e-9 for needed, there in needs.values() if needed))
     at_once = max(1, min(search.trials_at_once or most, most, search.num_trials))
     return asked.on(gpus, cores, at_once), at_once
+
+
+def check_nodes_have(one: Compute) -> None:
+    """Raises ValueError where no single node has room for one worker, however much the cluster has."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not any(node.get("CPU", 0) >= one.cpus and node.get("GPU", 0) >= one.gpus for node in nodes):
+        raise ValueError(
+            f"cpus_per_worker={one.cpus:g} and gpus_per_worker={one.gpus:g}, and no node of the cluster has both, so "
+            "that no trial could ever start"
+        )
 
 
 def hold(search: SearchRun, run: Searched) -> None:

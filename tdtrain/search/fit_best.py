@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from ray import tune
 
 from tdtrain.config import LoraDocumentRun
 from tdtrain.data.manifest import Manifest, annotated_lines
+from tdtrain.data.rows import content_id
 from tdtrain.evaluate.batch import read_corpus
 from tdtrain.evaluate.score import line_edits
 from tdtrain.evaluate.significance import bootstrap_ratio, paired_permutation_p
@@ -37,22 +39,22 @@ def fit_best(
     arms = {"best": picked.values} | ({"given": dict(base)} if len(base) == len(trials.axes) else {})
     seeds = tuple(range(FIRST_SEED, FIRST_SEED + search.fit_seeds))
     jobs = [values | {SEED: seed} for values in arms.values() for seed in seeds]
-    journal = journal_of(search.output_dir.absolute(), "fit_best")
+    name = f"fit_best-{content_id(json.dumps(jobs))[:8]}"  # other seeds, or another pick, are other trainings
+    journal = journal_of(search.output_dir.absolute(), name)
     done = run_all(
         partial(run_again, jobs=jobs, trials=trials, journal=journal),
         search.output_dir.absolute(),
-        "fit_best",
+        name,
         1,
         at_once,
         trials,
         told,
         values={"number": tune.grid_search(list(range(len(jobs))))},
     )
-    rows = sorted(
-        rows_of(done, ("score",), journal),
-        key=lambda row: int(row.values["number"] or 0),
-    )
-    by_arm = {arm: rows[place * len(seeds) : (place + 1) * len(seeds)] for place, arm in enumerate(arms)}
+    by_number = {int(row.values["number"] or 0): row for row in rows_of(done, ("score",), journal)}
+    by_arm = {
+        arm: [by_number[place * len(seeds) + number] for number in range(len(seeds))] for place, arm in enumerate(arms)
+    }
     scores = {arm: tuple(row.figures.get("score") for row in own) for arm, own in by_arm.items()}
     known = [score for score in scores["best"] if score is not None]
     searched = picked.figures["score"] if "score" in picked.figures else picked.points[-1].score

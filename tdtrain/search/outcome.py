@@ -122,6 +122,8 @@ def _row(number: int, trial: TuneTrial, objectives: Sequence[str], reports: Sequ
         reason = _last_line(Path(str(trial.error_file)) if trial.error_file else None)
     figures = {name: float(last[name]) for name in objectives if math.isfinite(last.get(name, math.nan))}
     seen = [one for one in reports if math.isfinite(one.get("score", math.nan))]
+    if seen and "score" in figures:  # its own: weights that it went on from bring the score of another
+        figures["score"] = min(one["now"] for one in seen)
     status: Status = "finished" if last.get("complete") else "stopped early"
     if reason is not None:
         status, figures = "failed", {}

@@ -14,7 +14,10 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-STATE = ("experiment_state-*.json", "searcher-state-*.pkl", "search_gen_state-*.json", "callback-states-*.pkl")
+STATE = (
+    "experiment_state-*.json", "searcher-state-*.pkl", "search_gen_state-*.json", "basic-variant-state-*.json",
+    "callback-states-*.pkl",
+)  # fmt: skip
 KEPT = "kept"
 TRIAL = re.compile(r"[0-9a-f]{8}|[0-9a-f]{5}_\d{5}")
 """Ray Tune's names of trials, which are those of their folders."""

@@ -99,7 +99,7 @@ class Samplers:
         if search.searcher == "tpe":
             return TPESampler(seed=seed, multivariate=True, constant_liar=True)
         if search.searcher == "nsga2":
-            return NSGAIISampler(seed=seed, population_size=min(50, search.num_trials))
+            return NSGAIISampler(seed=seed, population_size=max(2, min(50, search.num_trials // 4)))
         return RandomSampler(seed=seed)
 
 

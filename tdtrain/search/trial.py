@@ -23,6 +23,7 @@ from tdtrain.data.batches import decode
 from tdtrain.data.training_set import stream
 from tdtrain.evaluate.timing import time_readers
 from tdtrain.models.load import load_reader
+from tdtrain.options import evaluation_steps
 from tdtrain.search.state import reports_of
 from tdtrain.search.trials import Trials
 from tdtrain.train import checkpoint
@@ -56,9 +57,10 @@ def run_trial(values: dict[str, Any], trials: Trials, objectives: Sequence[str],
     seed = told.pop(SEED, None)
     try:
         job = trials.plan(told, seed)
+        seen = [one["score"] for one in reports_of(journal).get(tune.get_context().get_trial_id(), []) if "now" in one]
         figures = Figures(job, objectives, began)
         if job.run.compute.num_workers > 1:
-            fit_with_workers(job, trials.folder / tune.get_context().get_trial_id(), figures)
+            fit_with_workers(job, trials.folder / tune.get_context().get_trial_id(), figures, min(seen, default=None))
         else:
             with alone(job.run.compute):
                 job.work(TuneContext(job, figures))
@@ -75,6 +77,8 @@ def reported_again(journal: Path) -> bool:
         return False
     known, committed = 0, tune.get_checkpoint()
     if committed is not None:
+        if not Path(committed.path).is_relative_to(journal.with_suffix("") / trial):
+            return False  # it goes on from another's weights
         with committed.as_directory() as folder:
             known = checkpoint.progress(Path(folder)).step
     for one in (one for one in seen if one.get("step", math.inf) > known):
@@ -85,25 +89,34 @@ def reported_again(journal: Path) -> bool:
     return True
 
 
-def fit_with_workers(job: Job | LanguageJob, folder: Path, figures: Figures) -> None:
-    """Trains with Ray Train's workers, which this process only drives; goes on with what lies in the folder."""
+def fit_with_workers(job: Job | LanguageJob, folder: Path, figures: Figures, best: float | None) -> None:
+    """Trains with Ray Train's workers, which this process only drives; goes on with what lies in the folder.
+
+    Args:
+        best: score that an earlier process of this trial reported.
+    """
     from tdtrain.train.on_ray import fit_on_ray
 
     os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")  # Ray's record of trainings
     placed = job.run.model_copy(update={"storage": str(folder / "checkpoints")})
     job = replace(job, run=placed)  # type: ignore[arg-type]
-    last: list[Record] = []
+    steps = sorted(evaluation_steps(job.run.optimisation, job.total_steps))
+
+    def told(record: Record, complete: bool, model: Path | None = None) -> dict[str, Any]:
+        """The figures, with the evaluation's number, which Ray Tune would count anew where a trial is gone on with."""
+        number = 1 + sum(step < record.step for step in steps)
+        return figures.at(record, complete, best, model) | {"training_iteration": number}
 
     def watch(_: str, record: Record, total_steps: int) -> None:
         figures.see(record)
-        if record.score is None:
-            return
-        last[:] = [record]
-        if record.step < total_steps:  # the last one when its weights are in their place
-            tune.report(figures.at(record, complete=False))
+        if record.score is not None and record.step < total_steps:  # the last when its weights are in their place
+            tune.report(told(record, complete=False))
 
-    fit_on_ray(job, folder / "model", watch)
-    tune.report(figures.at(last[0], complete=True, model=folder / "model") | {"model": str(folder / "model")})
+    model = folder / "model"
+    if not (model / "progress.json").exists():
+        fit_on_ray(job, model, watch)
+    last = [record for record in checkpoint.progress(model).history if record.score is not None][-1]
+    tune.report(told(last, complete=True, model=model) | {"model": str(model)})
 
 
 class Figures:
@@ -138,7 +151,7 @@ class Figures:
         self._best = min(self._best, record.score, math.inf if best is None else best)
         if model is not None and not self._about:
             self._about = self._measure(model)
-        return {
+        return dict.fromkeys(self._objectives, math.inf) | {  # what is not known yet, Ray Tune asks for all the same
             "score": self._best,
             "now": record.score,
             "loss": record.loss,

@@ -28,6 +28,8 @@ SHARED = (
 )  # fmt: skip
 """What corpus, teacher, labels and the model as it begins are made by. Trials share them, so they are made before."""
 TRAINED = ("corpus.augment",)
+SHAPING = ("lora.rank", "lora.target_modules", "lora.bias", "lora.dora")
+"""What weights there are: those of one trial fit no other that differs in it."""
 OUTSIDE = (
     "output_dir", "storage_path", "tracking_uri", "register_model", "dry_run", "compute", "control", "plan",
     "max_answer_tokens", "corpus.max_evaluation_lines", "corpus.dataset_path", "optimisation.evaluations",
@@ -94,9 +96,18 @@ def is_shared(path: str) -> bool:
     return _among(path, SHARED) and not _among(path, TRAINED)
 
 
-def check_paths(axes: Sequence[Axis]) -> None:
-    """Raises ValueError for fields that cannot be searched, or not in a range."""
+def check_paths(axes: Sequence[Axis], exploits: bool = False) -> None:
+    """Raises ValueError for fields that cannot be searched, or not in a range.
+
+    Args:
+        exploits: trials go on from the weights of others.
+    """
     for axis in axes:
+        if exploits and (_among(axis.path, SHAPING) or is_shared(axis.path)):
+            raise ValueError(
+                f"scheduler=pbt has trials go on from each other's weights, and trials of other {axis.path} have "
+                "others; leave it out of --space, or use another scheduler"
+            )
         if _among(axis.path, OUTSIDE):
             raise ValueError(
                 f"space names {axis.path}, which does not change what is learnt, but where, or how it is measured; "

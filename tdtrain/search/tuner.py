@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 import os
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.tune import Callback, PlacementGroupFactory, ResumeConfig
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import (
@@ -89,38 +92,41 @@ def run_all(
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1")
     scheduler = scheduler or FIFOScheduler()
     compute, begun = trials.compute, mend_state(folder / name)
+    # These take turns: all trials are halved or bred together, and what runs at once is bounded by what has room.
+    together = isinstance(scheduler, PopulationBasedTraining | HyperBandScheduler)
     for unknown in drop_unknown(folder / name):
         told(unknown, {}, "forgotten")
-    done = tune.run(
-        trainable,
-        name=name,
-        storage_path=str(folder),
-        config=values,
-        num_samples=number,
-        metric=None if searcher or scheduler.__class__ is not FIFOScheduler else "score",
-        mode=None if searcher or scheduler.__class__ is not FIFOScheduler else "min",
-        search_alg=searcher,
-        scheduler=scheduler,
-        resources_per_trial=resources_of(compute),
-        max_concurrent_trials=at_once,
-        reuse_actors=compute.num_workers < 2,
-        checkpoint_config=tune.CheckpointConfig(
-            # Of PBT all: somebody may be about to go on from any of them.
-            num_to_keep=None if isinstance(scheduler, PopulationBasedTraining) else 2,
-            checkpoint_score_attribute="now",
-            checkpoint_score_order="min",
-        ),
-        max_failures=compute.max_failures,
-        raise_on_failed_trial=False,
-        trial_dirname_creator=_folder_of,
-        callbacks=[
-            Watch(told, journal_of(folder, name)),
-            *([Remembered(scheduler)] if isinstance(scheduler, ASHAScheduler) else []),
-        ],
-        resume_config=AGAIN if begun else None,
-        resume=True if begun else None,
-        verbose=0,
-    )
+    with kills_are_failures():
+        done = tune.run(
+            trainable,
+            name=name,
+            storage_path=str(folder),
+            config=values,
+            num_samples=number,
+            metric=None if searcher or scheduler.__class__ is not FIFOScheduler else "score",
+            mode=None if searcher or scheduler.__class__ is not FIFOScheduler else "min",
+            search_alg=searcher,
+            scheduler=scheduler,
+            resources_per_trial=resources_of(compute),
+            max_concurrent_trials=None if together else at_once,
+            reuse_actors=compute.num_workers < 2,
+            checkpoint_config=tune.CheckpointConfig(
+                # Of PBT all: somebody may be about to go on from any of them.
+                num_to_keep=None if isinstance(scheduler, PopulationBasedTraining) else 2,
+                checkpoint_score_attribute="now",
+                checkpoint_score_order="min",
+            ),
+            max_failures=compute.max_failures,
+            raise_on_failed_trial=False,
+            trial_dirname_creator=_folder_of,
+            callbacks=[
+                Watch(told, journal_of(folder, name)),
+                *([Remembered(scheduler)] if isinstance(scheduler, ASHAScheduler) else []),
+            ],
+            resume_config=AGAIN if begun else None,
+            resume=True if begun else None,
+            verbose=0,
+        )
     return done.trials
 
 
@@ -177,17 +183,53 @@ def scheduler_of(search: SearchRun, axes: Sequence[Axis], rounds: int) -> TrialS
             reduction_factor=search.reduction,
         )
     if search.scheduler == "hyperband":
-        return HyperBandScheduler(ROUND, "score", "min", max_t=rounds, reduction_factor=search.reduction)
+        return HyperBand(ROUND, "score", "min", max_t=rounds, reduction_factor=search.reduction)
     if search.scheduler == "median":
         return MedianStoppingRule(ROUND, "score", "min", grace_period=search.grace, min_samples_required=3)
     if search.scheduler == "pbt":
         return PopulationBasedTraining(
-            ROUND, "score", "min",
+            ROUND, "now", "min",  # the best score of a trial may be that of another, whose weights it went on from
             perturbation_interval=search.grace,
-            hyperparam_mutations={axis.path: domain_of(axis) for axis in axes},
+            hyperparam_mutations={
+                axis.path: axis.told if axis.kind == "choice" else domain_of(axis) for axis in axes
+            },
+            custom_explore_fn=partial(within, axes=tuple(axes)),
             require_attrs=True,
         )  # fmt: skip
     return FIFOScheduler()
+
+
+def within(values: dict[str, Any], axes: Sequence[Axis]) -> dict[str, Any]:
+    """Values that were perturbed, back in their ranges."""
+    ranges = {axis.path: axis.values for axis in axes if axis.kind != "choice"}
+    return values | {path: min(max(values[path], low), high) for path, (low, high) in ranges.items()}  # type: ignore
+
+
+class HyperBand(HyperBandScheduler):
+    """Trials that had ended before a search was gone on with are in no bracket: theirs would wait for them for ever."""
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        """A trial, new or of before."""
+        if not trial.is_finished():
+            super().on_trial_add(tune_controller, trial)
+
+
+@contextmanager
+def kills_are_failures() -> Iterator[None]:
+    """A trial that Ray kills for its memory has failed, as one whose process died. Ray Tune 2.60 knows no error but an
+    actor's death and a task's, and would end the search."""
+    plain = RayActorManager._actor_task_failed
+
+    def failed(self: RayActorManager, tracked_actor_task: Any, exception: Exception) -> None:
+        if isinstance(exception, RayError) and not isinstance(exception, RayActorError | RayTaskError):
+            exception = RayActorError(error_msg=str(exception))
+        plain(self, tracked_actor_task, exception)
+
+    RayActorManager._actor_task_failed = failed  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        RayActorManager._actor_task_failed = plain  # type: ignore[method-assign]
 
 
 class Watch(Callback):

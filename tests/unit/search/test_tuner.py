@@ -1,0 +1,105 @@
+"""What Ray Tune is told, and kept from: values outside the space, brackets of the dead, kills that end all."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.tune.schedulers.pbt import _explore
+
+from tdtrain.config import DistillRun
+from tdtrain.search.outcome import _row
+from tdtrain.search.runs import SearchRun
+from tdtrain.search.space import parse_axis, put
+from tdtrain.search.study import Samplers
+from tdtrain.search.trials import check_paths
+from tdtrain.search.tuner import HyperBand, kills_are_failures, scheduler_of, within
+from tdtrain.searching import room
+
+AXES = (
+    parse_axis("teaching.alpha=uniform(0.1, 0.9)"),
+    parse_axis("optimisation.learning_rate=log(1e-4, 1e-3)"),
+    parse_axis("teaching.targets=choice(soft, sequence)"),
+    parse_axis("optimisation.batch_size=uniform(8, 16)"),
+)
+
+
+def test_values_of_a_population_stay_in_the_space() -> None:
+    search = SearchRun(scheduler="pbt")
+    scheduler: Any = scheduler_of(search, AXES, 4)
+    values: dict[str, Any] = {
+        "teaching.alpha": 0.85, "optimisation.learning_rate": 1e-3, "teaching.targets": "soft",
+        "optimisation.batch_size": 16,
+    }  # fmt: skip
+    for _ in range(100):
+        values, _ = _explore(values, scheduler._hyperparam_mutations, 0.25, (1.2, 0.8), scheduler._custom_explore_fn)
+        assert 0.1 <= values["teaching.alpha"] <= 0.9 and 1e-4 <= values["optimisation.learning_rate"] <= 1e-3
+        assert values["teaching.targets"] in ("soft", "sequence")
+        assert values["optimisation.batch_size"] in range(8, 17)
+    assert scheduler._metric == "now"
+    assert within({"teaching.alpha": 1.02}, AXES[:1]) == {"teaching.alpha": 0.9}
+
+
+@pytest.mark.parametrize("spec", ["lora.rank=choice(2, 8)", "lora.dora=choice(true, false)", "corpus=choice(a)"])
+def test_a_population_is_of_one_shape(spec: str) -> None:
+    check_paths([parse_axis(spec)])
+    check_paths([AXES[0], AXES[1]], exploits=True)
+    with pytest.raises(ValueError, match="scheduler=pbt has trials go on from each other's weights"):
+        check_paths([parse_axis(spec)], exploits=True)
+
+
+def test_a_trial_of_before_is_in_no_bracket() -> None:
+    scheduler: Any = scheduler_of(SearchRun(scheduler="hyperband"), AXES, 9)
+    assert isinstance(scheduler, HyperBand)
+    ended = SimpleNamespace(is_finished=lambda: True)
+    scheduler.on_trial_add(None, ended)
+    assert not scheduler._trial_info
+
+
+def test_a_trial_that_ray_killed_for_its_memory_has_failed_and_the_search_goes_on() -> None:
+    told: list[Exception] = []
+    actor = SimpleNamespace(actor_id="a", _on_error=lambda _, error: told.append(error))
+    manager: Any = SimpleNamespace(_failed_actor_ids=set(), _cleanup_actor=lambda tracked_actor: None)
+    task: Any = SimpleNamespace(_tracked_actor=actor, _on_error=None)
+    killed = OutOfMemoryError("Task was killed due to the node running low on memory.")
+    with pytest.raises(RuntimeError, match="Caught unexpected exception"):
+        RayActorManager._actor_task_failed(manager, task, killed)
+    with kills_are_failures():
+        RayActorManager._actor_task_failed(manager, task, killed)
+    (error,) = told
+    assert isinstance(error, RayActorError) and "low on memory" in str(error)
+
+
+def test_generations_are_many_enough_to_breed() -> None:
+    search = SearchRun(searcher="nsga2", scheduler="none", objectives=("score", "parameters"), num_trials=16)
+    assert Samplers(search)(0)._population_size == 4  # type: ignore[attr-defined]
+    assert Samplers(search.model_copy(update={"num_trials": 1}))(0)._population_size == 2  # type: ignore[attr-defined]
+
+
+def test_a_worker_has_to_fit_on_one_node_and_data_have_to_have_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tdtrain.searching.cores_of_machine", lambda: None)
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 4.0, "GPU": 1.0}}] * 4)
+    there = {"CPU": 16.0, "GPU": 4.0}
+    with pytest.raises(ValueError, match="cpus_per_worker=8 and gpus_per_worker=0, and no node"):
+        room(SearchRun(), put(DistillRun(), {"compute.cpus_per_worker": 8.0}).compute, {"CPU": 16.0})
+    with pytest.raises(ValueError, match="gpus_per_worker=2, and no node"):
+        room(SearchRun(), put(DistillRun(), {"compute.gpus_per_worker": 2.0}).compute, there)
+    two = put(DistillRun(), {"compute.num_workers": 2}).compute
+    assert room(SearchRun(), two, {"CPU": 16.0})[1] == 7
+    fifths = put(DistillRun(), {"compute.gpus_per_worker": 0.2}).compute
+    assert room(SearchRun(), fifths, {"CPU": 16.0, "GPU": 1.0})[1] == 5
+
+
+def test_the_score_of_a_trial_is_its_own() -> None:
+    trial: Any = SimpleNamespace(
+        status="TERMINATED", config={}, trial_id="a", run_metadata=SimpleNamespace(checkpoint_manager=None)
+    )
+    reports = [
+        {"training_iteration": number, "score": 0.1, "now": now, "time_total_s": 1.0, "complete": number == 2}
+        for number, now in ((1, 0.4), (2, 0.3))
+    ]
+    assert _row(0, trial, ("score",), reports).figures == {"score": 0.3}  # not that of whose weights it went on from
