@@ -19,6 +19,7 @@ from tdtrain.options import (
     Kept,
     Lora,
     Mix,
+    ModelName,
     Optimisation,
     OptionalTeacher,
     Pages,
@@ -41,7 +42,7 @@ class TrainingRun(WithPlaces):
     """Where checkpoints go when workers span several hosts: shared disk or s3://. Left out: output_dir."""
     tracking_uri: str | None = None
     """MLflow server. Left out: an sqlite file in output_dir."""
-    register_model: str | None = None
+    register_model: ModelName | None = None
     """Register what was trained in MLflow under this name."""
     dry_run: bool = False
     """Print the resolved run and exit."""

@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
+ModelName = Annotated[str, Field(min_length=1, pattern=r"^[^/:]+$")]
+"""Of a model in MLflow's registry."""
 
 
 def _labels(field: str, label: str | None) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tdtrain.admission import check_place
 from tdtrain.config import EvaluateRun
-from tdtrain.data.manifest import Manifest, load_manifest
+from tdtrain.data.manifest import Manifest, load_manifest, read_lines
 from tdtrain.data.prepare import prepare
 from tdtrain.data.rows import SPLITS, Split
 from tdtrain.data.storage import open_folder
@@ -13,7 +13,7 @@ from tdtrain.report.finish import command, write_all
 from tdtrain.report.results import Results, build_results
 from tdtrain.report.tracking import Tracker
 from tdtrain.report.words import verdict
-from tdtrain.train.checkpoint import learnt_from
+from tdtrain.train.checkpoint import learnt_from, pages_learnt_from
 from tdtrain.train.progress import Display
 
 
@@ -29,15 +29,21 @@ def score(run: EvaluateRun) -> Results:
         connect()
     manifest = _packed(run)
     splits = _splits(run, manifest)
+    learnt = {page for model in (run.model, run.baseline) if model for page in pages_learnt_from(model)}
+    there = {line.page_id for split in splits for line in read_lines(manifest, split, images=False) if line.text}
+    if there <= learnt:
+        raise ValueError(f"dataset_path={run.dataset_path} has no annotated page that no model learnt from")
     models = {"student": run.model} | ({"baseline": run.baseline} if run.baseline else {})
     with (
         Tracker(run.output_dir, run.tracking_uri, run_name=run.output_dir.name) as tracker,
         Display(run.output_dir.name) as display,
     ):
         tracker.log_run(run.model_dump(mode="json"))
+        if there & learnt:
+            display.say(f"{len(there & learnt):,} pages that a model learnt from are left out")
         counting = display.counting("evaluate", "shards, by reader")
         limit, workers, gpus = run.max_evaluation_lines, run.num_workers, run.gpus_per_worker
-        evaluation = evaluate(models, manifest, limit, workers, counting, splits, gpus)
+        evaluation = evaluate(models, manifest, limit, workers, counting, splits, gpus, learnt)
         results = build_results(
             evaluation.scores, evaluation.comparisons, run=run.model_dump(mode="json"), command=command()
         )

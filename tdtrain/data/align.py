@@ -51,7 +51,8 @@ def align(readings: Sequence[str], lines: Sequence[str], max_distance: float = 0
     allowed = distance <= max_distance
     place = np.abs(_places(len(readings))[:, None] - _places(len(lines))[None, :])
     # Every refused pair costs the same, so that hopeless lines cannot push good ones out of their places.
-    cost = np.where(allowed, distance + ORDER_WEIGHT * place, 2.0)
+    # What reads exactly as a line is that line, rather than one more pair being found for its neighbours.
+    cost = np.where(allowed, distance + ORDER_WEIGHT * place - (distance == 0), 2.0)
     line_of: list[int | None] = [None] * len(readings)
     for reading, line in zip(*linear_sum_assignment(cost), strict=True):
         if allowed[reading, line]:

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from tdtrain.data.crop import side_lengths
+from tdtrain.data.rows import LABELLED_BY
 from tdtrain.data.times import as_clock
 from tdtrain.data.timetable import Document, TimeBlock
 
+__all__ = ["LABELLED_BY", "BadAnnotationError", "Box", "Boxes", "parse_boxes", "parse_document", "parse_text"]
+
 Point = tuple[FiniteFloat, FiniteFloat]
-LABELLED_BY = "labelled_by"
-"""The tag of boxes, and the field of documents, that a teacher wrote and nobody checked: its name."""
 
 
 class BadAnnotationError(ValueError):

@@ -239,12 +239,15 @@ def check_document(folder: Folder, path: str) -> Document | Quarantined:
         document = parse_document(raw, "" if b'"image_path"' in raw else _image_named(folder, path))
     except (BadAnnotationError, ValidationError) as error:
         return Quarantined(path=path, kind="document", reason=first_line(error))
-    if target := leaves(folder, document.image_path):
-        return Quarantined(path=path, kind="document", reason=f"image_path leads outside the corpus, to {target}")
-    for place in (document.image_path, f"images/{document.image_path}"):
-        if folder.exists(place):
-            return document.model_copy(update={"image_path": posixpath.normpath(place)})
-    reason = f"image_path={document.image_path} is no file of the corpus"
+    reason = f"image_path={document.image_path[:200]} is no file of the corpus"
+    try:
+        if target := leaves(folder, document.image_path):
+            return Quarantined(path=path, kind="document", reason=f"image_path leads outside the corpus, to {target}")
+        for place in (document.image_path, f"images/{document.image_path}"):
+            if folder.exists(place):
+                return document.model_copy(update={"image_path": posixpath.normpath(place)})
+    except (OSError, ValueError) as error:  # too long for a name, or none at all
+        reason = f"{reason} ({first_line(error)[:200]})"
     return Quarantined(path=path, kind="document", reason=reason)
 
 

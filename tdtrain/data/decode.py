@@ -51,7 +51,8 @@ def decode_rgb(content: bytes, max_pixels: int, min_side: int) -> NDArray[np.uin
                 raise BadImageError(f"{width}x{height} is above {max_pixels / 1e6:.0f} million pixels; scale it down")
             if min(width, height) < min_side:
                 raise BadImageError(f"{width}x{height} is too small to hold text (a side below {min_side} pixels)")
-            if (pages := getattr(image, "n_frames", 1)) > 1:
+            # Cameras put previews and gain maps behind a photograph.
+            if image.format != "MPO" and (pages := getattr(image, "n_frames", 1)) > 1:
                 raise BadImageError(f"holds {pages} pages; save one image a page")
             return np.ascontiguousarray(_to_rgb(ImageOps.exif_transpose(image)))
     except BadImageError:

@@ -16,6 +16,8 @@ from tdtrain.data.crop import is_tall
 
 Detector = Literal["tiny", "small"]
 Grey = NDArray[np.integer[Any] | np.floating[Any]]
+STRIP = 100
+"""How many times as long as it is wide an image may be."""
 FAINT = 1 / 3
 """Of the contrast that the lines of a page usually have: what has less is no line of its own."""
 
@@ -79,15 +81,24 @@ class LineFinder:
         return found[contrasts >= FAINT * np.median(contrasts)] if len(found) else found
 
     def _detect(self, page: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if _is_strip(page):
+            return np.zeros((0, 4, 2), np.float32)
         found = self._engine(_bgr(page), use_det=True, use_cls=False, use_rec=False)
         boxes = getattr(found, "boxes", None)  # a page without text comes back as another type
         return np.zeros((0, 4, 2), np.float32) if boxes is None else np.asarray(boxes, np.float32)
 
     def read(self, line: NDArray[np.uint8]) -> tuple[str, float]:
         """Roughly what one upright line (uint8 h,w,3 RGB) says, and the mean probability of its characters."""
+        if _is_strip(line):
+            return "", 0.0
         found = self._engine(_bgr(line), use_det=False, use_cls=False, use_rec=True)
         texts, scores = getattr(found, "txts", None), getattr(found, "scores", None)
         return (texts[0], float(scores[0])) if texts and scores else ("", 0.0)
+
+
+def _is_strip(image: NDArray[np.uint8]) -> bool:
+    """Whether rapidocr (3.9) would scale it to a side of no pixel, and raise."""
+    return max(image.shape[:2]) > STRIP * min(image.shape[:2])
 
 
 @lru_cache(maxsize=2)

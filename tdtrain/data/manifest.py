@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
-from tdtrain.data.rows import SPLITS, Line, Split, content_id
+from tdtrain.data.rows import LABELLED_BY, SPLITS, Line, Split, content_id
 from tdtrain.data.storage import absolute, open_folder
 
 MANIFEST = "manifest.json"
@@ -101,8 +101,11 @@ def some_lines(manifest: Manifest, split: Split, limit: int) -> Iterator[Line]:
 
 
 def annotated_lines(manifest: Manifest, split: Split, limit: int) -> list[Line]:
-    """Up to `limit` annotated lines of a split, chosen by their hash alone, so that a growing corpus keeps them."""
-    told = (line for line in read_lines(manifest, split) if line.text)
+    """Up to `limit` annotated lines of a split, chosen by their hash alone, so that a growing corpus keeps them. Where
+    somebody annotated pages, what a teacher wrote of others is not among them."""
+    seen = (line for each in SPLITS for line in read_lines(manifest, each, images=False) if line.text)
+    by_hand = any(LABELLED_BY not in line.tags for line in seen)
+    told = (line for line in read_lines(manifest, split) if line.text and not (by_hand and LABELLED_BY in line.tags))
     return heapq.nsmallest(limit, told, key=lambda line: content_id("evaluation", line.id))
 
 

@@ -119,7 +119,7 @@ def _inspect(
 
 
 def _fingerprint(listing: Listing, found: dict[str, Inspected], options: PackOptions) -> str:
-    aside = [entry.path for entry in listing.quarantined]
+    aside = [entry.path for entry in listing.quarantined if entry.kind != "ignored"]
     content = [part for path in sorted(found) for part in (path, found[path].digest)]
     finder = finder_fingerprint(options.detector, options.detector_side)
     return content_id(VERSION, options.model_dump_json(), finder, *content, "set aside", *aside)

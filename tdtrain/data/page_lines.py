@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tdtrain.data.align import align
+from tdtrain.data.annotation import LABELLED_BY
 from tdtrain.data.corpus import Page, PageRef, Quarantined
 from tdtrain.data.crop import crop_line, encode_png
 from tdtrain.data.detect import line_finder, turn_upright
@@ -23,8 +24,8 @@ def whole_image(page: Page, ref: PageRef, split: Split) -> Line:
 def page_lines(page: Page, ref: PageRef, split: Split, options: PackOptions) -> tuple[list[Line], list[Quarantined]]:
     """All lines of a page in reading order, and what could not be placed.
 
-    Boxes win over detection, and their texts over the annotation. An annotation without boxes is matched to the lines
-    by a rough reading; lines that nobody annotated keep text None.
+    Boxes win over detection, and their texts over the annotation, unless a teacher wrote them. An annotation without
+    boxes is matched to the lines by a rough reading; lines that nobody annotated keep text None.
     """
     assert page.pixels is not None
     pixels = page.pixels
@@ -37,6 +38,9 @@ def page_lines(page: Page, ref: PageRef, split: Split, options: PackOptions) -> 
     else:
         quads = list(line_finder(options.detector, options.detector_side).find(pixels))
         texts, fields = [None] * len(quads), [None] * len(quads)
+    if page.lines and LABELLED_BY in tags:  # a teacher's, and somebody wrote down what the page says
+        texts = [None] * len(quads)
+        del tags[LABELLED_BY]
     margin = options.margin if boxed else 0.0  # detected boxes come with theirs
     crops = [
         turn_upright(crop_line(pixels, quad, margin), text, options.detector, options.detector_side)

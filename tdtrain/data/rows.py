@@ -13,6 +13,8 @@ from typing import Literal
 import pyarrow as pa
 
 Split = Literal["train", "validation", "test"]
+LABELLED_BY = "labelled_by"
+"""The tag of boxes, and the field of documents, that a teacher wrote and nobody checked: its name."""
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 LINE_SCHEMA = pa.schema(

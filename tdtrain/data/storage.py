@@ -85,7 +85,11 @@ class Folder:
         base = self.path(folder) if folder else self.root
         if self.is_local:
             # pyarrow leaves out links to nothing, and walks links to folders until the path grows too long.
-            entries = ((top, name) for top, folders, files in os.walk(base) for name in [*files, *_links(top, folders)])
+            entries = (
+                (top, name)
+                for top, folders, files in os.walk(base, onerror=_raise)
+                for name in [*files, *_links(top, folders)]
+            )
             found = [os.path.relpath(os.path.join(top, name), base) for top, name in entries]
         else:
             selector = fs.FileSelector(base, recursive=True, allow_not_found=True)
@@ -105,6 +109,12 @@ def _sync(path: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _raise(error: OSError) -> None:
+    """What cannot be listed is not left out in silence; the folder itself need not exist."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
 
 
 def _links(top: str, folders: list[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -44,6 +44,7 @@ def evaluate(
     progress: Callable[[int, int], None],
     splits: Sequence[Split] = ("test",),
     gpus: float = 0,
+    without: Set[str] = frozenset(),
 ) -> Evaluation:
     """Reads the test lines with every model and compares them.
 
@@ -52,9 +53,11 @@ def evaluate(
         limit: at most so many lines.
         actors: readers that work side by side on Ray; 0: in this process.
         gpus: that each reader on Ray reserves.
+        without: ids of pages that are left out.
         progress: told of tasks (a shard by a model) done and tasks in all.
     """
-    lines = [line for split in splits for line in annotated_lines(manifest, split, limit)]
+    found = (line for split in splits for line in annotated_lines(manifest, split, limit))
+    lines = [line for line in found if line.page_id not in without]
     readers = {role: load_reader(model).frozen() for role, model in models.items()}
     if actors:
         from tdtrain.evaluate.batch import read_corpus

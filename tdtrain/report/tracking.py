@@ -111,9 +111,11 @@ class Tracker:
             if not self.resumed:  # parameters cannot be changed, and are the same
                 for start in range(0, len(params), PARAMS_PER_CALL):
                     client.log_batch(self.run_id, params=params[start : start + PARAMS_PER_CALL])
-            client.log_dict(self.run_id, dict(run), "run.json")
 
         self._send("run", dict(run), send)
+        self._send(
+            "run.json", "see run", lambda client: client.log_dict(self.run_id, dict(run), "run.json"), apart=True
+        )
 
     def log_metrics(self, metrics: Mapping[str, float | None], step: int = 0) -> None:
         """Figures at a step. None means not measured and is left out."""
@@ -134,7 +136,7 @@ class Tracker:
             else:
                 client.log_artifact(self.run_id, str(path))
 
-        self._send("artifact", str(path), send)
+        self._send("artifact", str(path), send, apart=True)
 
     def register_model(self, folder: Path, name: str) -> None:
         """Stores a model folder with the run and makes it the next version of the registered model `name`."""
@@ -152,7 +154,7 @@ class Tracker:
             source = f"{client.get_run(self.run_id).info.artifact_uri}/model"
             client.create_model_version(name, source, self.run_id)
 
-        self._send("register_model", {"folder": str(folder), "name": name}, send)
+        self._send("register_model", {"folder": str(folder), "name": name}, send, apart=True)
 
     def children(self) -> Children:
         """Runs below this one, such as the trials of a search."""
@@ -178,16 +180,17 @@ class Tracker:
         place = (self._output_dir / "mlartifacts").as_uri() if self._own_store else None
         return client.create_experiment(self._experiment, artifact_location=place)
 
-    def _send(self, what: str, content: JsonValue, send: Callable[[MlflowClient], object]) -> None:
+    def _send(self, what: str, content: JsonValue, send: Callable[[MlflowClient], object], apart: bool = False) -> None:
+        """Has MLflow told, or the fallback from then on. `apart`: of files, whose store may fail by itself."""
         if self._client is not None:
             try:
                 send(self._client)
                 return
             except Exception as error:  # whatever it is, it is no reason to lose a training run
-                self._client = None
+                goes_on = f"{what} is noted" if apart else "tracking goes on"
+                self._client = self._client if apart else None
                 warnings.warn(
-                    f"MLflow at {self.uri} failed ({_first_line(error)}); "
-                    f"tracking goes on in {self._output_dir / FALLBACK}",
+                    f"MLflow at {self.uri} failed ({_first_line(error)}); {goes_on} in {self._output_dir / FALLBACK}",
                     RuntimeWarning,
                     stacklevel=3,
                 )

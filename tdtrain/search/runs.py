@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from tdtrain.options import Positive, WithPlaces
+from tdtrain.options import ModelName, Positive, WithPlaces
 
 JobName = Literal["distill", "lora_ocr", "lora_document"]
 Objective = Literal["score", "parameters", "ms_per_line"]
@@ -72,7 +72,7 @@ class SearchRun(WithPlaces):
     """Optuna storage of the study, such as postgresql://host/studies. Left out: study.db in output_dir."""
     tracking_uri: str | None = None
     """MLflow server. Left out: an sqlite file in output_dir."""
-    register_model: str | None = None
+    register_model: ModelName | None = None
     """Register the best model in MLflow under this name."""
     dry_run: bool = False
     """Print search, space and job, and exit."""

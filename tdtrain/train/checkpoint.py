@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 from pyarrow import fs
 from torch import Tensor
 
+from tdtrain.data.manifest import load_manifest, read_lines
+from tdtrain.data.rows import Split
 from tdtrain.data.storage import Folder, open_folder
 from tdtrain.options import evaluation_steps
 from tdtrain.train.engine import Engine
@@ -89,6 +91,20 @@ def learnt_from(model: str) -> str | None:
     """The fingerprint of the corpus that a model's folder was trained on, None where that is not known."""
     held = Path(model) / "run.json"
     return json.loads(held.read_text()).get("corpus") if held.exists() else None
+
+
+def pages_learnt_from(model: str) -> set[str]:
+    """Ids of the pages that a model's folder was trained on or chosen by, as far as that corpus is still there."""
+    held = Path(model) / "run.json"
+    lines = json.loads(held.read_text()).get("lines") if held.exists() else None
+    if not lines:
+        return set()
+    try:
+        manifest = load_manifest(lines)
+    except (OSError, ValueError):
+        return set()
+    splits: tuple[Split, ...] = ("train", "validation")
+    return {line.page_id for split in splits for line in read_lines(manifest, split, images=False)}
 
 
 class LocalStore:

@@ -52,6 +52,11 @@ def test_a_hopeless_line_does_not_push_a_good_one_out() -> None:
     assert found.line_of == (0, None)
 
 
+def test_what_reads_exactly_as_a_line_is_that_line() -> None:
+    """Though one more pair would be found were all lines shifted by one."""
+    assert align(["09:00", "19:00"], ["08:00", "09:00"]).line_of[0] == 1
+
+
 def test_empty_sides() -> None:
     assert align([], ["a"]).unmatched == ((0, 1.0),)
     assert align(["a"], []).line_of == (None,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -15,6 +16,7 @@ from PIL import Image
 from pyarrow import fs
 
 from tdtrain.data.corpus import Page, PageRef, Quarantined, check_document, leaves, load_page, scan
+from tdtrain.data.decode import decode_rgb
 from tdtrain.data.storage import Folder, open_folder
 from tdtrain.data.timetable import Document
 
@@ -293,3 +295,37 @@ def test_a_name_that_is_no_text_is_set_aside_and_said(tmp_path: Path) -> None:
     (aside,) = listing.quarantined
     assert aside.reason == "its name is no UTF-8; rename it" and aside.path.endswith("caf\\udce9.png")
     json.dumps(aside.path).encode()
+
+
+@pytest.mark.parametrize(
+    "place", ["images/" + "a" * 300 + ".png", "images/\0.png", "data:image/png;base64," + "/" * 5000]
+)
+def test_an_image_path_that_is_none_is_set_aside(place: str, tmp_path: Path) -> None:
+    block = {"day": "Mo", "name": "Art", "startTime": "08:00", "endTime": "08:45"}
+    document = {"image_path": place, "timeblocks": [block]}
+    root = write(tmp_path, {"images/a.png": png(), "annotations/a.json": json.dumps(document)})
+    found = check_document(open_folder(root), "annotations/a.json")
+    assert isinstance(found, Quarantined) and found.kind == "document" and len(found.reason) < 600
+
+
+def test_a_folder_that_cannot_be_listed_is_not_left_out_in_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write(tmp_path, {"images/a.png": png(), "images/2023/b.png": png()})
+    listed = os.scandir
+
+    def closed(path: str) -> object:
+        if str(path).endswith("2023"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(PermissionError, match="2023"):
+        scan(open_folder(root))
+
+
+def test_a_photograph_with_a_preview_behind_it_is_one_page() -> None:
+    file = io.BytesIO()
+    photo, preview = Image.new("RGB", (64, 48), "white"), Image.new("RGB", (32, 24))
+    photo.save(file, "MPO", save_all=True, append_images=[preview])
+    assert decode_rgb(file.getvalue(), 10**6, 8).shape == (48, 64, 3)

@@ -40,6 +40,13 @@ def test_empty_page_has_no_lines() -> None:
     assert line_finder("tiny", 1280).find(np.full((300, 400, 3), 255, np.uint8)).shape == (0, 4, 2)
 
 
+@pytest.mark.parametrize("shape", [(16, 4000), (4000, 16), (9, 2500)])
+def test_a_strip_has_no_lines_and_ends_nothing(shape: tuple[int, int]) -> None:
+    strip, finder = np.full((*shape, 3), 255, np.uint8), line_finder("tiny", 1280)
+    assert finder.find(strip).shape == (0, 4, 2) and finder.read(strip) == ("", 0.0)
+    turn_upright(strip, None, "tiny", 1280)
+
+
 def test_bare_text_finds_its_lines() -> None:
     image, _ = draw_page([*TEXTS, "Assembly"])
     page = Page("d", "p", np.asarray(image), (*reversed(TEXTS), "Nowhere to be seen"), None, ())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from tdtrain.data.card import load_card, print_card
+from tdtrain.data.manifest import annotated_lines
 from tdtrain.data.pack import PackOptions, check_learnable, load_manifest, pack, read_lines
 from tdtrain.data.rows import LINE_SCHEMA, SPLITS, Line, content_id, split_of, splits_of
 from tests.corpora import line_corpus
@@ -265,3 +267,28 @@ def test_card(tmp_path: Path) -> None:
     print_card(tmp_path / "out", console)
     shown = console.export_text()
     assert "annotated lines" in shown and ":bgnuÜ" in shown and "below the 1000" in shown
+
+
+def test_what_a_file_manager_leaves_changes_nothing(tmp_path: Path) -> None:
+    corpus = boxed_corpus(tmp_path / "corpus", 4)
+    first = pack(corpus, tmp_path / "packed", use_ray=False)
+    (corpus / "images/.DS_Store").write_bytes(b"x")
+    assert pack(corpus, tmp_path / "packed", use_ray=False).fingerprint == first.fingerprint
+
+
+def test_what_somebody_wrote_takes_the_place_of_what_a_teacher_read(tmp_path: Path) -> None:
+    corpus = boxed_corpus(tmp_path / "corpus", 2)
+    for path in corpus.glob("boxes/*.json"):
+        boxes = json.loads(path.read_text())
+        path.write_text(json.dumps(boxes | {"tags": {"labelled_by": "claude/m"}}))
+    boxes = json.loads((corpus / "boxes/000.json").read_text())
+    right = [line["text"] for line in boxes["lines"]]
+    boxes["lines"] = [line | {"text": f"{line['text']}x"} for line in boxes["lines"]]
+    (corpus / "boxes/000.json").write_text(json.dumps(boxes | {"tags": {"labelled_by": "claude/m"}}))
+    (corpus / "annotations").mkdir(exist_ok=True)
+    (corpus / "annotations/000.txt").write_text("\n".join(right))
+    manifest = pack(corpus, tmp_path / "packed", PackOptions(max_distance=1.0), use_ray=False)
+    found = [line for split in SPLITS for line in read_lines(manifest, split) if line.source == "images/000.png"]
+    assert {line.text for line in found} == set(right) and all("labelled_by" not in line.tags for line in found)
+    others = [line for split in SPLITS for line in annotated_lines(manifest, split, 100)]
+    assert {line.source for line in others} <= {"images/000.png"}, "a teacher's text is no truth beside somebody's"

@@ -153,7 +153,27 @@ def test_a_store_that_goes_away_costs_one_warning_and_no_training(tmp_path: Path
         assert len(told) == 1
     kept = [json.loads(line) for line in (tmp_path / "tracking.jsonl").read_text().splitlines()]
     assert [line["metrics"] for line in kept[:2]] == [{"step": 2, "loss": 2.0}, {"step": 3, "loss": 1.0}]
-    assert kept[2]["run"] == {"a": 1} and kept[3]["status"] == "FINISHED"
+    assert kept[2]["run"] == {"a": 1} and kept[-1]["status"] == "FINISHED"
+
+
+def test_a_store_of_files_that_fails_costs_the_files_alone(
+    tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(store, tmp_path)
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError("no bucket")
+
+    for name in ("log_dict", "log_artifact"):
+        monkeypatch.setattr(f"mlflow.MlflowClient.{name}", refused)
+    (tmp_path / "report.html").touch()
+    with Tracker(tmp_path) as tracker, pytest.warns(RuntimeWarning, match="no bucket"):
+        tracker.log_run({"a": 1})
+        tracker.log_artifact(tmp_path / "report.html")
+        tracker.log_metrics({"loss": 3.0}, 1)
+    run = client_of(tracker).get_run(tracker.run_id)
+    assert run.info.status == "FINISHED" and run.data.metrics == {"loss": 3.0} and run.data.params == {"a": "1"}
+    assert "artifact" in (tmp_path / "tracking.jsonl").read_text()
 
 
 @pytest.mark.slow
