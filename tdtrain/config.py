@@ -124,6 +124,12 @@ class DistillRun(ReaderRun, Pair):  # pydantic takes the fields of the last base
                 f"on_policy={self.teaching.on_policy} has the teacher judge the student's own tokens, but "
                 f"vocabulary_bridge={self.teaching.vocabulary_bridge} compares different ones; use rehead"
             )
+        if self.teaching.on_policy and (not self.teaching.alpha or self.teaching.targets == "sequence"):
+            raise ValueError(
+                f"on_policy={self.teaching.on_policy} has the teacher judge what the student writes, and nothing else "
+                f"is learnt in these steps, but alpha={self.teaching.alpha} with targets={self.teaching.targets} gives "
+                "its distributions no weight; leave on_policy out, or raise alpha and use targets soft or both"
+            )
         if self.cache.teacher_views and not self.corpus.augment:
             raise ValueError(
                 f"teacher_views={self.cache.teacher_views} are augmented pictures, but augment=False; leave one out"

@@ -25,7 +25,7 @@ def label_corpus(run: LabelRun) -> LabelManifest:
     check_label(run.kept.labels, "teacher_label")
     gpus = resources.get("GPU", 0.0)
     reserved = float(gpus > 0) if run.kept.teacher_gpus is None else run.kept.teacher_gpus
-    actors = run.kept.teacher_actors or max(1, int(gpus if reserved else resources["CPU"] // 2))
+    actors = run.kept.teacher_actors or max(1, int(gpus if reserved else resources.get("CPU", 0) // 2))
     shards = load_manifest(job.lines).shards_of("train")
     done = sum(open_folder(job.folder).exists(name_of(shard.path)) for shard in shards)
     with Display(Path(run.output_dir).name) as display:

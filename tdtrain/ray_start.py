@@ -10,6 +10,7 @@ from math import ceil
 from pathlib import Path
 
 import ray
+from ray._private.state import state as _state
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tdtrain.machine import cores
@@ -83,6 +84,21 @@ def check_label(labels: Mapping[str, str], field: str = "worker_label") -> None:
         words = ", ".join(f"{key}={value}" for key, value in labels.items())
         seen = sorted({f"{key}={value}" for own in there for key, value in own.items() if "node-id" not in key})
         raise ValueError(f"{field}={words}, and no node has that label; there are {', '.join(seen) or 'none'}")
+
+
+def at_most(there: Mapping[str, float]) -> dict[str, float]:
+    """What a cluster has or, where it grows, may have, by resource.
+
+    Args:
+        there: what it has.
+    """
+    told = _state.get_max_resources_from_cluster_config() or {}
+    return {kind: max(there.get(kind, 0.0), float(told.get(kind, 0))) for kind in {*there, *told}}
+
+
+def grows() -> bool:
+    """Whether an autoscaler may add nodes."""
+    return _state.get_max_resources_from_cluster_config() is not None
 
 
 def check_elastic(compute: Compute) -> None:

@@ -26,7 +26,7 @@ from tdtrain.models.causal import load_causal
 from tdtrain.options import Compute, evaluation_steps
 from tdtrain.page_readings import read_annotated_pages
 from tdtrain.pipeline import Job, Prepared, prepare
-from tdtrain.ray_start import SPARE_CPUS, check_label, connect, cores_of_machine
+from tdtrain.ray_start import SPARE_CPUS, at_most, check_label, connect, cores_of_machine, grows
 from tdtrain.report.search import write_search_report
 from tdtrain.report.tracking import Tracker
 from tdtrain.search.fit_best import fit_best
@@ -61,7 +61,7 @@ def search_job(search: SearchRun, run: Searched) -> Outcome:
             f"scheduler=pbt hands weights from process to process, and num_workers={run.compute.num_workers} would "
             "spread them; leave num_workers out, or use another scheduler"
         )
-    resources = connect(at_least=max(SPARE_CPUS, run.compute.num_workers * run.compute.cpus))
+    resources = at_most(connect(at_least=max(SPARE_CPUS, run.compute.num_workers * run.compute.cpus)))
     check_label(run.compute.labels)
     writes, reads = places_of(run)
     check_nodes(writes | {"output_dir": str(search.output_dir.absolute())}, reads)
@@ -114,7 +114,7 @@ def room(search: SearchRun, asked: Compute, resources: Mapping[str, float]) -> t
     # The data of several workers are brought by tasks, and on a single machine these have CPUs beside its cores.
     spare = SPARE_CPUS if workers > 1 else 0
     cpus = cores if cores is not None else resources.get("CPU", 1.0) - spare
-    if cores is None:
+    if cores is None and not grows():
         check_nodes_have(one)
     needs = {"CPU": (workers * one.cpus, max(cpus, 1.0)), "GPU": (workers * one.gpus, gpus)}
     for kind, (needed, there) in needs.items():

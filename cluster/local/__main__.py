@@ -40,7 +40,8 @@ def main() -> None:
     parser.add_argument("--cpus", type=float, default=2, help="logical CPUs of each")
     parser.add_argument("--plain", action="store_true", help="one host, without namespaces or root")
     told = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for ended in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ended, lambda number, _: sys.exit(128 + number))
     if told.plain:
         with plain_cluster(told.cpus) as (url, token):
             _say(url, token)

@@ -45,6 +45,7 @@ class Recipe:
             lines that may turn out to be of use.
         teacher_codec: of a teacher that writes other tokens; None: the student's are among them.
         augment_seed: None: pictures stay as they are.
+        views: so many augmented pictures of each line, in turn; 0: another one each epoch.
     """
 
     kind: Kind
@@ -59,6 +60,7 @@ class Recipe:
     streamed: bool = False
     teacher_codec: Codec | None = None
     augment_seed: int | None = None
+    views: int = 0
     ctc_codec: Codec | None = None
     ctc_columns: int = 0
 
@@ -206,8 +208,7 @@ def _micro_batch(
     ids = lines["id"].to_pylist()
     images = [decode(raw) for raw in lines["image"].to_pylist()]
     if recipe.augment_seed is not None:
-        views = recipe.memory.views if recipe.memory else 0
-        of = (epoch % views, VIEW_SEED) if views else (epoch, recipe.augment_seed)
+        of = (epoch % recipe.views, VIEW_SEED) if recipe.views else (epoch, recipe.augment_seed)
         images = [augment(image, row, *of) for image, row in zip(images, ids, strict=True)]
     batch = recipe.pixels.collate([recipe.pixels.resize(image) for image in images])
     batch["frames"] = recipe.pixels.frames(batch["widths"])

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tdtrain.losses.divergence import Divergence, divergence, jensen_shannon
+from tdtrain.losses.divergence import Divergence, divergence, jensen_shannon, summed
 from tdtrain.losses.signal import Candidates, HeadOf
 from tdtrain.models.reader import IGNORED
 
@@ -185,7 +185,7 @@ def _dense(
             value, pull = divergence(theirs.log_softmax(-1), log_q, mix)
         return value, pull.addcmul_(q, -pull.sum(-1, keepdim=True)).mul_(weight[:, None])
     p, their_total = _softmax(theirs)
-    expected = torch.bmm(p[:, None], theirs.sub_(logits)[:, :, None])[:, 0, 0]
+    expected = summed(p, theirs.sub_(logits))
     value = mix.forward_kl * (expected - their_total + log_total)
     return value, p.neg_().add_(q).mul_((mix.forward_kl * weight)[:, None])
 

@@ -106,8 +106,15 @@ def jensen_shannon(
     least = torch.finfo(p.dtype).tiny
     log_m = torch.lerp(q, p, mix.beta).clamp_(min=least).log_()
     terms = log_q.sub_(log_m).mul_(q).mul_(mix.jsd * (1 - mix.beta))
-    of_p = torch.bmm(p[:, None], log_p.sub_(log_m)[:, :, None])[:, 0, 0]
+    of_p = summed(p, log_p.sub_(log_m))
     return mix.jsd * mix.beta * of_p + terms.sum(-1), terms
+
+
+def summed(p: Tensor, values: Tensor) -> Tensor:
+    """Sum of p * values over the last dimension, N of N C, without a buffer for their product. Autocast would round
+    what goes in to bf16, where 0.999 is 1."""
+    with torch.autocast(p.device.type, enabled=False):
+        return torch.bmm(p[:, None], values[:, :, None])[:, 0, 0]
 
 
 def _kl(a: Tensor, log_a: Tensor, log_b: Tensor) -> Tensor:

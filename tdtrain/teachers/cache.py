@@ -152,7 +152,8 @@ def memory_of(folder: str, student: Codec, temperature: float) -> Memory:
 def serves_all_temperatures(manifest: Begun) -> bool:
     """Whether what is kept can be softened at will: the frames of CTC, hidden states, whole distributions."""
     keep = manifest.spec.keep
-    return keep.kept == "hidden" or manifest.spec.kind == "ctc" or keep.k >= len(manifest.tokens)
+    whole = keep.kept == "top_k" and keep.k >= len(manifest.tokens)
+    return keep.kept == "hidden" or manifest.spec.kind == "ctc" or whole
 
 
 def differences(root: Folder, spec: Spec) -> list[str]:

@@ -54,7 +54,7 @@ def label_lines(
         worse = [augment(im, row, 0, VIEW_SEED) for im, row in zip(pictures, ids, strict=True)]
         for chosen, batch in _batches(reader, worse, precision):
             for i, again in zip(chosen, reader.read(batch), strict=True):
-                agreement[i] = 1 - min(1.0, cer([readings[i].text], [again.text])) if readings[i].text else 0.0
+                agreement[i] = 1 - min(1.0, cer([readings[i].text], [again.text])) if readings[i].text.strip() else 0.0
     told = [reading.text if text is None else text for text, reading in zip(texts, readings, strict=True)]
     table: list[dict] = []
     for view in range(max(1, keep.views)):

@@ -63,7 +63,8 @@ def plan_labels(
     """
     reader = load_reader(teacher)
     keep = keep or Keep(k=DEFAULT_K[reader.kind])
-    if keep.kept == "hidden" or keep.k >= len(reader.codec.tokens):  # the whole distribution, to be softened at will
+    whole = keep.kept == "top_k" and keep.k >= len(reader.codec.tokens)
+    if keep.kept == "hidden" or whole:  # the whole distribution, to be softened at will
         keep = keep.model_copy(update={"temperature": 1.0})
     if reader.kind == "ctc" and (keep.kept != "top_k" or keep.temperature != 1):
         raise ValueError(

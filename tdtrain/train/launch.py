@@ -50,6 +50,7 @@ def plan_job(run: TrainRun) -> Job:
     accumulation = micro_batches(run.optimisation, run.compute)
     stored = run.labels is not None and run.teacher is None and run.alpha > 0
     theirs = codec_of(run.teacher or load_begun(run.labels).teacher) if run.bridge != "same" and run.labels else None
+    memory = memory_of(run.labels, theirs or reader.codec, run.temperature) if stored and run.labels else None
     recipe = Recipe(
         kind=reader.kind,
         pixels=reader.pixels,
@@ -59,10 +60,11 @@ def plan_job(run: TrainRun) -> Job:
         min_agreement=run.min_agreement,
         parts=accumulation * max(run.compute.num_workers, 1),
         seed=run.optimisation.seed,
-        memory=memory_of(run.labels, theirs or reader.codec, run.temperature) if stored and run.labels else None,
+        memory=memory,
         teacher_codec=theirs,
         streamed=run.streamed,
         augment_seed=run.optimisation.seed if run.augment else None,
+        views=memory.views if memory else run.views,
         ctc_codec=getattr(reader, "ctc_codec", None),
         ctc_columns=getattr(reader.module, "num_columns", 0),
     )

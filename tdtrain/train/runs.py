@@ -41,6 +41,8 @@ class TrainRun(WithPlaces):
     min_confidence: Share = 0.9
     min_agreement: Share = 0.0
     augment: bool = True
+    views: int = Field(default=0, ge=0)
+    """Augmented pictures of each line, as a stored teacher saw them; its control sees the same. 0: new ones."""
     max_evaluation_lines: Positive = 2000
     max_steps: Positive | None = None
     """Stop after so many steps; None: after `optimisation.epochs`."""

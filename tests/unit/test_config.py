@@ -267,6 +267,8 @@ def test_what_needs_tokens_is_refused_for_ctc_readers(changes: dict, words: str)
         ),
         ({"mix": {"forward_kl": 0.0}}, "all divergences have weight 0"),
         ({"cache": {"teacher_views": 2}, "corpus": {"augment": False}}, "teacher_views=2 are augmented pictures"),
+        ({"teaching": {"on_policy": 0.2, "teacher_signal": "live", "alpha": 0.0}}, "alpha=0.0 with targets=both"),
+        ({"teaching": {"on_policy": 0.2, "teacher_signal": "live", "targets": "sequence"}}, "with targets=sequence"),
         ({"compute": {"shard_teacher": True}}, "shard_teacher=True is for a live teacher, but teacher_signal=auto"),
     ],
 )

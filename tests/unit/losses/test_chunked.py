@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tdtrain.losses.chunked import Teacher, distillation_loss
-from tdtrain.losses.divergence import LEAST, Divergence
+from tdtrain.losses.divergence import LEAST, Divergence, summed
 from tdtrain.losses.signal import Candidates, HeadOf
 from tdtrain.models.reader import IGNORED
 
@@ -242,3 +242,12 @@ def test_tied_heads_compilation_and_activation_checkpointing(tied: bool, way: st
     torch.testing.assert_close(mine, whole)
     for own, theirs in zip(torch.autograd.grad(mine, list(model.parameters())), expected, strict=True):
         torch.testing.assert_close(own, theirs)
+
+
+def test_what_is_reported_is_not_rounded_by_autocast() -> None:
+    p = torch.tensor([[0.999, 0.001]])
+    values = torch.tensor([[8.001, -3.0]])
+    plain = summed(p, values)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(summed(p, values), plain)
+    torch.testing.assert_close(plain, (p * values).sum(-1))

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import ray
+from ray._private.state import state
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune.schedulers.pbt import _explore
 
 from tdtrain.config import DistillRun
+from tdtrain.ray_start import at_most, grows
 from tdtrain.search.outcome import _row
 from tdtrain.search.runs import SearchRun
 from tdtrain.search.space import parse_axis, put
@@ -82,6 +84,7 @@ def test_generations_are_many_enough_to_breed() -> None:
 
 def test_a_worker_has_to_fit_on_one_node_and_data_have_to_have_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tdtrain.searching.cores_of_machine", lambda: None)
+    monkeypatch.setattr("tdtrain.searching.grows", lambda: False)
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 4.0, "GPU": 1.0}}] * 4)
     there = {"CPU": 16.0, "GPU": 4.0}
     with pytest.raises(ValueError, match="cpus_per_worker=8 and gpus_per_worker=0, and no node"):
@@ -103,3 +106,10 @@ def test_the_score_of_a_trial_is_its_own() -> None:
         for number, now in ((1, 0.4), (2, 0.3))
     ]
     assert _row(0, trial, ("score",), reports).figures == {"score": 0.3}  # not that of whose weights it went on from
+
+
+def test_what_an_autoscaler_may_add_is_counted_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "get_max_resources_from_cluster_config", lambda: {"CPU": 16, "GPU": 4})
+    assert at_most({"CPU": 2.0, "memory": 5.0}) == {"CPU": 16.0, "GPU": 4.0, "memory": 5.0} and grows()
+    monkeypatch.setattr(state, "get_max_resources_from_cluster_config", lambda: None)
+    assert at_most({"CPU": 2.0}) == {"CPU": 2.0} and not grows()

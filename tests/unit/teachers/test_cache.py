@@ -156,6 +156,8 @@ def test_with_views_teacher_and_student_see_the_same_picture(corpus: str, tmp_pa
         records: list = []
         fit(run, tmp_path / f"out-{views}", lambda name, record, total, seen=records: seen.append(record))
         soft[views] = [record.loss_soft for record in records]
+        control = run.model_copy(update={"labels": None, "alpha": 0.0, "views": views})
+        assert plan_job(control).recipe.views == plan_job(run).recipe.views == views  # the control sees the same
     assert max(soft[2]) < 1e-4 < 1e-2 < min(soft[0])
     picture = np.full((32, 90, 3), 200, np.uint8)
     assert not np.array_equal(augment(picture, "a", 0, VIEW_SEED), augment(picture, "a", 1, VIEW_SEED))
