@@ -24,11 +24,15 @@ class Memory:
         to_student: of each of the teacher's tokens, the student's id, -1 where it has none.
         ids_bytes: bytes of a stored id.
         views: see `tdtrain.teachers.cache.Keep`.
+        tail: whether rows have one; a micro batch may have no row that would tell.
+        width: D, of hidden states; 0: it has none.
     """
 
     to_student: np.ndarray
     ids_bytes: int = 2
     views: int = 0
+    tail: bool = False
+    width: int = 0
 
 
 def soft_arrays(rows: Sequence[dict | None], positions: np.ndarray, memory: Memory) -> dict[str, np.ndarray]:
@@ -52,17 +56,15 @@ def soft_arrays(rows: Sequence[dict | None], positions: np.ndarray, memory: Memo
     taught = np.zeros(len(rows), bool)
     taught[[i for i, _ in known]] = True
     shape = (len(rows), int(positions.max()))
-    if any(row["hidden"] is not None for _, row in known):
-        width = next(len(row["hidden"]) // 2 // row["num_positions"] for _, row in known)
-        hidden = np.zeros((*shape, width), np.float32)
+    if memory.width:
+        hidden = np.zeros((*shape, memory.width), np.float32)
         for i, row in known:
-            hidden[i, : positions[i]] = np.frombuffer(row["hidden"], np.float16).reshape(-1, width)
+            hidden[i, : positions[i]] = np.frombuffer(row["hidden"], np.float16).reshape(-1, memory.width)
         return {"taught": taught, "soft_hidden": hidden}
     told = np.zeros(shape, np.float32)
     k = max((row["k"] for _, row in known), default=1)
     ids, logprobs = np.zeros((*shape, k), np.int64), np.full((*shape, k), -np.inf, np.float32)
     tail = np.full(shape, -np.inf, np.float32)
-    has_tail = False
     for i, row in known:
         here = (i, slice(positions[i]))
         theirs = np.frombuffer(row["ids"], f"u{memory.ids_bytes}").reshape(-1, row["k"])
@@ -70,11 +72,10 @@ def soft_arrays(rows: Sequence[dict | None], positions: np.ndarray, memory: Memo
         values = np.frombuffer(row["logprobs"], np.float16).reshape(theirs.shape).astype(np.float32)
         ids[here][:, : row["k"]] = np.maximum(mapped, 0)
         logprobs[here][:, : row["k"]] = np.where(mapped >= 0, values, -np.inf)
-        if row["tail"] is not None:
-            has_tail = True
+        if memory.tail:
             tail[here] = np.frombuffer(row["tail"], np.float16)
             told[here] = np.frombuffer(row["label_logprobs"], np.float32)
-    of_tokens = {"soft_tail": tail, "soft_told": told} if has_tail else {}
+    of_tokens = {"soft_tail": tail, "soft_told": told} if memory.tail else {}
     return {"taught": taught, "soft_ids": ids, "soft_logprobs": logprobs} | of_tokens
 
 

@@ -20,6 +20,7 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+from safetensors import deserialize
 
 from tdtrain.data.batches import open_table
 from tdtrain.data.manifest import Manifest
@@ -146,7 +147,11 @@ def memory_of(folder: str, student: Codec, temperature: float) -> Memory:
         )
     own = {token: index for index, token in enumerate(student.tokens)}
     to_student = np.asarray([own.get(token, -1) for token in manifest.tokens], np.int64)
-    return Memory(to_student, np.dtype(id_dtype(len(manifest.tokens))).itemsize, keep.views)
+    width = 0
+    if keep.kept == "hidden":
+        width = dict(deserialize(open_folder(folder).read(HEAD)))["weight"]["shape"][1]
+    tail = keep.kept != "hidden" and manifest.spec.kind == "autoregressive"
+    return Memory(to_student, np.dtype(id_dtype(len(manifest.tokens))).itemsize, keep.views, tail, width)
 
 
 def serves_all_temperatures(manifest: Begun) -> bool:

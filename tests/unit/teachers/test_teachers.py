@@ -91,6 +91,17 @@ def test_stored_candidates_are_the_teacher_s_own_frames() -> None:
         soft_arrays(rows, frames + 1, Memory(to_student))
 
 
+def test_a_micro_batch_of_which_the_teacher_knows_nothing_has_the_arrays_of_others() -> None:
+    rows, positions = [None, {"num_positions": 0}], np.asarray([3, 2])
+    tokens = soft_arrays(rows, positions, Memory(np.arange(5), tail=True))
+    assert {name: value.shape for name, value in tokens.items()} == {
+        "taught": (2,), "soft_ids": (2, 3, 1), "soft_logprobs": (2, 3, 1), "soft_tail": (2, 3), "soft_told": (2, 3)
+    }  # fmt: skip
+    hidden = soft_arrays(rows, positions, Memory(np.arange(5), width=4))
+    assert set(hidden) == {"taught", "soft_hidden"} and hidden["soft_hidden"].shape == (2, 3, 4)
+    assert not hidden["taught"].any() and not tokens["taught"].any()
+
+
 def test_labels_are_known_by_all_that_changes_them(tmp_path: Path) -> None:
     lines = packed_lines(tmp_path, num=24)
     tiny = plan_labels("ppocrv6-tiny", lines, str(tmp_path / "labels"))
