@@ -65,7 +65,9 @@ def run_trial(values: dict[str, Any], trials: Trials, objectives: Sequence[str],
             with alone(job.run.compute):
                 job.work(TuneContext(job, figures))
     except (Diverged, ValueError, torch.OutOfMemoryError, MemoryError) as error:
-        tune.report(dict.fromkeys({"score", *objectives}, math.inf) | {"failure": str(error) or type(error).__name__})
+        tune.report(
+            dict.fromkeys({"score", "now", *objectives}, math.inf) | {"failure": str(error) or type(error).__name__}
+        )
 
 
 def reported_again(journal: Path) -> bool:

@@ -187,7 +187,7 @@ def scheduler_of(search: SearchRun, axes: Sequence[Axis], rounds: int) -> TrialS
     if search.scheduler == "median":
         return MedianStoppingRule(ROUND, "score", "min", grace_period=search.grace, min_samples_required=3)
     if search.scheduler == "pbt":
-        return PopulationBasedTraining(
+        return Population(
             ROUND, "now", "min",  # the best score of a trial may be that of another, whose weights it went on from
             perturbation_interval=search.grace,
             hyperparam_mutations={
@@ -203,6 +203,16 @@ def within(values: dict[str, Any], axes: Sequence[Axis]) -> dict[str, Any]:
     """Values that were perturbed, back in their ranges."""
     ranges = {axis.path: axis.values for axis in axes if axis.kind != "choice"}
     return values | {path: min(max(values[path], low), high) for path, (low, high) in ranges.items()}  # type: ignore
+
+
+class Population(PopulationBasedTraining):
+    """A trial that has come to its end goes on from nobody's weights: its values would be some it never learnt with."""
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict) -> str:
+        """What becomes of a trial that reports."""
+        if result.get("complete") or "failure" in result:
+            return TrialScheduler.CONTINUE
+        return super().on_trial_result(tune_controller, trial, result)
 
 
 class HyperBand(HyperBandScheduler):

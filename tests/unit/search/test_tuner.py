@@ -43,6 +43,8 @@ def test_values_of_a_population_stay_in_the_space() -> None:
         assert values["teaching.targets"] in ("soft", "sequence")
         assert values["optimisation.batch_size"] in range(8, 17)
     assert scheduler._metric == "now"
+    for ended in ({"complete": True}, {"failure": "loss is nan"}):  # nobody's weights come after the last report
+        assert scheduler.on_trial_result(None, None, ended | {"now": 1.0, "training_iteration": 4}) == "CONTINUE"
     assert within({"teaching.alpha": 1.02}, AXES[:1]) == {"teaching.alpha": 0.9}
 
 
