@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Mapping
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray._private.state import state as _state
@@ -111,14 +112,32 @@ def check_elastic(compute: Compute) -> None:
     if compute.min_workers is None or not compute.labels:
         return
     for node in (node for node in ray.nodes() if node["Alive"]):
-        has, labelled = node["Resources"], compute.labels.items() <= node.get("Labels", {}).items()
-        if not labelled and has.get("CPU", 0) >= compute.cpus and has.get("GPU", 0) >= compute.gpus:
+        if not compute.labels.items() <= node.get("Labels", {}).items() and _fits(compute, node):
             raise ValueError(
                 f"min_workers={compute.min_workers} with worker_label={compute.worker_label}: Ray Train counts room "
                 f"for workers without regard to labels, and node {node['NodeManagerAddress']}, which has room, has no "
                 "such label; label it, leave either out, or have workers ask for what labelled nodes alone have, such "
                 "as gpus_per_worker"
             )
+
+
+def check_room_on_a_node(compute: Compute) -> None:
+    """Raises ValueError where no single node has room for one worker, however much the cluster has.
+
+    Args:
+        compute: with what was left out decided.
+    """
+    if not any(_fits(compute, node) for node in ray.nodes() if node["Alive"]):
+        raise ValueError(
+            f"cpus_per_worker={compute.cpus:g} and gpus_per_worker={compute.gpus:g}, and no node of the cluster has "
+            "both, so that no trial could ever start"
+        )
+
+
+def _fits(compute: Compute, node: Mapping[str, Any]) -> bool:
+    """Whether a node has what one worker reserves."""
+    has = node["Resources"]
+    return has.get("CPU", 0) >= compute.cpus and has.get("GPU", 0) >= compute.gpus
 
 
 def _package(local: bool) -> dict:

@@ -30,17 +30,20 @@ def score(run: EvaluateRun) -> Results:
     manifest = _packed(run)
     splits = _splits(run, manifest)
     learnt = {page for model in (run.model, run.baseline) if model for page in pages_learnt_from(model)}
-    there = {line.page_id for split in splits for line in read_lines(manifest, split, images=False) if line.text}
-    if there <= learnt:
-        raise ValueError(f"dataset_path={run.dataset_path} has no annotated page that no model learnt from")
+    seen: set[str] = set()
+    if learnt:
+        there = {line.page_id for split in splits for line in read_lines(manifest, split, images=False) if line.text}
+        seen = there & learnt
+        if seen == there:
+            raise ValueError(f"dataset_path={run.dataset_path} has no annotated page that no model learnt from")
     models = {"student": run.model} | ({"baseline": run.baseline} if run.baseline else {})
     with (
         Tracker(run.output_dir, run.tracking_uri, run_name=run.output_dir.name) as tracker,
         Display(run.output_dir.name) as display,
     ):
         tracker.log_run(run.model_dump(mode="json"))
-        if there & learnt:
-            display.say(f"{len(there & learnt):,} pages that a model learnt from are left out")
+        if seen:
+            display.say(f"{len(seen):,} pages that a model learnt from are left out")
         counting = display.counting("evaluate", "shards, by reader")
         limit, workers, gpus = run.max_evaluation_lines, run.num_workers, run.gpus_per_worker
         evaluation = evaluate(models, manifest, limit, workers, counting, splits, gpus, learnt)

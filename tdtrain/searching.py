@@ -13,8 +13,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import ray
-
 from tdtrain.adapting import check_teacher, label_lines
 from tdtrain.adapting_documents import mend, write_examples
 from tdtrain.admission import check_models, check_place, places_of
@@ -26,7 +24,7 @@ from tdtrain.models.causal import load_causal
 from tdtrain.options import Compute, evaluation_steps
 from tdtrain.page_readings import read_annotated_pages
 from tdtrain.pipeline import Job, Prepared, prepare
-from tdtrain.ray_start import SPARE_CPUS, at_most, check_label, connect, cores_of_machine, grows
+from tdtrain.ray_start import SPARE_CPUS, at_most, check_label, check_room_on_a_node, connect, cores_of_machine, grows
 from tdtrain.report.search import write_search_report
 from tdtrain.report.tracking import Tracker
 from tdtrain.search.fit_best import fit_best
@@ -115,7 +113,7 @@ def room(search: SearchRun, asked: Compute, resources: Mapping[str, float]) -> t
     spare = SPARE_CPUS if workers > 1 else 0
     cpus = cores if cores is not None else resources.get("CPU", 1.0) - spare
     if cores is None and not grows():
-        check_nodes_have(one)
+        check_room_on_a_node(one)
     needs = {"CPU": (workers * one.cpus, max(cpus, 1.0)), "GPU": (workers * one.gpus, gpus)}
     for kind, (needed, there) in needs.items():
         if needed > there:
@@ -127,16 +125,6 @@ def room(search: SearchRun, asked: Compute, resources: Mapping[str, float]) -> t
     most = int(min(there / needed + 1e-9 for needed, there in needs.values() if needed))
     at_once = max(1, min(search.trials_at_once or most, most, search.num_trials))
     return asked.on(gpus, cores, at_once), at_once
-
-
-def check_nodes_have(one: Compute) -> None:
-    """Raises ValueError where no single node has room for one worker, however much the cluster has."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if not any(node.get("CPU", 0) >= one.cpus and node.get("GPU", 0) >= one.gpus for node in nodes):
-        raise ValueError(
-            f"cpus_per_worker={one.cpus:g} and gpus_per_worker={one.gpus:g}, and no node of the cluster has both, so "
-            "that no trial could ever start"
-        )
 
 
 def hold(search: SearchRun, run: Searched) -> None:

@@ -106,7 +106,7 @@ def check_paths(axes: Sequence[Axis], exploits: bool = False) -> None:
         if exploits and (_among(axis.path, SHAPING) or is_shared(axis.path)):
             raise ValueError(
                 f"scheduler=pbt has trials go on from each other's weights, and trials of other {axis.path} have "
-                "others; leave it out of --space, or use another scheduler"
+                "others; give a --space without it, or use another scheduler"
             )
         if _among(axis.path, OUTSIDE):
             raise ValueError(

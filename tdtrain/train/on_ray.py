@@ -158,12 +158,14 @@ def drop_leftovers(record: Folder, chosen: str) -> None:
         chosen: what workers go on from.
     """
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # then the next start sees to it
-        known: set[str] = set()
-        if record.exists(SNAPSHOT):
-            known = {one["checkpoint_dir_name"] for one in json.loads(record.read(SNAPSHOT))["checkpoint_results"]}
-        held = names(record)
+        known, held = _known(record) if record.exists(SNAPSHOT) else set(), names(record)
         for name in set(held) - known - {chosen, *by_score(record, held)[:BEST_KEPT]}:
             record.delete_folder(name)
+
+
+def _known(record: Folder) -> set[str]:
+    """The checkpoints that Ray Train's record names."""
+    return {one["checkpoint_dir_name"] for one in json.loads(record.read(SNAPSHOT))["checkpoint_results"]}
 
 
 def drop_broken_snapshot(record: Folder) -> None:
@@ -172,8 +174,8 @@ def drop_broken_snapshot(record: Folder) -> None:
     if not record.exists(SNAPSHOT):
         return
     try:
-        kept = {one["checkpoint_dir_name"] for one in json.loads(record.read(SNAPSHOT))["checkpoint_results"]}
-        wrong = f"names {gone}, which is gone" if (gone := ", ".join(sorted(kept - set(names(record))))) else ""
+        gone = ", ".join(sorted(_known(record) - set(names(record))))
+        wrong = f"names {gone}, which is gone" if gone else ""
     except (ValueError, KeyError, TypeError):
         wrong = "was not written to its end"
     if wrong:

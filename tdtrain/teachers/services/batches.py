@@ -115,14 +115,17 @@ class Batches:
                 waiting[key] = max(page, waiting.get(key, page), key=lambda one: one.unusable)
         self._spent = NOTHING  # by other jobs
         waiting = {key: page for key, page in waiting.items() if key in pages and self._open(key, again)}
-        tried_first = sorted(waiting, key=lambda key: -waiting[key].unusable)
-        waiting = {key: waiting[key] for key in tried_first[: self._budget.max_pages]}
+        ranked = sorted(waiting.items(), key=lambda item: -item[1].unusable)  # those that were tried come first
+        chosen = len(ranked) if self._budget.max_pages is None else self._budget.max_pages
+        waiting, beyond = dict(ranked[:chosen]), dict(ranked[chosen:])
         while waiting:
             self._check_denied()
             now = dict(list(waiting.items())[: self._budget.pages(self._spent)])
             names = list(self._hand_in(now, pages))
-            if later := {key: page for key, page in waiting.items() if key not in now and page.unusable}:
+            left = (beyond | waiting).items()
+            if later := {key: page for key, page in left if key not in now and page.unusable}:
                 self._write(_new_name(), Batch(question=self._service.question, pages=later))
+            beyond = {}
             for name in done:
                 self._folder.delete(name)
             waiting, done = {}, names

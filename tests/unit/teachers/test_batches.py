@@ -239,13 +239,14 @@ def test_no_round_of_a_budget_is_beyond_it_and_the_rest_waits(server: BatchServe
     service = Claude("m", server.url)
     keys = {key_of(service.question, picture): (lambda picture=picture: picture) for picture in PICTURES}
 
-    def told(max_cost_usd: float | None) -> list[int]:
-        budget = Budget(Price(per_page=0.01), Usage(), None, max_cost_usd)
+    def told(max_cost_usd: float | None, max_pages: int | None = None) -> list[int]:
+        budget = Budget(Price(per_page=0.01), Usage(), max_pages, max_cost_usd)
         Batches(service, open_folder(tmp_path), budget, sleep=lambda _: None).ask(keys, lambda done, total: None)
         return sorted(server.handed_in[key] for key in keys)
 
     assert told(0.03) == [0, 0, 1, 1, 1] and len(list(tmp_path.glob("batches/*"))) == 1
-    assert told(0.04) == [0, 1, 2, 2, 2]  # those that were tried come first
+    assert told(0.01, 1) == [0, 0, 1, 1, 2]  # what was tried and is beyond the budget is not forgotten
+    assert told(0.03) == [0, 0, 2, 2, 3]  # those that were tried come first
     assert told(None) == [3, 3, 3, 3, 3] and not list(tmp_path.glob("batches/*"))
     given_up = [Answers(open_folder(tmp_path)).gave_up(key) for key in keys]
     assert [one.paid.pages for one in given_up if one] == [3] * 5
