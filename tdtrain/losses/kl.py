@@ -36,8 +36,12 @@ def forward_kl_candidates(
 ) -> Float[Tensor, ""]:
     """`forward_kl` against a teacher of whom only the K likeliest tokens a position were kept.
 
-    The kept probabilities are renormalised after softening; at K = V this is `forward_kl`. What the tail held is not
-    taught, which is exact enough where the kept mass is near one, as in the frames of a CTC reader.
+        T^2 * KL(teacher || student, both softened by T, among the kept)  -  log of the student's mass on the kept at T = 1
+
+    The divergence is taken apart (as in Zhao et al. 2022, arXiv 2203.08679) because of the rest only that is known which
+    it has at T = 1: next to nothing, in the frames of a CTC reader. Softened it is much, spread nobody knows how, so what
+    is within it is not taught. At K = V, whatever T, this is `forward_kl`; at T = 1 it is that of the kept
+    probabilities, renormalised.
 
     Args:
         candidate_ids: tokens in the student's vocabulary, each at most once a position.
@@ -46,12 +50,14 @@ def forward_kl_candidates(
     Returns: nats. Divide by the global number of positions.
     """
     known = (candidate_logprobs > -torch.inf).any(-1)  # else the student has none of the candidates
-    log_q = (student_logits[known].float() / temperature).log_softmax(-1).gather(-1, candidate_ids[known])
-    log_p = (candidate_logprobs[known].float() / temperature).log_softmax(-1)
-    return temperature**2 * _divergence(log_p, log_q)
+    told = candidate_logprobs[known].float()
+    log_q = student_logits[known].float().log_softmax(-1).gather(-1, candidate_ids[known])
+    log_q = log_q.masked_fill(told == -torch.inf, -torch.inf)
+    among = _divergence((told / temperature).log_softmax(-1), (log_q / temperature).log_softmax(-1))
+    return temperature**2 * among - log_q.logsumexp(-1).sum()
 
 
 def _divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     # A probability of zero contributes nothing, but 0 * (-inf - x) is nan, in the gradient as well.
-    terms = log_p.exp() * (log_p.masked_fill(log_p == -torch.inf, 0.0) - log_q)
-    return terms.masked_fill(log_p == -torch.inf, 0.0).sum()
+    nothing = log_p == -torch.inf
+    return (log_p.exp() * (log_p.masked_fill(nothing, 0.0) - log_q.masked_fill(nothing, 0.0))).sum()

@@ -79,6 +79,31 @@ def test_candidates_with_every_token_are_the_whole_distribution() -> None:
     torch.testing.assert_close(forward_kl_candidates(student, ids, values, 3.0), whole, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 5.0])
+def test_candidates_are_taught_among_themselves_and_the_rest_keeps_its_share(temperature: float) -> None:
+    student, teacher = torch.randn(4, 9), torch.randn(4, 9)
+    values, ids = teacher.log_softmax(-1).topk(3, dim=-1)
+    expected = 0.0
+    for s, kept, logprobs in zip(student, ids.tolist(), values, strict=True):
+        of_all, told, among = softmax(s, 1.0), softmax(logprobs, temperature), softmax(s[kept], temperature)
+        expected += temperature**2 * sum(p * math.log(p / q) for p, q in zip(told, among, strict=True))
+        expected -= math.log(sum(of_all[i] for i in kept))
+    assert forward_kl_candidates(student, ids, values, temperature).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 5.0, 10.0])
+def test_a_student_that_is_as_its_stored_teacher_has_nothing_to_learn(temperature: float) -> None:
+    """Softened, the 92 characters that are not kept have more than half of the mass; that must push nothing."""
+    teacher = torch.randn(6, 100)
+    teacher[:, 0] += 16
+    student = teacher.clone().requires_grad_()
+    values, ids = teacher.log_softmax(-1).topk(8, dim=-1)
+    assert (teacher / 5).softmax(-1).gather(-1, ids).sum(-1).max() < 0.5
+    loss = forward_kl_candidates(student, ids, values, temperature)
+    loss.backward()
+    assert 0 <= loss < 1e-3 and student.grad.abs().max() < 1e-3
+
+
 def test_a_position_without_any_candidate_is_left_out() -> None:
     student = torch.randn(2, 5, requires_grad=True)
     ids = torch.tensor([[1, 2], [0, 0]])
