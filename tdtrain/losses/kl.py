@@ -36,12 +36,12 @@ def forward_kl_candidates(
 ) -> Float[Tensor, ""]:
     """`forward_kl` against a teacher of whom only the K likeliest tokens a position were kept.
 
-        T^2 * KL(teacher || student, both softened by T, among the kept)  -  log of the student's mass on the kept at T = 1
+        T^2 * KL(teacher || student, softened by T, among the kept)  -  log of the student's mass on the kept at T = 1
 
-    The divergence is taken apart (as in Zhao et al. 2022, arXiv 2203.08679) because of the rest only that is known which
-    it has at T = 1: next to nothing, in the frames of a CTC reader. Softened it is much, spread nobody knows how, so what
-    is within it is not taught. At K = V, whatever T, this is `forward_kl`; at T = 1 it is that of the kept
-    probabilities, renormalised.
+    The divergence is taken apart (as in Zhao et al. 2022, arXiv 2203.08679), for of the rest only its mass at T = 1 is
+    known: next to nothing, in the frames of a CTC reader. Softened it is much, spread nobody knows how, so what is
+    within it is not taught. At K = V, whatever T, this is `forward_kl`; at T = 1 it is that of the kept probabilities,
+    renormalised.
 
     Args:
         candidate_ids: tokens in the student's vocabulary, each at most once a position.

@@ -23,6 +23,8 @@ pytestmark = pytest.mark.cluster
 ROOT = Path(__file__).parents[2]
 WAIT_S = 600
 BATCH = 12
+POLL_S = 2
+"""Asking takes a tenth of a second of a core."""
 WORKER = "RayTrainWorker"
 
 
@@ -65,7 +67,7 @@ class Running:
         while not there():
             in_time = time.monotonic() < began + WAIT_S
             assert in_time and json.loads(self.ask())["status"] != "FAILED", self.ask("/logs")[-5000:]
-            time.sleep(0.5)
+            time.sleep(POLL_S)
 
     def workers(self) -> set[tuple[int, int]]:
         return set(self._hosts.processes(WORKER))
