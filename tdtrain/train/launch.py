@@ -14,7 +14,7 @@ from tdtrain.data.training_set import training_set
 from tdtrain.models.load import load_reader
 from tdtrain.models.trocr_inputs import codec_of
 from tdtrain.options import micro_batches
-from tdtrain.teachers.cache import load_begun, memory_of
+from tdtrain.teachers.cache import memory_of
 from tdtrain.train.checkpoint import progress
 from tdtrain.train.in_process import fit_here
 from tdtrain.train.language import LanguageJob, plan_language
@@ -49,7 +49,9 @@ def plan_job(run: TrainRun) -> Job:
     reader = load_reader(run.model)
     accumulation = micro_batches(run.optimisation, run.compute)
     stored = run.labels is not None and run.teacher is None and run.alpha > 0
-    theirs = codec_of(run.teacher or load_begun(run.labels).teacher) if run.bridge != "same" and run.labels else None
+    crosses = run.bridge != "same" and run.labels is not None
+    assert not crosses or run.spelt_by is not None, "a bridge leads from a teacher"
+    theirs = codec_of(run.spelt_by) if crosses and run.spelt_by else None
     memory = memory_of(run.labels, theirs or reader.codec, run.temperature) if stored and run.labels else None
     recipe = Recipe(
         kind=reader.kind,

@@ -30,6 +30,8 @@ class TrainRun(WithPlaces):
     """Where the checkpoints go."""
     temperature: float = Field(default=1.0, gt=0)
     alpha: Share = 0.0
+    spelt_by: str | None = None
+    """Folder or name of the teacher, whose tokenizer is asked where a bridge leads from it."""
     bridge: Literal["same", "align", "project", "next_character", "uld"] = "same"
     """How distributions over different tokens are compared; same: the student's are among the teacher's."""
     mix: Mix = Mix()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -36,8 +37,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     reader.save(Path(folders["large"]))
     lines = packed_lines(root, num=64)
     for name, keep in {"labels": Keep(k=EVERYTHING), "hidden": Keep(k=1, kept="hidden")}.items():
-        job = plan_labels(folders["large"], lines, str(root / "labels"), "fp32", keep)
+        elsewhere = shutil.copytree(folders["large"], root / "elsewhere")  # somebody else labelled, and has moved on
+        job = plan_labels(str(elsewhere), lines, str(root / "labels"), "fp32", keep)
         label(job, 0, lambda done, total: None)
+        shutil.rmtree(elsewhere)
         folders[name] = job.folder
     return folders
 
@@ -62,7 +65,7 @@ def losses(corpus: str, models: dict[str, str], root: Path, **changes: object) -
 def test_a_stored_teacher_of_other_tokens_teaches_as_a_live_one(
     bridge: str, corpus: str, models: dict[str, str], tmp_path: Path
 ) -> None:
-    common = {"bridge": bridge, "labels": models["labels"], "alpha": 0.9}
+    common = {"bridge": bridge, "labels": models["labels"], "alpha": 0.9, "spelt_by": models["large"]}
     live = losses(corpus, models, tmp_path / "live", teacher=models["large"], **common)
     for name in ("labels", "hidden"):
         stored = losses(corpus, models, tmp_path / name, **common | {"labels": models[name]})
