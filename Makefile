@@ -1,6 +1,5 @@
 # make distill   set everything up and run the main job: distil a timetable reader, open output/distill/report.html
-# make test      set everything up and run the tests: side by side, then those that start clusters, one after the other;
-#                PYTEST_ARGS="tests/unit -k crop": these alone
+# make test      set everything up and run the tests; PYTEST_ARGS="tests/unit -k crop": these alone
 # make check     lint and types
 # make cluster   set everything up and start a Ray cluster of three hosts on this machine, as root (sudo make cluster);
 #                ARGS=--plain: of one host, for which nobody has to be root
@@ -18,6 +17,9 @@ TORCH_INDEX ?=
 EXTRAS ?=
 ARGS ?=
 PYTEST_ARGS ?=
+# Measures a rate, which other tests beside it would disturb.
+ALONE := tests/ray/test_asking.py
+
 VARIANT ?= cpu
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 IMAGE ?= tdtrain:$(VERSION)-$(VARIANT)
@@ -36,8 +38,8 @@ test: $(VENV)/.ready-dev
 ifdef PYTEST_ARGS
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 else
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile tests/unit
-	$(BIN)/python -m pytest tests/ray tests/cluster
+	$(BIN)/python -m pytest $(ALONE)
+	$(BIN)/python -m pytest --numprocesses 2 --ignore $(ALONE)
 endif
 
 check: $(VENV)/.ready-dev

@@ -28,7 +28,7 @@ EVALUATIONS = 9
 def measure(settings: Settings) -> Measured:
     """Searches twice on the sample corpus, its teacher and labels made once."""
     small = {
-        "corpus.sample_pages": 16, "corpus.annotated_pages": 8, "corpus.max_evaluation_lines": 40,
+        "corpus.sample_pages": 10, "corpus.annotated_pages": 6, "corpus.max_evaluation_lines": 40,
         "optimisation.epochs": 0.1, "teaching.adapt_teacher": False,
     }  # fmt: skip
     job = put(DistillRun(), GUIDE | {"optimisation.evaluations": EVALUATIONS} | (small if settings.quick else {}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import subprocess
 from collections.abc import Iterator
@@ -22,10 +23,11 @@ def permitted() -> None:
         pytest.skip(f"several hosts on this machine: {lacks}")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def hosts(permitted: None) -> Iterator[Hosts]:
     """Three hosts; afterwards there is nothing of them."""
-    with Hosts(3, cpus=3, env={"ANTHROPIC_API_KEY": SECRET}) as running:
+    niceness = {name: value for name, value in os.environ.items() if name == "RAY_worker_niceness"}
+    with Hosts(3, cpus=3, env={"ANTHROPIC_API_KEY": SECRET} | niceness) as running:
         yield running
     assert not running.root.exists() and running.network.name not in namespaces()
 

@@ -35,7 +35,7 @@ def run(*command: object, ok: bool = True) -> str:
 @pytest.fixture(scope="module")
 def distilled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("distil")
-    corpus = line_corpus(root / "corpus", annotated=120, num=160)
+    corpus = line_corpus(root / "corpus", annotated=80, num=100)
     out = root / "out"
     run(
         "rayjobs/distill.py", "--teacher_model", "ppocrv6-small", "--student_model", "mobile-pretrained",
@@ -82,8 +82,8 @@ def test_evaluate_scores_a_folder_of_lines_against_a_baseline(distilled: Path, t
 def test_the_default_job_from_drawn_pages_and_again(tmp_path: Path) -> None:
     """Sample pages, an adapted teacher, a stitched student, its control: what no argument at all runs, but small."""
     command = [
-        "rayjobs/distill.py", "--sample_pages", "16", "--annotated_pages", "8", "--epochs", "0.5", "--adapt_epochs",
-        "1", "--max_evaluation_lines", "60", "--output_dir", tmp_path,
+        "rayjobs/distill.py", "--sample_pages", "10", "--annotated_pages", "6", "--epochs", "0.5", "--adapt_epochs",
+        "1", "--max_evaluation_lines", "30", "--output_dir", tmp_path,
     ]  # fmt: skip
     run(*command)
     first = json.loads((tmp_path / "results.json").read_text())
