@@ -18,6 +18,7 @@ import json
 import os
 import shutil
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,10 +38,11 @@ from tdtrain.data.pack import pack
 from tdtrain.data.prepare import prepare
 from tdtrain.data.rows import SPLITS
 from tdtrain.data.sample.corpus import write_sample
-from tdtrain.evaluate.fields import count
+from tdtrain.evaluate.fields import blocks_of
 from tdtrain.evaluate.metrics import edits
 from tdtrain.evaluate.score import read_lines_with
 from tdtrain.evaluate.significance import paired_permutation_p
+from tdtrain.machine import cores
 from tdtrain.models.load import load_reader
 from tdtrain.models.students import alphabet, build_student
 from tdtrain.options import Compute, Frozen, Optimisation, Positive
@@ -109,15 +111,17 @@ def main() -> None:
         print(*(READERS | WRITERS).items(), sep="\n")
         return
     root = study.output_dir.absolute()
-    connect()
+    _claim(study, root)
+    os.environ.setdefault("ANTHROPIC_API_KEY", "none")  # before Ray starts, whose workers ask
+    connect(num_cpus=cores())
     truth = root / "pages"
     write_sample(truth, study.pages, study.pages, seed=study.page_seed)
     if not (root / "scans").exists():
+        shutil.rmtree(root / "scans.partial", ignore_errors=True)
         shutil.copytree(truth / "images", root / "scans.partial" / "images")
         (root / "scans.partial").rename(root / "scans")
     prepare(root / "test", None, study.test_pages, study.test_pages, study.page_seed + 1000)
     with LocalServices() as services:
-        os.environ.setdefault("ANTHROPIC_API_KEY", "none")
         for teacher in (*READERS, *WRITERS):
             ask_pages(asking(teacher, root, services.url))
     (root / "documents.json").write_text(json.dumps(documents(root)))
@@ -137,7 +141,16 @@ def main() -> None:
             f"CER {measured.cer():.2%}, digits {measured.cer('digits'):.2%}",
             flush=True,
         )
-        (root / "black_box_teachers.md").write_text(table(root))
+    (root / "black_box_teachers.md").write_text(table(root))
+
+
+def _claim(study: Study, root: Path) -> None:
+    """Raises ValueError where the folder has cells of another study."""
+    asked, held = study.model_dump_json(exclude={"output_dir", "seeds", "dry_run"}), root / "study.json"
+    if held.exists() and held.read_text() != asked:
+        raise ValueError(f"output_dir={root} holds another study, {held.read_text()}; give another folder")
+    root.mkdir(parents=True, exist_ok=True)
+    held.write_text(asked)
 
 
 def asking(teacher: str, root: Path, url: str) -> AskRun:
@@ -160,9 +173,9 @@ def documents(root: Path) -> dict[str, dict[str, float]]:
         right = said = true = 0
         for path in sorted((root / "pages" / "annotations").glob("*.json")):
             written = root / "asked" / teacher / "annotations" / path.name
-            answer = parse_document(written.read_bytes()).canonical() if written.exists() else "{}"
-            counts = count(parse_document(path.read_bytes()), answer)
-            right, said, true = right + counts.blocks_right, said + counts.blocks_said, true + counts.blocks_true
+            told = blocks_of(parse_document(written.read_bytes())) if written.exists() else Counter()
+            wanted = blocks_of(parse_document(path.read_bytes()))
+            right, said, true = right + (told & wanted).total(), said + told.total(), true + wanted.total()
         found[teacher] = {"block_f1": 2 * right / max(1, said + true), "blocks": true}
     return found
 

@@ -27,12 +27,13 @@ DISK_BYTES = 400_000_000
 
 @dataclass
 class Ground:
-    """A cluster, and the folder of the job that runs on it."""
+    """A cluster, and the folder of the job that runs on it. `struck`: when harm was last done, monotonic seconds."""
 
     hosts: Hosts
     out: Path
     rng: Random
     stack: ExitStack
+    struck: float = 0.0
 
     def submit(self, command: list[str], job: str) -> None:
         """Hands a job in under a name. Raises RuntimeError where that fails."""
@@ -45,7 +46,10 @@ class Ground:
         """What Ray says of a job; UNKNOWN while nobody answers."""
         with contextlib.suppress(ConnectionError, subprocess.TimeoutExpired, ValueError, KeyError):
             status, text = self.hosts.ask(f"/api/jobs/{job}", self.hosts.token_file.read_text(), on=HEAD)
-            return "FAILED" if status == 404 else json.loads(text)["status"] if status == 200 else "UNKNOWN"
+            told = "FAILED" if status == 404 else json.loads(text)["status"] if status == 200 else "UNKNOWN"
+            if told == "RUNNING" and not self.hosts.processes(DRIVER):
+                self.said(job)  # a head that was booted anew looks after earlier jobs once somebody asks for their logs
+            return told
         return "UNKNOWN"
 
     def said(self, job: str) -> str:
@@ -62,15 +66,13 @@ class Ground:
         """One that has a worker and is not the head."""
         return self.rng.choice(sorted({host for host, _ in self.workers() if host != HEAD}) or [HEAD + 1])
 
-    def small_disk(self) -> None:
-        """The job's folder is on a disk that can be filled."""
-        self.out.mkdir(parents=True)
-        subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(self.out)],
-            check=True,
-            capture_output=True,
-        )
-        self.stack.callback(subprocess.run, ["umount", "-l", str(self.out)], check=False)
+
+def small_disk(out: Path, stack: ExitStack) -> None:
+    """Has a job's folder on a disk that can be filled, until the stack is closed."""
+    out.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(out)]
+    subprocess.run(mount, check=True, capture_output=True)
+    stack.callback(subprocess.run, ["umount", "-l", str(out)], check=False)
 
 
 def worker(ground: Ground) -> None:
@@ -116,12 +118,13 @@ def commit(ground: Ground) -> None:
     while len(stored(ground.out)) <= had and time.monotonic() < until:
         time.sleep(0.005)
     ground.hosts.kill(WORKER)
+    ground.struck = time.monotonic()
 
 
 def damage(ground: Ground) -> None:
     """A bit of the newest checkpoint flips, then kill -9 of a worker."""
-    newest = stored(ground.out)[-1]
-    part = ground.rng.choice([path for path in newest.rglob("*") if path.is_file() and path.stat().st_size])
+    there = ([path for path in one.rglob("*") if path.stat().st_size] for one in reversed(stored(ground.out)))
+    part = ground.rng.choice(next(files for paths in there if (files := [path for path in paths if path.is_file()])))
     content = bytearray(part.read_bytes())
     content[ground.rng.randrange(len(content))] ^= 1
     part.write_bytes(content)
@@ -158,11 +161,20 @@ FAULTS: dict[str, Callable[[Ground], None]] = {
 def mend(ground: Ground) -> None:
     """Room on the disk again, and every host there: what whoever looks after a cluster sees to."""
     (ground.out / "filler").unlink(missing_ok=True)
-    alive = ground.hosts.alive()
+    alive = _alive(ground.hosts)
     for number in ground.hosts.network.numbers:
         if number not in alive:
             ground.hosts.start(number)
     ground.hosts.wait_for(len(ground.hosts.network.numbers))
+
+
+def _alive(hosts: Hosts) -> set[int]:
+    """The hosts that are alive, once the head answers. Raises TimeoutError."""
+    for _ in range(60):
+        with contextlib.suppress(ConnectionError):
+            return hosts.alive()
+        time.sleep(2)
+    raise TimeoutError("the head does not answer")
 
 
 def record_of(out: Path) -> Path | None:

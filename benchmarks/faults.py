@@ -1,15 +1,16 @@
 """What becomes of a training job that is struck: on three hosts of this machine, against one that nothing happens to.
 
-    sudo python benchmarks/faults.py                                 # every fault at five random moments
+    sudo python benchmarks/faults.py                        # every fault at five random moments: four hours or more
     sudo python benchmarks/faults.py --faults worker head --moments 1
-    sudo python benchmarks/faults.py --soak_min 30 --epochs 60       # one job, any fault, every minute
+    sudo python benchmarks/faults.py --output_dir output/soak --soak_min 30 --epochs 80   # any fault, every minute
 
 Two workers on different hosts adapt a reader with LoRA; the head keeps what it knows in a real Redis outside. A job
 that has failed is submitted again, as KubeRay's backoffLimit does. Measured: whether that was needed; seconds until all
 workers were new, and until there was a checkpoint later than those before; what it all cost; whether the weights are
 the same bit by bit, and whether each step learnt from the rows that it should (`tdtrain.train.ledger`).
 
-Writes `faults.jsonl`, a line a run, and `faults.md`; the same command again goes on.
+Writes `faults.jsonl`, a line a run, and `faults.md`; the same command again goes on, also with other faults or moments.
+A job that does not come to its end is a run as well, with the reason.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import count
 from pathlib import Path
 from random import Random
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from fault_kinds import FAULTS, Ground, checkpoints, mend
+from fault_kinds import FAULTS, Ground, checkpoints, mend, small_disk
 from pydantic import BaseModel
 
 from cluster.local.hosts import Hosts
@@ -44,8 +45,9 @@ from tdtrain.train.state import Record, State
 GIVE_UP_S = 900
 """Without a later checkpoint, and without an end."""
 SUBMITTED_AT_MOST = 5
-SOAK_EVERY_S = 60
+SOAK, SOAK_EVERY_S = "soak", 60
 NUM_WORKERS = 2
+POLL_S = 1
 
 
 class Study(Frozen):
@@ -58,10 +60,10 @@ class Study(Frozen):
     """How often each fault strikes, a job each time."""
     soak_min: int = 0
     """One job that is struck every minute for so many minutes, or until it ends; instead of the table."""
-    pages: Positive = 30
-    epochs: Positive = 6
+    pages: Positive = 16
+    epochs: Positive = 4
     seed: int = 0
-    """Of the moments."""
+    """Of the moments, and of what a fault picks."""
     dry_run: bool = False
     """Print the faults and exit."""
 
@@ -77,15 +79,19 @@ class Strike(BaseModel):
 
 
 class Run(BaseModel):
-    """One job to its end. `training_s`: since its first checkpoint; `rows`: of each step, and their fingerprint."""
+    """One job to its end. `fault`: nothing, one of FAULTS or SOAK; `turn`: of its jobs; `training_s`: from its first
+    checkpoint to its last; `rows`: of each step, and their fingerprint; `failed`: why it has no end."""
 
+    fault: str
+    turn: int
     strikes: list[Strike]
-    submitted: int
-    total_s: float
-    training_s: float
-    weights: str
-    ledger: list[str]
-    rows: list[tuple[int, int]]
+    submitted: int = 0
+    total_s: float = 0.0
+    training_s: float = 0.0
+    weights: str = ""
+    ledger: list[str] = []
+    rows: list[tuple[int, int]] = []
+    failed: str = ""
 
 
 def main() -> None:
@@ -97,82 +103,113 @@ def main() -> None:
         print(*(f"{name:12} {words(strike)}" for name, strike in FAULTS.items()), sep="\n")
         return
     root = study.output_dir.absolute()
+    _claim(study, root)
     write_sample(root / "pages", study.pages, study.pages, workers=0)
     pack(root / "pages", root / "lines", use_ray=False)
-    kept, rng = root / "faults.jsonl", Random(study.seed)
+    kept = root / "faults.jsonl"
     runs = [Run.model_validate_json(line) for line in kept.read_text().splitlines()] if kept.exists() else []
-    wanted = [""] + (["soak"] if study.soak_min else [*study.faults] * study.moments)
-    for number, name in enumerate(wanted):
-        share = rng.uniform(0, 0.9)
-        if number < len(runs):
-            continue
+    there = {(run.fault, run.turn) for run in runs}
+    struck = [SOAK] if study.soak_min else [*study.faults]
+    wanted = [("", 0), *((name, turn) for turn in range(1 if study.soak_min else study.moments) for name in struck)]
+    for name, turn in (one for one in wanted if one not in there):
+        rng = Random(f"{study.seed}/{name}/{turn}")
         moments: Iterable[Strike] = ()
-        if name == "soak":
-            moments = (
-                Strike(fault=rng.choice(study.faults), at_s=SOAK_EVERY_S * turn) for turn in range(study.soak_min)
-            )
+        if name == SOAK:
+            moments = (Strike(fault=rng.choice(study.faults), at_s=SOAK_EVERY_S * i) for i in range(study.soak_min))
         elif name:
-            moments = [Strike(fault=name, at_s=share * runs[0].training_s)]
-        runs.append(play(study, root, name or "nothing", moments, runs[0] if runs else None))
+            moments = [Strike(fault=name, at_s=rng.uniform(0, 0.9) * runs[0].training_s)]
+        runs.append(play(study, root, Run(fault=name, turn=turn, strikes=[]), moments, runs[0] if runs else None, rng))
         with kept.open("a") as file:
             file.write(runs[-1].model_dump_json() + "\n")
         print(runs[-1].model_dump_json(exclude={"rows"}), flush=True)
         (root / "faults.md").write_text(table(runs))
 
 
-def play(study: Study, root: Path, name: str, moments: Iterable[Strike], whole: Run | None) -> Run:
+def _claim(study: Study, root: Path) -> None:
+    """Ends, in words, where the folder has runs of another study."""
+    asked = study.model_dump_json(exclude={"output_dir", "faults", "moments", "dry_run"})
+    held = root / "study.json"
+    if held.exists() and held.read_text() != asked:
+        sys.exit(f"error: output_dir={root} holds another study, {held.read_text()}; give another folder")
+    root.mkdir(parents=True, exist_ok=True)
+    held.write_text(asked)
+
+
+def play(study: Study, root: Path, run: Run, moments: Iterable[Strike], whole: Run | None, rng: Random) -> Run:
     """One job on a cluster of its own, from its submission to its end.
 
     Args:
-        whole: the run that nothing happened to; None where this is that.
-
-    Raises: RuntimeError where the job fails again and again, TimeoutError where it does not go on.
+        run: which; filled in.
+        whole: the run that nothing happened to; None where this is that, and has to succeed.
+        rng: of what a fault picks.
     """
-    out = root / "runs" / f"{name}-{time.strftime('%H%M%S')}"
-    with ExitStack() as stack:
-        ground = Ground(stack.enter_context(Hosts(3, cpus=2, redis=True)), out, Random(study.seed), stack)
-        if name == "disk":
-            ground.small_disk()
-        strikes, to_come, due = list[Strike](), iter(moments), None
-        began = moved = time.monotonic()
-        struck, before, first = 0.0, set[tuple[int, int]](), None
-        for submitted in count(1):
-            job = f"run-{submitted}"
-            mend(ground)
-            ground.submit(command(study, root, out), job)
-            while (state := ground.state_of(job)) not in ("SUCCEEDED", "FAILED", "STOPPED"):
-                now, last = time.monotonic(), max(checkpoints(out), default=0)
-                first = first or (now if last else None)
-                due = due or next(to_come, None)
-                if due and first and now > first + due.at_s:
-                    mend(ground)
-                    due.at_step, before = last, ground.workers()
+    out = root / "runs" / f"{run.fault or 'nothing'}-{run.turn}-{time.strftime('%H%M%S')}"
+    began = time.monotonic()
+    try:
+        with ExitStack() as stack:
+            if run.fault in ("disk", SOAK):
+                small_disk(out, stack)  # before the hosts, which see what was mounted when they started
+            ground = Ground(stack.enter_context(Hosts(3, cpus=2, redis=True)), out, rng, stack)
+            began = time.monotonic()
+            to_its_end(study, root, run, moments, ground)
+            run.total_s = time.monotonic() - began
+            learnt(out, run, whole)
+    except (TimeoutError, RuntimeError, LookupError, OSError) as error:
+        if whole is None:
+            raise
+        run.failed, run.total_s = f"{type(error).__name__}: {error}", time.monotonic() - began
+    return run
+
+
+def to_its_end(study: Study, root: Path, run: Run, moments: Iterable[Strike], ground: Ground) -> None:
+    """Submits the job until it has succeeded, and strikes it meanwhile.
+
+    Raises: RuntimeError where it fails again and again or cannot be struck, TimeoutError where it does not go on.
+    """
+    to_come, due, first, seen, moved = iter(moments), None, None, 0, time.monotonic()
+    before = set[tuple[int, int]]()
+    for run.submitted in count(1):
+        job = f"run-{run.submitted}"
+        mend(ground)
+        ground.submit(command(study, root, ground.out), job)
+        while (state := ground.state_of(job)) not in ("SUCCEEDED", "FAILED", "STOPPED"):
+            now, last, there = time.monotonic(), max(checkpoints(ground.out), default=0), ground.workers()
+            if last > seen:
+                first, seen, moved = first or now, last, now
+                run.training_s = now - first
+            due = due or next(to_come, None)
+            if due and first and now > first + due.at_s and len(there) >= NUM_WORKERS:
+                mend(ground)
+                due.at_step, before = last, ground.workers()
+                ground.struck = time.monotonic()
+                with suppress(LookupError):  # what it would have killed has just ended; another turn, then
                     FAULTS[due.fault](ground)
-                    strikes, struck, moved, due = [*strikes, due], time.monotonic(), time.monotonic(), None
-                elif strikes:
-                    told = strikes[-1]
-                    if told.workers_s is None and len(ground.workers() - before) >= NUM_WORKERS:
-                        told.workers_s = now - struck
-                    if told.checkpoint_s is None and last > told.at_step:
-                        told.checkpoint_s, moved = now - struck, now
-                if now > moved + GIVE_UP_S:
-                    raise TimeoutError(f"{name}: no end within {GIVE_UP_S} s: {ground.said(job)[-3000:]}")
-                time.sleep(0.5)
-            if state == "SUCCEEDED":
-                break
-            if submitted == SUBMITTED_AT_MOST + len(strikes):
-                raise RuntimeError(f"{name}: the job failed {submitted} times: {ground.said(job)[-3000:]}")
-        ended = time.monotonic()
+                    run.strikes, moved, due = [*run.strikes, due], time.monotonic(), None
+            elif run.strikes:
+                told = run.strikes[-1]
+                if told.workers_s is None and len(there - before) >= NUM_WORKERS:
+                    told.workers_s = now - ground.struck
+                if told.checkpoint_s is None and last > told.at_step:
+                    told.checkpoint_s = now - ground.struck
+            if now > moved + GIVE_UP_S:
+                raise TimeoutError(f"no checkpoint and no end within {GIVE_UP_S} s: {ground.said(job)[-3000:]}")
+            time.sleep(POLL_S)
+        if state == "SUCCEEDED":
+            break
+        if run.submitted == SUBMITTED_AT_MOST + len(run.strikes):
+            raise RuntimeError(f"the job failed {run.submitted} times: {ground.said(job)[-3000:]}")
+    if run.fault and not run.strikes:
+        raise RuntimeError("it came to its end before it could be struck")
+
+
+def learnt(out: Path, run: Run, whole: Run | None) -> None:
+    """Fills in what the job has learnt, and from what."""
     history = State.from_dict(json.loads((out / "adapter" / "progress.json").read_text())).history
-    rows = [(record.rows, record.rows_crc) for record in history]
-    wrong = lost_or_doubled(out, history)
-    if whole and rows != whole.rows:
-        wrong.append("steps learnt from other rows than those of the run that nothing happened to")
-    weights = hashlib.sha256((out / "merged" / "model.safetensors").read_bytes()).hexdigest()
-    return Run(
-        strikes=strikes, submitted=submitted, total_s=ended - began, training_s=ended - (first or ended),
-        weights=weights, ledger=wrong, rows=rows,
-    )  # fmt: skip
+    run.rows = [(record.rows, record.rows_crc) for record in history]
+    run.ledger = lost_or_doubled(out, history)
+    if whole and run.rows != whole.rows:
+        run.ledger.append("steps learnt from other rows than those of the run that nothing happened to")
+    run.weights = hashlib.sha256((out / "merged" / "model.safetensors").read_bytes()).hexdigest()
 
 
 def lost_or_doubled(out: Path, history: Sequence[Record]) -> list[str]:
@@ -202,13 +239,14 @@ def words(strike: Callable[[Ground], None]) -> str:
 
 def table(runs: Sequence[Run]) -> str:
     """A row a fault; of a job that was struck often, a row for all of it."""
-    heads = ("fault", "runs", "went on by itself", "submitted again", "new workers after", "next checkpoint after")
-    heads += ("costs", "same weights", "same rows")
+    heads = ("fault", "runs", "went on by itself", "submitted again", "no end", "new workers after")
+    heads += ("next checkpoint after", "costs", "same weights", "same rows")
     whole, lines = runs[0], [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for name in (*FAULTS, "soak"):
-        found = [run for run in runs[1:] if name == (run.strikes[0].fault if len(run.strikes) == 1 else "soak")]
-        if not found:
+    for name in (*FAULTS, SOAK):
+        played = [run for run in runs if run.fault == name]
+        if not played:
             continue
+        found = [run for run in played if not run.failed]
         strikes = [strike for run in found for strike in run.strikes]
         again = sum(run.submitted > 1 for run in found)
         what = words(FAULTS[name]) if name in FAULTS else f"any of them, every {SOAK_EVERY_S} s, {len(strikes)} times"
@@ -216,8 +254,8 @@ def table(runs: Sequence[Run]) -> str:
         costs = [run.total_s - whole.total_s for run in found]
         same = sum(run.weights == whole.weights for run in found)
         rows = sum(not run.ledger for run in found)
-        cells = [what, len(found), len(found) - again, again, *map(_middle, (*took, costs))]
-        cells += [f"{same} of {len(found)}", f"{rows} of {len(found)}"]
+        cells = [what, len(played), len(found) - again, again, len(played) - len(found), *map(_middle, (*took, costs))]
+        cells += [f"{same} of {len(played)}", f"{rows} of {len(played)}"]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines) + "\n"
 

@@ -35,6 +35,7 @@ class OneWithClusters(LoadScopeScheduling):
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
     """pytest-xdist asks for it."""
+    config.option.loadscopereorder = False  # else the files with most tests come first, and clusters last
     return OneWithClusters(config, log)
 
 

@@ -9,6 +9,7 @@ Hosts share the machine's file system, as nodes share a network disk, but for `H
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -191,7 +192,10 @@ class Hosts:
         whole = f"{DASHBOARD}{url}" if url.startswith("/") else url
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
         asks = json.dumps([method or ("POST" if body else "GET"), whole, body, headers])
-        asked = self.run([sys.executable, "-I", "-S", "-c", ASK], on, {"ASKED": asks}, timeout_s=30)
+        try:
+            asked = self.run([sys.executable, "-I", "-S", "-c", ASK], on, {"ASKED": asks}, timeout_s=30)
+        except subprocess.TimeoutExpired:
+            raise ConnectionError(f"{whole} from host {on}: no answer within 30 s") from None
         if asked.returncode:
             raise ConnectionError(f"{whole} from host {on}: {asked.stdout.strip().splitlines()[-1]}")
         status, _, text = asked.stdout.partition("\n")
@@ -209,8 +213,9 @@ class Hosts:
         """
         until, living = time.monotonic() + timeout_s, list[dict[str, Any]]()
         while time.monotonic() < until:
-            if len(living := self._living()) == num_alive:
-                return
+            with contextlib.suppress(ConnectionError):
+                if len(living := self._living()) == num_alive:
+                    return
             time.sleep(0.5)
         there = sorted(node["ip"] for node in living)
         raise TimeoutError(f"nodes {there} are alive after {timeout_s:g} s, and {num_alive} should be")
@@ -265,7 +270,9 @@ class Hosts:
 
     def _living(self) -> list[dict[str, Any]]:
         """The nodes that the head thinks are alive."""
-        _, text = self.ask("/nodes?view=summary", self.token_file.read_text(), on=HEAD)
+        status, text = self.ask("/nodes?view=summary", self.token_file.read_text(), on=HEAD)
+        if status != 200:
+            raise ConnectionError(f"the head answers {status}: {text[:200]}")
         return [node for node in json.loads(text)["data"]["summary"] if node["raylet"]["state"] == "ALIVE"]
 
     def _prepare(self) -> None:

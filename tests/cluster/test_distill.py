@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import time
@@ -76,9 +77,10 @@ def test_zero_3_spread_over_three_hosts_runs_resumes_and_reports(hosts: Hosts, j
     assert status == 0, said
     saved, began = 0, time.monotonic()
     while not saved:
-        told = hosts.ask("/api/jobs/first", token)[1]
-        in_time = time.monotonic() < began + WAIT_S
-        assert in_time and "FAILED" not in told, hosts.ask("/api/jobs/first/logs", token)[1][-3000:]
+        with contextlib.suppress(ConnectionError):  # everything is slow while processes start
+            told = hosts.ask("/api/jobs/first", token)[1]
+            in_time = time.monotonic() < began + WAIT_S
+            assert in_time and "FAILED" not in told, hosts.ask("/api/jobs/first/logs", token)[1][-3000:]
         time.sleep(2)
         saved = committed(out)
     assert {on for on, _ in hosts.processes("RayTrainWorker")} == {1, 2, 3}

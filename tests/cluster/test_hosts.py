@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import secrets
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from pathlib import Path
@@ -17,7 +19,8 @@ from tests.cluster.conftest import namespaces
 
 pytestmark = pytest.mark.cluster
 ROOT = Path(__file__).parents[2]
-JOB = json.dumps({"entrypoint": "touch /tmp/submitted-by-a-stranger"})
+STRANGER = Path(tempfile.gettempdir()) / f"tdtrain-stranger-{secrets.token_hex(3)}"
+JOB = json.dumps({"entrypoint": f"touch {STRANGER}"})
 
 
 @pytest.mark.parametrize("token", [None, "0" * 64])
@@ -32,6 +35,7 @@ def test_who_has_no_token_submits_no_job_and_reads_nothing(hosts: Hosts, token: 
     agent = f"http://{address(2)}:52365/api/job_agent/jobs/"
     assert hosts.ask(agent, token, body=JOB)[0] == refused
     assert hosts.ask("/api/version", hosts.token_file.read_text())[0] == 200
+    assert not STRANGER.exists()
 
 
 def test_who_has_no_token_gets_nowhere_with_rays_own_tools(hosts: Hosts) -> None:
@@ -81,7 +85,7 @@ def test_a_raylet_is_killed_and_its_host_booted_again(hosts: Hosts) -> None:
 @pytest.mark.usefixtures("permitted")
 def test_networks_side_by_side_and_one_is_taken_down() -> None:
     """They have the same addresses, and see nothing of each other. What is gone may be taken down again."""
-    one, other = (Network(f"tdtrain-test-{name}", 2) for name in ("one", "other"))
+    one, other = (Network(f"tdtrain-{secrets.token_hex(3)}", 2) for _ in range(2))
     try:
         for network in (one, other):
             network.start()
@@ -97,7 +101,7 @@ def test_networks_side_by_side_and_one_is_taken_down() -> None:
     finally:
         one.remove()
         other.remove()
-    assert "tdtrain-test" not in namespaces()
+    assert not {one.name, other.name} & set(namespaces().split())
 
 
 @pytest.mark.usefixtures("permitted")

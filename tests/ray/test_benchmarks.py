@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_every_experiment_runs_small(tmp_path: Path) -> None:
-    command = [sys.executable, "benchmarks/run.py", "--quick", "--repeats", "2", "--json", str(tmp_path / "out.json")]
+    command = [sys.executable, "benchmarks/run.py", "--quick", "--repeats", "1", "--json", str(tmp_path / "out.json")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1000, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     measured = json.loads((tmp_path / "out.json").read_text())

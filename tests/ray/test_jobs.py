@@ -90,10 +90,10 @@ def test_the_default_job_from_drawn_pages_and_again(tmp_path: Path) -> None:
     roles = {"teacher", "teacher_before", "student_before", "student_undistilled", "student"}
     assert set(first["readers"]) == roles and first["run"]["student_model"] == "mobile-stitched"
     assert first["readers"]["student_before"]["cer"] < 0.3
-    weights = {role: (tmp_path / role / "model.safetensors").read_bytes() for role in roles - {"teacher_before"}}
+    weights = {role: (tmp_path / role / "model.safetensors").stat().st_mtime_ns for role in roles - {"teacher_before"}}
     run(*command)
     again = json.loads((tmp_path / "results.json").read_text())
-    assert weights == {role: (tmp_path / role / "model.safetensors").read_bytes() for role in weights}
+    assert weights == {role: (tmp_path / role / "model.safetensors").stat().st_mtime_ns for role in weights}
     assert {role: scores["cer"] for role, scores in again["readers"].items()} == {
         role: scores["cer"] for role, scores in first["readers"].items()
     }
@@ -159,9 +159,12 @@ def test_large_into_small_on_two_workers_under_zero_2_survives_a_kill(tmp_path: 
         "--output_dir", out, "--epochs", "6", "--batch_size", "16", "--no_adapt_teacher", "--min_confidence", "0",
         "--cache_k", "64", "--num_workers", "2", "--zero_stage", "2", "--no_control",
     ]  # fmt: skip
-    process = subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, stderr=subprocess.DEVNULL)
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        process = subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, stdout=file, stderr=file)
     saved = 0
-    while not saved and process.poll() is None:
+    while not saved:
+        assert process.poll() is None, log.read_text()[-5000:]
         time.sleep(0.2)
         saved = committed(out)
     for child in [*psutil.Process(process.pid).children(recursive=True), process]:
@@ -188,9 +191,6 @@ def test_label_makes_a_cache_that_distil_finds(tmp_path: Path) -> None:
         "--min_confidence", "0", "--teacher_cache", caches, "--no_control",
     )  # fmt: skip
     assert len(list(caches.iterdir())) == 1 and not (tmp_path / "out" / "labels").exists()
-    other = run("rayjobs/label.py", "--dataset_path", lines, "--teacher_model", teacher, "--output_dir", caches,
-                "--cache_as", "hidden")  # fmt: skip
-    assert "Another cache lies there" in other
 
 
 def test_lora_adapts_a_reader_with_a_teacher_and_leaves_what_plain_peft_loads(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ One local cluster serves the whole module: starting worker processes is what cos
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import ray
 from ray.util import placement_group, remove_placement_group
 
+from tdtrain.data import pack
 from tdtrain.data.ingest import dataset, dealt
 from tdtrain.data.storage import open_folder
 from tdtrain.models.students import build_student
@@ -97,17 +99,15 @@ def close(a: list[tuple[float, float]], b: list[tuple[float, float]]) -> None:
         assert norm_a == pytest.approx(norm_b, rel=10 * TOLERANCE)
 
 
-@pytest.mark.parametrize("family", ["ppocr", "trocr"])
 def test_one_ray_worker_equals_this_process_bit_by_bit(
-    family: str, here: dict[str, Here], corpus: str, models: dict[str, str], tmp_path: Path
+    here: dict[str, Here], corpus: str, models: dict[str, str], tmp_path: Path
 ) -> None:
-    run, output = run_of(corpus, models[family], tmp_path, 1), tmp_path / "out"
-    assert curve(run, output) == here[family].curve
-    assert (output / "model.safetensors").read_bytes() == here[family].weights
-    if family == "ppocr":  # stopped between the last checkpoint and the model: nothing is left to learn
-        shutil.rmtree(output)
-        assert curve(run, output) == []
-        assert (output / "model.safetensors").read_bytes() == here[family].weights
+    run, output = run_of(corpus, models["ppocr"], tmp_path, 1), tmp_path / "out"
+    assert curve(run, output) == here["ppocr"].curve
+    assert (output / "model.safetensors").read_bytes() == here["ppocr"].weights
+    shutil.rmtree(output)  # stopped between the last checkpoint and the model: nothing is left to learn
+    assert curve(run, output) == []
+    assert (output / "model.safetensors").read_bytes() == here["ppocr"].weights
 
 
 @pytest.mark.parametrize("family", ["ppocr", "trocr"])
@@ -117,27 +117,30 @@ def test_two_workers_equal_one_and_resume(
     """The matrix {PP-OCR, TrOCR} x {in process, Ray}: both train alike, and a killed worker changes no bit."""
     there = curve(run_of(corpus, models[family], tmp_path / "there", 2), tmp_path / "there" / "out")
     close(there, here[family].curve)
-
+    if family == "ppocr":
+        return
     killed: list[int] = []
     steps: list[int] = []
 
     def kill_once(name: str, record: loop.Record, total: int) -> None:
         steps.append(record.step)
         if not killed and record.step > total // 2:  # after the first of two checkpoints
-            killed.append(kill_a_train_worker())
+            killed.extend(kill_a_train_worker())
 
     fit(run_of(corpus, models[family], tmp_path / "killed", 2), tmp_path / "killed" / "out", kill_once)
-    assert killed and len(steps) >= len(there) and steps[-1] == len(there)
+    assert killed and len(steps) > len(there) and steps[-1] == len(there)
     first, second = (tmp_path / name / "out" / "model.safetensors" for name in ("there", "killed"))
     assert first.read_bytes() == second.read_bytes()
 
 
-def kill_a_train_worker() -> int:
-    """SIGKILL to one Ray Train worker below this process; its id."""
-    children = psutil.Process().children(recursive=True)
-    worker = next(child for child in children if "RayTrainWorker" in " ".join(child.cmdline()))
-    worker.kill()
-    return worker.pid
+def kill_a_train_worker() -> list[int]:
+    """SIGKILL to one Ray Train worker below this process; its id, where there is one."""
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "RayTrainWorker" in " ".join(child.cmdline()):
+                child.kill()
+                return [child.pid]
+    return []
 
 
 def test_all_workers_go_on_from_the_newest_whole_checkpoint(
@@ -190,16 +193,16 @@ def test_the_board_comes_back_where_its_process_is_killed() -> None:
 def test_what_a_restart_would_not_mend_ends_the_run_in_words(
     corpus: str, models: dict[str, str], tmp_path: Path
 ) -> None:
-    run = run_of(corpus, models["trocr"], tmp_path, 2, teacher=models["ppocr"], alpha=0.5)
+    run = run_of(corpus, models["trocr"], tmp_path, 1, teacher=models["ppocr"], alpha=0.5)
     with pytest.raises(ValueError, match="their distributions have nothing in common"):
         fit(run, tmp_path / "out", lambda name, record, total: None)
 
 
 @pytest.mark.parametrize(
     ("stage", "num_workers", "offload"),
-    [(1, 2, False), (2, 1, True), (3, 2, False), (3, 2, True)],
+    [(1, 2, False), (2, 1, True), (3, 2, True)],
 )
-def test_zero_stages_give_the_same_curve(  # of stage 2 on two workers: see above
+def test_zero_stages_give_the_same_curve(  # of two workers of stages 2 and 3: above, below
     stage: int,
     num_workers: int,
     offload: bool,
@@ -235,12 +238,16 @@ def test_a_teacher_spread_over_workers_teaches_the_same(corpus: str, models: dic
     close(curves[2], curves[0])
 
 
-def test_labels_by_ray_equal_labels_made_here(corpus: str, tmp_path: Path) -> None:
+def test_labels_by_ray_equal_labels_made_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pack, "PAGES_PER_SHARD", {"lines": 32})
+    corpus = packed_lines(tmp_path, num=96)
     jobs = [plan_labels("ppocrv6-tiny", corpus, str(tmp_path / name)) for name in ("here", "there")]
     for job, actors in zip(jobs, (0, 2), strict=True):
         label(job, actors, lambda done, total: None)
     first, second = (Path(job.folder) for job in jobs)
     assert jobs[0].fingerprint == jobs[1].fingerprint
+    names_of = [sorted(file.name for file in folder.glob("*.parquet")) for folder in (first, second)]
+    assert len(names_of[0]) > 1 and names_of[0] == names_of[1]
     for file in sorted(first.glob("*.parquet")):
         assert file.read_bytes() == (second / file.name).read_bytes()
 

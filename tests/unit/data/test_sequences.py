@@ -62,6 +62,11 @@ def test_parts_are_as_even_as_the_rule_promises(lengths: list[int], parts: int) 
     assert max(sum(lengths[i] for i in part) for part in dealt) <= 4 / 3 * best + max(lengths) / 3
 
 
+def test_the_longest_is_dealt_first() -> None:
+    lengths = [1, 1, 1, 1, 4]
+    assert sorted(sum(lengths[i] for i in part) for part in balanced(lengths, range(5), 2)) == [4, 4]
+
+
 @pytest.mark.parametrize("parts", [1, 3])
 def test_the_largest_micro_batch_is_known_before(parts: int, tmp_path: Path) -> None:
     wanted = documents(40)

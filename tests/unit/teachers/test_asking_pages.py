@@ -212,7 +212,7 @@ def test_a_faulty_service_and_five_kills_cost_no_page_twice(server: Server, tmp_
         job.kill()
         job.communicate()
         kills += 1
-    _, said = job.communicate(timeout=120)
+    _, said = job.communicate()
     assert job.returncode == 0, said
     assert len(answered) == num and len(list((tmp_path / "out" / "annotations").glob("*.json"))) == num
     assert answered.total() <= num + 4 * kills  # no more than was on its way
