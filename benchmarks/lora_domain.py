@@ -44,6 +44,7 @@ from tdtrain.models.trocr_build import build_trocr
 from tdtrain.options import Compute, Frozen, Lora, Optimisation, Positive
 from tdtrain.ray_start import connect
 from tdtrain.train.launch import fit
+from tdtrain.train.loop import Diverged
 from tdtrain.train.runs import TrainRun
 
 NEW, OLD = ("pl", "tr"), ("de", "en", "fr", "es", "pt", "cs", "hu", "sv")
@@ -147,6 +148,8 @@ def main() -> None:
     while running:
         (done,), running = ray.wait(running)
         measured = ray.get(done)
+        if measured is None:
+            continue
         with (root / "cells.jsonl").open("a") as file:
             file.write(measured.model_dump_json() + "\n")
         print(measured.reader, measured.way, measured.learning_rate, f"validation {measured.validation_cer}",
@@ -217,8 +220,8 @@ def _pages(folder: Path, num: int, seed: int, languages: tuple[str, ...], camera
 
 
 @ray.remote(num_cpus=1, max_retries=2)
-def _run(study: Study, cell: Cell, root: Path, model: str, learnt: str, new: str, old: str) -> Measured:
-    """Trains one reader and measures it."""
+def _run(study: Study, cell: Cell, root: Path, model: str, learnt: str, new: str, old: str) -> Measured | None:
+    """Trains one reader and measures it. None where its loss is no longer a number."""
     cv2.setNumThreads(1)
     lora, share, best = WAYS[cell.reader].get(cell.way), 1.0, None
     work = root / "runs" / f"{cell.reader}-{cell.way}-{cell.learning_rate:g}".replace(", ", "-").replace(" ", "_")
@@ -237,7 +240,11 @@ def _run(study: Study, cell: Cell, root: Path, model: str, learnt: str, new: str
                 batch_size=study.batch_size, learning_rate=cell.learning_rate, evaluations=evaluations, seed=study.seed
             ),
         )  # fmt: skip
-        best = fit(run, work / "student", lambda name, record, total: None).best_score
+        try:
+            best = fit(run, work / "student", lambda name, record, total: None).best_score
+        except Diverged as error:
+            print(cell, error, flush=True)
+            return None
         trained = str(work / "student")
     reader = load_reader(trained).frozen()
     return Measured(

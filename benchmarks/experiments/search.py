@@ -3,7 +3,7 @@
 The job as it was given has the guide's values (temperature 5, alpha 0.5, learning rate 5e-5), and a quarter of the
 default's steps, so that sixteen trials take twenty minutes of two cores. Both searches try as many combinations, picked
 by the same searcher; compute is the time in trials, added up. Each winner is then trained with fresh seeds beside the
-guide's values, and measured on the test split. Both are kept in output/search_benchmark; the same command goes on there.
+guide's values, and measured on the test split. Both stay in output/search_benchmark; the same command goes on there.
 """
 
 from __future__ import annotations
