@@ -31,6 +31,7 @@ from tdtrain.teachers.positions import _drawn, _kept
 from tdtrain.train.launch import fit, plan_job
 from tdtrain.train.runs import TrainRun
 from tests.corpora import packed_lines
+from tests.labelling import one_pass
 from tests.models_small import small_trocr_folder
 
 EVERYTHING = 10**6
@@ -188,12 +189,8 @@ def test_a_damaged_cache_is_named_and_only_the_damage_is_labelled_again(
 
 
 FORKS = get_context("forkserver")
-FORKS.set_forkserver_preload(["tdtrain.teachers.label_pass"])
+FORKS.set_forkserver_preload(["tests.labelling"])
 """Processes that have imported everything when they begin, which takes longer than what they do."""
-
-
-def one_pass(teacher: str, corpus: str, folder: str) -> None:
-    label(plan_labels(teacher, corpus, folder, "fp32", Keep(k=8)), 0, lambda done, total: None)
 
 
 def digest(folder: Path) -> dict[str, str]:
