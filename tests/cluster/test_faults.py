@@ -102,8 +102,8 @@ class Running:
 
 
 def test_a_host_that_goes_with_notice_takes_nothing_with_it(hosts: Hosts, corpus: str, tmp_path: Path) -> None:
-    """All is kept that was trained until the notice, though only every fortieth step would have been."""
-    options = ("--num_workers", "2", "--placement", "STRICT_SPREAD", "--cpus_per_worker", "1", "--evaluations", "40")
+    """All is kept that was trained until the notice, though only every two hundredth step would have been."""
+    options = ("--num_workers", "2", "--placement", "STRICT_SPREAD", "--cpus_per_worker", "1", "--evaluations", "8")
     with Running(hosts, corpus, tmp_path / "out", *options) as job:
         job.until(lambda: re.search(r"student +[1-9][0-9]*/", job.ask("/logs")))
         before = job.workers()
