@@ -25,6 +25,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import ray
+from claim import claim
 from local_services import LARGE, SMALL, LocalServices
 from pydantic import BaseModel
 
@@ -111,7 +112,7 @@ def main() -> None:
         print(*(READERS | WRITERS).items(), sep="\n")
         return
     root = study.output_dir.absolute()
-    _claim(study, root)
+    claim(root, study, "seeds")
     os.environ.setdefault("ANTHROPIC_API_KEY", "none")  # before Ray starts, whose workers ask
     connect(num_cpus=cores())
     truth = root / "pages"
@@ -142,15 +143,6 @@ def main() -> None:
             flush=True,
         )
     (root / "black_box_teachers.md").write_text(table(root))
-
-
-def _claim(study: Study, root: Path) -> None:
-    """Raises ValueError where the folder has cells of another study."""
-    asked, held = study.model_dump_json(exclude={"output_dir", "seeds", "dry_run"}), root / "study.json"
-    if held.exists() and held.read_text() != asked:
-        raise ValueError(f"output_dir={root} holds another study, {held.read_text()}; give another folder")
-    root.mkdir(parents=True, exist_ok=True)
-    held.write_text(asked)
 
 
 def asking(teacher: str, root: Path, url: str) -> AskRun:

@@ -123,8 +123,8 @@ def commit(ground: Ground) -> None:
 
 def damage(ground: Ground) -> None:
     """A bit of the newest checkpoint flips, then kill -9 of a worker."""
-    there = ([path for path in one.rglob("*") if path.stat().st_size] for one in reversed(stored(ground.out)))
-    part = ground.rng.choice(next(files for paths in there if (files := [path for path in paths if path.is_file()])))
+    newest = stored(ground.out)[-1]  # empty: an IndexError, and another turn
+    part = ground.rng.choice([path for path in newest.rglob("*") if path.is_file() and path.stat().st_size])
     content = bytearray(part.read_bytes())
     content[ground.rng.randrange(len(content))] ^= 1
     part.write_bytes(content)

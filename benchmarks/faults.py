@@ -28,6 +28,7 @@ from random import Random
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from claim import claim
 from fault_kinds import FAULTS, Ground, checkpoints, mend, small_disk
 from pydantic import BaseModel
 
@@ -103,7 +104,7 @@ def main() -> None:
         print(*(f"{name:12} {words(strike)}" for name, strike in FAULTS.items()), sep="\n")
         return
     root = study.output_dir.absolute()
-    _claim(study, root)
+    claim(root, study, "faults", "moments")
     write_sample(root / "pages", study.pages, study.pages, workers=0)
     pack(root / "pages", root / "lines", use_ray=False)
     kept = root / "faults.jsonl"
@@ -123,16 +124,6 @@ def main() -> None:
             file.write(runs[-1].model_dump_json() + "\n")
         print(runs[-1].model_dump_json(exclude={"rows"}), flush=True)
         (root / "faults.md").write_text(table(runs))
-
-
-def _claim(study: Study, root: Path) -> None:
-    """Ends, in words, where the folder has runs of another study."""
-    asked = study.model_dump_json(exclude={"output_dir", "faults", "moments", "dry_run"})
-    held = root / "study.json"
-    if held.exists() and held.read_text() != asked:
-        sys.exit(f"error: output_dir={root} holds another study, {held.read_text()}; give another folder")
-    root.mkdir(parents=True, exist_ok=True)
-    held.write_text(asked)
 
 
 def play(study: Study, root: Path, run: Run, moments: Iterable[Strike], whole: Run | None, rng: Random) -> Run:

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import cv2
 import ray
+from claim import claim
 from line_corpus import HEIGHT, WIDTH, write_corpus
 from pydantic import BaseModel
 
@@ -138,7 +139,7 @@ def main() -> None:
         print(*wanted, f"{len(wanted)} cells", sep="\n")
         return
     root = study.output_dir.absolute()
-    _claim(study, root)
+    claim(root, study, "readers")
     connect(num_cpus=cores())
     places = {reader: prepare(study, root, reader) for reader in study.readers}
     there = {(one.reader, one.way, one.learning_rate) for one in read_cells(root)}
@@ -155,15 +156,6 @@ def main() -> None:
         print(measured.reader, measured.way, measured.learning_rate, f"validation {measured.validation_cer}",
               f"new {measured.cer('new'):.2%}, old {measured.cer('old'):.2%}", flush=True)  # fmt: skip
     (root / "lora_domain.md").write_text(table(read_cells(root)))
-
-
-def _claim(study: Study, root: Path) -> None:
-    """Raises ValueError where the folder has cells of another study."""
-    asked, held = study.model_dump_json(exclude={"output_dir", "readers", "dry_run"}), root / "study.json"
-    if held.exists() and held.read_text() != asked:
-        raise ValueError(f"output_dir={root} holds another study, {held.read_text()}; give another folder")
-    root.mkdir(parents=True, exist_ok=True)
-    held.write_text(asked)
 
 
 def prepare(study: Study, root: Path, reader: str) -> tuple[str, str, str, str]:

@@ -49,9 +49,10 @@ def plan_job(run: TrainRun) -> Job:
     reader = load_reader(run.model)
     accumulation = micro_batches(run.optimisation, run.compute)
     stored = run.labels is not None and run.teacher is None and run.alpha > 0
-    crosses = run.bridge != "same" and run.labels is not None
-    assert not crosses or run.spelt_by is not None, "a bridge leads from a teacher"
-    theirs = codec_of(run.spelt_by) if crosses and run.spelt_by else None
+    theirs = None
+    if run.bridge != "same" and run.labels is not None:
+        assert run.spelt_by is not None, "a bridge leads from a teacher"
+        theirs = codec_of(run.spelt_by)
     memory = memory_of(run.labels, theirs or reader.codec, run.temperature) if stored and run.labels else None
     recipe = Recipe(
         kind=reader.kind,

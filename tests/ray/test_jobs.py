@@ -191,6 +191,9 @@ def test_label_makes_a_cache_that_distil_finds(tmp_path: Path) -> None:
         "--min_confidence", "0", "--teacher_cache", caches, "--no_control",
     )  # fmt: skip
     assert len(list(caches.iterdir())) == 1 and not (tmp_path / "out" / "labels").exists()
+    other = run("rayjobs/label.py", "--dataset_path", lines, "--teacher_model", teacher, "--output_dir", caches,
+                "--cache_as", "hidden")  # fmt: skip
+    assert "Another cache lies there" in other
 
 
 def test_lora_adapts_a_reader_with_a_teacher_and_leaves_what_plain_peft_loads(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_accumulation_changes_nothing(
         return reader
 
     monkeypatch.setattr(worker, "load_reader", load_double)
-    common = {"labels": labels, "alpha": 0.5, "min_confidence": 0.3, "max_steps": 2, "evaluations": 1}
+    common = {"labels": labels, "alpha": 0.5, "min_confidence": 0.3, "max_steps": 4, "evaluations": 1}
     whole = losses(run_of(corpus, student, tmp_path / "a", **common), tmp_path / "a" / "out")
     parts = losses(run_of(corpus, student, tmp_path / "b", micro_batch_size=4, **common), tmp_path / "b" / "out")
     assert parts == pytest.approx(whole, rel=1e-5)
@@ -160,7 +160,7 @@ def test_a_live_ctc_teacher_equals_its_stored_self(corpus: str, fresh: str, labe
 @pytest.mark.parametrize("family", ["ctc", "autoregressive"])
 def test_bf16_follows_fp32(family: str, corpus: str, student: str, tmp_path: Path) -> None:
     model = student if family == "ctc" else str(small_trocr_folder(tmp_path / "trocr", ctc=True, dropout=0.0))
-    runs = [run_of(corpus, model, tmp_path / p, precision=p, max_steps=2, evaluations=1) for p in ("fp32", "bf16")]
+    runs = [run_of(corpus, model, tmp_path / p, precision=p, max_steps=4, evaluations=1) for p in ("fp32", "bf16")]
     curves = [losses(run, tmp_path / run.optimisation.precision / "out") for run in runs]
     # Of the first step only: a pre-trained CTC reader's first steps are steep enough to pull any two runs apart.
     assert curves[1][0] == pytest.approx(curves[0][0], rel=0.05) and curves[1] != curves[0]
