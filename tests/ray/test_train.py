@@ -137,7 +137,7 @@ def test_a_killed_worker_changes_no_bit(family: str, corpus: str, models: dict[s
     def kill_once(name: str, record: loop.Record, total: int) -> None:
         steps.append(record.step)
         if not killed and record.step > total // 2:  # after the first of two checkpoints
-            killed.extend(kill_a_train_worker())
+            killed.extend(kill_one("RayTrainWorker"))
 
     fit(run_of(corpus, model, tmp_path / "killed", 2, epochs=epochs), tmp_path / "killed" / "out", kill_once)
     assert killed and len(steps) > len(there) and steps[-1] == len(there)
@@ -145,12 +145,13 @@ def test_a_killed_worker_changes_no_bit(family: str, corpus: str, models: dict[s
     assert first.read_bytes() == second.read_bytes()
 
 
-def kill_a_train_worker() -> list[int]:
-    """SIGKILL to one Ray Train worker below this process; its id, where there is one."""
+def kill_one(actor: str) -> list[int]:
+    """SIGKILL to one process of that actor below this one; its id once it is gone, where there is one."""
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
-            if "RayTrainWorker" in " ".join(child.cmdline()):
+            if actor in " ".join(child.cmdline()):
                 child.kill()
+                child.wait()
                 return [child.pid]
     return []
 
@@ -195,7 +196,7 @@ def test_elastic_workers_get_their_data_where_they_hold_all_cpus(corpus: str, mo
 def test_the_board_comes_back_where_its_process_is_killed() -> None:
     board = new_board()
     ray.get(board.say.remote("before"))
-    ray.kill(board, no_restart=False)
+    assert kill_one("ray::Board")
     ray.get(board.begin.remote(Start(None, "again")))
     assert ray.get(board.start.remote()) == Start(None, "again")
     assert ray.get(board.take.remote()) == ([], [])
