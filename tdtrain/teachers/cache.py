@@ -71,7 +71,7 @@ class Spec(Frozen):
     teacher_weights: str
     """Hash of the weights."""
     teacher_inputs: str
-    """Hash of its vocabulary and of how it prepares a picture."""
+    """Hash of its vocabulary, of how it prepares a picture, and of how it spells and ends what it writes."""
     lines: str
     """Fingerprint of the packed corpus."""
     kind: Kind

@@ -21,6 +21,7 @@ from tdtrain.data.rows import content_id
 from tdtrain.data.storage import absolute, open_folder
 from tdtrain.gauges import gauge
 from tdtrain.models.load import load_reader
+from tdtrain.models.reader import Reader
 from tdtrain.models.trocr import TrOCRReader
 from tdtrain.precision import Precision
 from tdtrain.teachers.cache import (
@@ -37,7 +38,7 @@ from tdtrain.teachers.cache import (
 )
 from tdtrain.teachers.label_lines import label_lines
 
-VERSION = "2"
+VERSION = "3"
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def plan_labels(
     weights = {name: value.contiguous().clone() for name, value in reader.module.state_dict().items()}
     spec = Spec(
         teacher_weights=content_id(save(weights)),
-        teacher_inputs=content_id("\0".join(reader.codec.tokens), repr(reader.pixels)),
+        teacher_inputs=content_id("\0".join(reader.codec.tokens), repr(reader.pixels), *_spelling(reader)),
         lines=load_manifest(lines).fingerprint,
         kind=reader.kind,
         keep=keep,
@@ -84,6 +85,14 @@ def plan_labels(
     )
     fingerprint = content_id(spec.model_dump_json())
     return LabelJob(teacher, lines, f"{root}/{fingerprint}", fingerprint, spec)
+
+
+def _spelling(reader: Reader) -> tuple[str, ...]:
+    """What else a written answer depends on: the tokenizer's rules, its longest answer, and what it begins with."""
+    if not isinstance(reader, TrOCRReader):
+        return ()
+    rules = reader.codec.tokenizer.backend_tokenizer.to_str()  # type: ignore[attr-defined]
+    return rules, str(reader.max_target_tokens), str(reader.module.start_id)
 
 
 def begin(job: LabelJob) -> Begun:

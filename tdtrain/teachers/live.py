@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -63,8 +63,9 @@ class LiveTeacher:
             head = self._module.head
             self._head = head.weight[self._ids].clone(), None if head.bias is None else head.bias[self._ids].clone()
         self._sharded = shard is not None
+        self._answer: nn.Module = _Answering(self._module)
         if shard is not None:
-            self._module = shard(self._module)
+            self._answer = shard(self._answer)
         self._checked = False
 
     @torch.no_grad()
@@ -72,15 +73,14 @@ class LiveTeacher:
         """Hidden states with their head, or a CTC teacher's logits B,T,V over the student's vocabulary, -inf for
         characters that it does not know."""
         if self._asked == "encoder":
-            module = cast(TrOCRModule, self._module)
-            return TeacherSignal(None, module.encode(self._pixels(batch)), module.grid)
+            seen = self._answer("encode", self._pixels(batch))
+            return TeacherSignal(None, seen, cast(TrOCRModule, self._module).grid)
         if not self._checked:
             self._check(batch)
         if self._head is not None:
-            module = cast(TrOCRModule, self._module)
-            output = module.hidden_states(self._pixels(batch), labels=self._labels(batch))
-            assert output.hidden is not None
-            return TeacherSignal(HeadOf(output.hidden, *self._head), output.encoder_hidden, module.grid)
+            output = self._answer("hidden_states", self._pixels(batch), labels=self._labels(batch))
+            grid = cast(TrOCRModule, self._module).grid
+            return TeacherSignal(HeadOf(output.hidden, *self._head), output.encoder_hidden, grid)
         logits = self._logits(batch)
         if self._same:
             return TeacherSignal(logits)
@@ -91,7 +91,8 @@ class LiveTeacher:
         return self._reader.pixels.normalize(batch["pixels"], batch["widths"], self._dtype)
 
     def _logits(self, batch: Batch) -> Tensor:
-        return self._module(self._pixels(batch), labels=self._labels(batch), widths=batch["widths"]).logits
+        pixels, labels = self._pixels(batch), self._labels(batch)
+        return self._answer("__call__", pixels, labels=labels, widths=batch["widths"]).logits
 
     def _labels(self, batch: Batch) -> Tensor:
         """The line's text in the teacher's tokens."""
@@ -123,6 +124,18 @@ class LiveTeacher:
                 f"student, but {theirs:.4f} on its own; its weights or its input are not what it was trained with"
             )
         self._checked = True
+
+
+class _Answering(nn.Module):
+    """A teacher's methods as forward passes of one module: DeepSpeed lets go of what it recorded where one begins."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, method: str, *inputs: Tensor, **named: Tensor) -> Any:
+        """What that method of the teacher's returns."""
+        return getattr(self.module, method)(*inputs, **named)
 
 
 def _loss(reader: Reader, batch: Batch, logits: Tensor) -> float:

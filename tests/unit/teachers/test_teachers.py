@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,28 @@ def test_the_teacher_is_frozen() -> None:
     reader = load_ppocr("ppocrv6-tiny")
     LiveTeacher(reader, fresh_ppocr("nano", LETTERS), CPU)
     assert not any(p.requires_grad for p in reader.module.parameters()) and not reader.module.training
+
+
+def test_each_answer_of_a_sharded_teacher_is_one_forward_pass(tmp_path: Path) -> None:
+    """DeepSpeed records what runs until the next one begins; without one its record grew with every step."""
+    passes: list[int] = []
+
+    def shard(module: torch.nn.Module) -> torch.nn.Module:
+        module.register_forward_pre_hook(lambda *inputs: passes.append(1))
+        return module
+
+    reader = small_trocr(tmp_path / "teacher", "large")
+    batch = batch_of(reader, ["8:05 Mathe"])
+    plain = LiveTeacher(load_reader(reader.name), reader, CPU)(batch)
+    teacher = LiveTeacher(load_reader(reader.name), reader, CPU, shard=shard)
+    first = teacher(batch)
+    assert torch.equal(first.distribution.hidden, plain.distribution.hidden)  # type: ignore[union-attr]
+    assert len(passes) == 2  # the first batch is checked
+    teacher(batch)
+    assert len(passes) == 3
+    encoder = LiveTeacher(load_reader(reader.name), reader, CPU, shard=shard, asked="encoder")
+    assert torch.equal(encoder(batch).encoder, plain.encoder)  # type: ignore[arg-type]
+    assert len(passes) == 4
 
 
 def test_a_teacher_that_is_not_itself_is_found_out() -> None:
@@ -114,6 +137,12 @@ def test_labels_are_known_by_all_that_changes_them(tmp_path: Path) -> None:
     assert plan_labels(str(tmp_path / "changed"), lines, str(tmp_path)).fingerprint != tiny.fingerprint
     assert load_reader(str(tmp_path / "changed")).codec == changed.codec
     assert content_id("a", "b") != content_id("ab") != content_id("a", None)
+    written = small_trocr_folder(tmp_path / "written", "large")
+    of_all = [plan_labels(str(written), lines, str(tmp_path)).fingerprint for _ in range(2)]
+    settings = written / "generation_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"max_new_tokens": 7}))
+    of_all.append(plan_labels(str(written), lines, str(tmp_path)).fingerprint)
+    assert of_all[0] == of_all[1] != of_all[2]
 
 
 def test_a_live_teacher_of_other_pictures_is_refused_before_training_whatever_the_bridge(tmp_path: Path) -> None:
