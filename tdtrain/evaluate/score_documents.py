@@ -97,14 +97,12 @@ def score_documents(
     def total(name: str) -> float:
         return float(sum(getattr(page, name) for page in counts))
 
-    def kinds(names: Sequence[str | None]) -> dict[str, GroupF1]:
-        groups: dict[str, list[PageCounts]] = {}
-        for name, page in zip(names, counts, strict=True):
-            if name is not None:
-                groups.setdefault(name, []).append(page)
-        return {name: _group(own) for name, own in sorted(groups.items())}
+    def kinds(names: Sequence[str | None], order: Sequence[str]) -> dict[str, GroupF1]:
+        own = {kind: [page for name, page in zip(names, counts, strict=True) if name == kind] for kind in order}
+        return {kind: _group(pages) for kind, pages in own.items() if pages}
 
-    sizes = [f"up to {SMALL} blocks" if page.blocks_true <= SMALL else f"over {SMALL} blocks" for page in counts]
+    small, large = f"up to {SMALL} blocks", f"over {SMALL} blocks"
+    sizes = [small if page.blocks_true <= SMALL else large for page in counts]
     block_f1, block_ci = f1("blocks")
     field_f1, field_ci = f1("fields")
     return DocumentScores(
@@ -126,8 +124,8 @@ def score_documents(
         seconds_per_page=sum(seconds) / num if seconds else None,
         num_pages=num,
         num_blocks=sum(page.blocks_true for page in counts),
-        by_blocks=kinds(sizes),
-        by_layout=kinds(layouts),
+        by_blocks=kinds(sizes, (small, large)),
+        by_layout=kinds(layouts, sorted({layout for layout in layouts if layout is not None})),
     )
 
 
