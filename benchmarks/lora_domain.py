@@ -57,13 +57,15 @@ WAYS: dict[str, dict[str, Lora | None]] = {
     },
     "trocr": {
         "all weights": None,
-        "LoRA, query key value, rank 4": Lora(rank=4, alpha=8),
-        "LoRA, all layers, rank 1": Lora(rank=1, alpha=2, target_modules=("all",)),
+        "LoRA, query key value, rank 8": Lora(rank=8, alpha=16),
+        "LoRA, query key value fc1 fc2, rank 4": Lora(
+            rank=4, alpha=8, target_modules=("query", "key", "value", "fc1", "fc2")
+        ),
     },
 }
 RATES = {
     "ppocrv6-small": {"all weights": (2e-5, 5e-5, 1e-4), "LoRA": (1e-3, 2e-3, 4e-3)},
-    "trocr": {"all weights": (2e-4, 5e-4, 1.5e-3), "LoRA": (1.5e-3, 5e-3, 1.5e-2)},
+    "trocr": {"all weights": (2e-4, 5e-4), "LoRA": (5e-3, 1e-2)},
 }
 VALIDATION = 1 / 3
 """Of the lines to learn from; the rates are chosen by them."""
@@ -89,7 +91,12 @@ class Study(Frozen):
     """Lines of that training."""
     trocr_steps: Positive = 6_000
     """Of that training, of 32 lines each."""
+    trocr_width: Positive = 256
+    """Of its encoder and decoder. At half of it 2 % of the weights are adapters of rank 2, which are too narrow."""
     steps: Positive = 300
+    """Of each way, of PP-OCR."""
+    trocr_ways_steps: Positive = 1_200
+    """Of each way, of TrOCR."""
     batch_size: Positive = 16
     seed: int = 0
     dry_run: bool = False
@@ -180,8 +187,8 @@ def _train_trocr(study: Study, root: Path) -> Path:
         shutil.rmtree(root / "before.partial", ignore_errors=True)
         build_trocr(
             root / "before.partial", "large", texts, vocab_size=400, image_size=(HEIGHT, WIDTH), max_target_tokens=40,
-            ctc_alphabet=sorted(set("".join(texts))), encoder_width=128, decoder_width=128, encoder_layers=3,
-            decoder_layers=2,
+            ctc_alphabet=sorted(set("".join(texts))), encoder_width=study.trocr_width,
+            decoder_width=study.trocr_width, encoder_layers=3, decoder_layers=2,
         )  # fmt: skip
         (root / "before.partial").rename(root / "before")
     run = TrainRun(
@@ -224,10 +231,12 @@ def _run(study: Study, cell: Cell, root: Path, model: str, learnt: str, new: str
 
             adapters = adapt(load_reader(model).module, model, lora)
             share = adapters.num_trained / adapters.num_parameters
-        evaluations = 2 if cell.reader == "trocr" else 4  # it reads for longer than it learns
+        steps, evaluations = study.steps, 4
+        if cell.reader == "trocr":  # it reads for longer than it learns
+            steps, evaluations = study.trocr_ways_steps, 2
         run = TrainRun(
             name="student", model=model, lines=learnt, storage=str(work / "checkpoints"), lora=lora,
-            max_steps=study.steps, max_evaluation_lines=10_000, compute=Compute(num_workers=0),
+            max_steps=steps, max_evaluation_lines=10_000, compute=Compute(num_workers=0),
             optimisation=Optimisation(
                 batch_size=study.batch_size, learning_rate=cell.learning_rate, evaluations=evaluations, seed=study.seed
             ),
