@@ -46,6 +46,7 @@ from tdtrain.options import Compute, Frozen, Lora, Optimisation, Positive
 from tdtrain.ray_start import connect
 from tdtrain.train.launch import fit
 from tdtrain.train.loop import Diverged
+from tdtrain.train.progress import Display
 from tdtrain.train.runs import TrainRun
 
 NEW, OLD = ("pl", "tr"), ("de", "en", "fr", "es", "pt", "cs", "hu", "sv")
@@ -197,7 +198,8 @@ def _train_trocr(study: Study, root: Path) -> Path:
         max_evaluation_lines=400, compute=Compute(num_workers=0, cpus_per_worker=2),
         optimisation=Optimisation(batch_size=32, learning_rate=1e-3, evaluations=8, weight_decay=0.05),
     )  # fmt: skip
-    fit(run, root / "trocr", lambda name, record, total: None)
+    with Display() as display:
+        fit(run, root / "trocr", display)
     return root / "trocr"
 
 
