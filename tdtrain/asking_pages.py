@@ -184,8 +184,11 @@ def _desk(run: AskRun) -> AnyDesk:
         return desk
     from tdtrain.ray_start import connect  # Ray only where it is used
     from tdtrain.teachers.services.desk_on_ray import SharedDesk
+    from tdtrain.train.nodes import check_nodes
 
     connect()
+    others = {f"vote_with[{number}]": folder for number, folder in enumerate(run.vote_with)}
+    check_nodes({"output_dir": run.output_dir}, {"dataset_path": run.dataset_path, **others})
     return SharedDesk(rate, run.max_pages, run.max_cost_usd, run.calls_at_once)
 
 

@@ -189,7 +189,7 @@ def service_of(run: AskRun) -> Service:
             return Claude(model, url)
         from tdtrain.teachers.services.openai_compatible import OpenAiCompatible
     except ImportError as error:
-        raise ValueError(f"service={run.service} needs its SDK; run `pip install 'tdtrain[services]'`") from error
+        raise ValueError(f"service={run.service} needs its SDK; run `pip install --editable '.[services]'`") from error
     return OpenAiCompatible(model, url)
 
 

@@ -65,8 +65,10 @@ def predict(run: PredictRun) -> Predicted:
     tasks = list(_tasks(missing))
     if run.num_workers and tasks:
         from tdtrain.ray_start import connect
+        from tdtrain.train.nodes import check_nodes
 
         connect()
+        check_nodes({"output_dir": predictor.run.output_dir}, {"dataset_path": predictor.run.dataset_path})
     with Display(Path(run.output_dir).name) as display:
         counting = display.counting("predict", "images")
         done = written = 0

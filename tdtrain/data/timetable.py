@@ -8,7 +8,14 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 _CLOCK = re.compile(r"([01]\d|2[0-3]):[0-5]\d|24:00")
+LONGEST_MINUTES = 16 * 60
+"""Of a block that ends on the next day: a shift, a night train. What would take longer ends before it starts."""
 Printed = Annotated[str, Field(min_length=1)]
+
+
+def _minutes(clock: str) -> int:
+    """Since midnight; 0 of what is no time."""
+    return int(clock[:2]) * 60 + int(clock[3:]) if _CLOCK.fullmatch(clock) else 0
 
 
 class TimeBlock(BaseModel):
@@ -38,8 +45,8 @@ class Timetable(BaseModel):
     timeblocks: tuple[TimeBlock, ...]
 
     def faults(self) -> list[str]:
-        """What a model that writes HH:MM cannot mean: other times, blocks that take no time, the same block twice. A
-        shift may end on the next day."""
+        """What a model that writes HH:MM cannot mean: other times, blocks that take no time or end before they start,
+        the same block twice. A shift may end on the next day; blocks of one day may overlap, as of divided classes."""
         found = []
         for number, block in enumerate(self.timeblocks):
             for field, time in (("startTime", block.startTime), ("endTime", block.endTime)):
@@ -47,6 +54,8 @@ class Timetable(BaseModel):
                     found.append(f"timeblocks.{number}.{field}: {time!r} is no HH:MM")
             if block.startTime == block.endTime:
                 found.append(f"timeblocks.{number}: it starts and ends at {block.startTime}")
+            elif (_minutes(block.endTime) - _minutes(block.startTime)) % 1440 > LONGEST_MINUTES:
+                found.append(f"timeblocks.{number}: it ends at {block.endTime}, before it starts at {block.startTime}")
             if block in self.timeblocks[:number]:
                 found.append(f"timeblocks.{number}: the same as timeblocks.{self.timeblocks.index(block)}")
         return found

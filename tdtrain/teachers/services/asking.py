@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-import queue
 import random
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
+from typing import NamedTuple
 
 from tdtrain.options import Price
 from tdtrain.teachers.services.answers import Answers, GaveUp, Kept, key_of, moment
@@ -96,51 +98,87 @@ def ask(
             raise GivenUp(hopeless.reason, hopeless.paid, for_good=True)
         before = answers.gave_up(key)
         desk.open()
-
-        def keep(entry: Kept | GaveUp) -> None:
-            try:
-                answers.put(key, entry)
-            except OSError as error:
-                desk.close(f"what it says cannot be stored ({error})")  # all that comes would be paid and lost
-                raise
-
+        page = _Page(service, image, answers, key, desk, price)
         try:
-            paid = before.paid if before else NOTHING
-            return _attempts(service, image, desk, price, expected, patience, sleep, draw, paid, keep)
+            return _attempts(page, expected, patience, sleep, draw, before.paid if before else NOTHING)
         except GivenUp as error:
             if error.for_good:
-                digest, why = sha256(image).hexdigest(), str(error)
-                keep(GaveUp(question=service.question, image=digest, reason=why, paid=error.paid, at=moment()))
+                page.keep(GaveUp(
+                    question=service.question, image=page.digest, reason=str(error), paid=error.paid, at=moment()
+                ))  # fmt: skip
             raise
 
 
+class _Attempt(NamedTuple):
+    """A call: the desk's number of it, how many there were with it, what was paid before, and when it began."""
+
+    call: int
+    number: int
+    paid: Usage
+    began: float
+
+
+@dataclass(frozen=True)
+class _Page:
+    """A picture that is asked about."""
+
+    service: Service
+    image: bytes
+    answers: Answers
+    key: str
+    desk: AnyDesk
+    price: Price
+
+    @property
+    def digest(self) -> str:
+        return sha256(self.image).hexdigest()
+
+    def keep(self, entry: Kept | GaveUp) -> None:
+        try:
+            self.answers.put(self.key, entry)
+        except OSError as error:
+            self.desk.close(f"what it says cannot be stored ({error})")  # all that comes would be paid and lost
+            raise
+
+    def answered(self, answer: Answer, attempt: _Attempt) -> Kept:
+        """Keeps it before anything else happens with it: the desk may be gone."""
+        kept = Kept(
+            question=self.service.question, image=self.digest, answer=answer, paid=attempt.paid + answer.usage,
+            attempts=attempt.number, seconds=round(time.perf_counter() - attempt.began, 3),
+            answered=datetime.now(UTC).isoformat(timespec="seconds"),
+        )  # fmt: skip
+        self.keep(kept)
+        return kept
+
+    def late(self, attempt: _Attempt, said: Answer | BaseException) -> None:
+        """What a call brought that nobody waits for any more: it is paid all the same."""
+        used = said.usage if isinstance(said, Answer | Unusable | Refused) else NOTHING
+        try:
+            if isinstance(said, Answer) and self.answers.get(self.key) is None:
+                self.answered(said, attempt)
+        finally:
+            self.desk.ended(attempt.call, cost_of(used, self.price))
+
+
 def _attempts(
-    service: Service,
-    image: bytes,
-    desk: AnyDesk,
-    price: Price,
+    page: _Page,
     expected: Usage,
     patience: Patience,
     sleep: Callable[[float], None],
     draw: Callable[[], float],
     paid: Usage,
-    keep: Callable[[Kept], None],
 ) -> Kept:
     failed, unusable, complaint = 0, 0, None
     while True:
-        call = desk.begin(cost_of(expected, price))
-        used, began = NOTHING, time.perf_counter()
-        try:
-            answer = _in_time(service, image, complaint, patience.deadline_s)
-            used = answer.usage
-            paid += used
-            kept = Kept(
-                question=service.question, image=sha256(image).hexdigest(), answer=answer, paid=paid,
-                attempts=failed + unusable + 1, seconds=round(time.perf_counter() - began, 3),
-                answered=datetime.now(UTC).isoformat(timespec="seconds"),
-            )  # fmt: skip
-            keep(kept)  # before anything else happens with it: the desk may be gone
+        if failed and (kept := page.answers.get(page.key)) is not None:  # late, see above
             return kept
+        call = page.desk.begin(cost_of(expected, page.price))
+        attempt = _Attempt(call, failed + unusable + 1, paid, time.perf_counter())
+        used, under_way = NOTHING, False
+        try:
+            answer = _in_time(page, attempt, complaint, patience.deadline_s)
+            used = answer.usage
+            return page.answered(answer, attempt)
         except Unusable as error:
             used, unusable, complaint = error.usage, unusable + 1, str(error)
             paid += used
@@ -148,37 +186,48 @@ def _attempts(
                 why = f"{unusable} answers could not be used, the last: {error}"
                 raise GivenUp(why, paid, for_good=True) from error
         except Busy as error:
+            under_way = isinstance(error, _UnderWay)
             failed += 1
             if failed >= patience.attempts:
                 raise GivenUp(f"no answer to {failed} calls, the last: {error}", paid) from error
             if error.retry_after_s:
-                desk.hold(error.retry_after_s)
+                page.desk.hold(error.retry_after_s)
             sleep(patience.wait_s(failed, draw()))
         except Refused as error:
             used = error.usage
             raise GivenUp(str(error), paid + used, for_good=True) from error
         except Denied as error:
-            desk.close(str(error))
+            page.desk.close(str(error))
             raise Closed(str(error)) from error
         finally:
-            desk.ended(call, cost_of(used, price))
+            if not under_way:
+                page.desk.ended(call, cost_of(used, page.price))
 
 
-def _in_time(service: Service, image: bytes, complaint: str | None, deadline_s: float) -> Answer:
+class _UnderWay(Busy):
+    """Nobody waits for the call any more, but it goes on, and what was set aside for it stays so."""
+
+
+def _in_time(page: _Page, attempt: _Attempt, complaint: str | None, deadline_s: float) -> Answer:
     """One attempt in a thread of its own, which is left behind where it takes too long."""
-    ended: queue.SimpleQueue[Answer | BaseException] = queue.SimpleQueue()
+    ended: Future[Answer] = Future()
 
-    def attempt() -> None:
+    def call() -> None:
         try:
-            ended.put(service.ask(image, complaint))
+            said: Answer | BaseException = page.service.ask(page.image, complaint)
         except BaseException as error:  # raised below, in the caller's thread
-            ended.put(error)
+            said = error
+        if not ended.set_running_or_notify_cancel():
+            page.late(attempt, said)
+        elif isinstance(said, BaseException):
+            ended.set_exception(said)
+        else:
+            ended.set_result(said)
 
-    threading.Thread(target=attempt, daemon=True).start()
+    threading.Thread(target=call, daemon=True).start()
     try:
-        answer = ended.get(timeout=None if deadline_s == math.inf else deadline_s)
-    except queue.Empty:
-        raise Busy(f"no answer in {deadline_s:g} s") from None
-    if isinstance(answer, BaseException):
-        raise answer
-    return answer
+        return ended.result(timeout=None if deadline_s == math.inf else deadline_s)
+    except TimeoutError:
+        if ended.cancel():
+            raise _UnderWay(f"no answer in {deadline_s:g} s") from None
+        return ended.result()

@@ -6,9 +6,14 @@ The SDKs of OpenAI and Anthropic are generated alike, and name their errors alik
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
 from types import ModuleType
 from typing import TypeVar
+
+from pydantic import ValidationError
 
 from tdtrain.teachers.services.service import Busy, Denied, Refused
 
@@ -27,8 +32,14 @@ DENYING = (
     "insufficient_quota",
     "unsupported parameter",
     "unsupported_",
+    "response_format",
+    "json_schema",
+    "structured output",
+    "max_tokens",
+    "max_completion_tokens",
 )
-"""What a reason says where it is not the picture, whatever its status: keys and accounts are refused with 400 too."""
+"""What a reason says where it is not the picture, whatever its status: keys, accounts and what the
+model cannot do are refused with 400 too."""
 
 
 def attempt(sdk: ModuleType, key: str, call: Callable[[], Said]) -> Said:
@@ -61,9 +72,24 @@ def failure(status: int, reason: str, retry_after: str | None) -> Busy | Refused
     return Refused(reason)
 
 
-def seconds_of(told: str | None) -> float | None:
-    """What Retry-After says in seconds; dates, which it may say as well, are not waited for."""
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """While an answer is taken apart. Raises Busy where it is nothing of the kind: proxies answer with anything."""
     try:
-        return max(0.0, float(told)) if told else None
+        yield
+    except (AttributeError, TypeError, LookupError, ValidationError) as error:
+        raise Busy(f"its answer is no {what}") from error
+
+
+def seconds_of(told: str | None) -> float | None:
+    """How long Retry-After says to wait: a number of seconds, or a date."""
+    if not told:
+        return None
+    try:
+        return max(0.0, float(told))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(told).timestamp() - time.time())
     except ValueError:
         return None

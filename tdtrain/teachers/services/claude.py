@@ -9,9 +9,9 @@ from typing import Any
 import anthropic
 
 from tdtrain.data.timetable import Timetable
-from tdtrain.teachers.services.attempt import Said, attempt
+from tdtrain.teachers.services.attempt import Said, attempt, reading
 from tdtrain.teachers.services.document import FORM, PROMPT, answer_of, asked, picture
-from tdtrain.teachers.services.service import ANSWER_S, Answer, Busy, Question, Refused, Usage
+from tdtrain.teachers.services.service import ANSWER_S, Answer, Question, Refused, Usage
 
 KEY = "ANTHROPIC_API_KEY"
 
@@ -50,13 +50,13 @@ class Claude:
 
     def read(self, said: Any) -> Answer:
         """The answer in a message. Raises Busy, Unusable or Refused."""
-        if not isinstance(getattr(said, "content", None), list) or not getattr(said, "usage", None):
-            raise Busy("its answer is no message")
-        used = Usage(input_tokens=said.usage.input_tokens, output_tokens=said.usage.output_tokens)
+        with reading("message"):
+            used = Usage(input_tokens=said.usage.input_tokens, output_tokens=said.usage.output_tokens)
+            content = "".join(part.text for part in said.content if part.type == "text")
+            raw = said.model_dump_json()
         if said.stop_reason == "refusal":
             raise Refused("the model refused to answer", used)
-        content = "".join(part.text for part in said.content if part.type == "text")
-        return answer_of(content, said.stop_reason == "max_tokens", used, said.model_dump_json())
+        return answer_of(content, said.stop_reason == "max_tokens", used, raw)
 
     def request(self, image: bytes, complaint: str | None = None) -> dict[str, Any]:
         """What is sent: one message's parameters. Raises Refused where it is no picture."""

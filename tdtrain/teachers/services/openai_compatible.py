@@ -8,9 +8,9 @@ from typing import Any
 import openai
 
 from tdtrain.data.timetable import Timetable
-from tdtrain.teachers.services.attempt import attempt
+from tdtrain.teachers.services.attempt import attempt, reading
 from tdtrain.teachers.services.document import FORM, PROMPT, answer_of, asked, picture
-from tdtrain.teachers.services.service import ANSWER_S, Answer, Busy, Question, Usage
+from tdtrain.teachers.services.service import ANSWER_S, Answer, Question, Usage
 
 KEY = "OPENAI_API_KEY"
 
@@ -40,14 +40,14 @@ class OpenAiCompatible:
     def ask(self, image: bytes, complaint: str | None = None) -> Answer:
         """See `Service`."""
         said = attempt(openai, self._key, lambda: self._create(image, asked(self.question.prompt, complaint)))
-        if not getattr(said, "choices", None):
-            raise Busy("its answer is no completion")
-        used = Usage(
-            input_tokens=getattr(said.usage, "prompt_tokens", None) or 0,
-            output_tokens=getattr(said.usage, "completion_tokens", None) or 0,
-        )
-        choice = said.choices[0]
-        return answer_of(choice.message.content or "", choice.finish_reason == "length", used, said.model_dump_json())
+        with reading("completion"):
+            used = Usage(
+                input_tokens=getattr(said.usage, "prompt_tokens", None) or 0,
+                output_tokens=getattr(said.usage, "completion_tokens", None) or 0,
+            )
+            choice = said.choices[0]
+            content, raw = choice.message.content or "", said.model_dump_json()
+        return answer_of(content, choice.finish_reason == "length", used, raw)
 
     def _create(self, image: bytes, text: str) -> Any:
         kind, content = picture(image)

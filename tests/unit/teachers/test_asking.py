@@ -8,6 +8,8 @@ import multiprocessing as mp
 import threading
 import time
 from collections import Counter
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from tdtrain.data.storage import open_folder
 from tdtrain.options import Price
 from tdtrain.teachers.services.answers import Answers, key_of, moment
 from tdtrain.teachers.services.asking import GivenUp, Patience, ask
-from tdtrain.teachers.services.attempt import failure
+from tdtrain.teachers.services.attempt import failure, seconds_of
 from tdtrain.teachers.services.desk import Closed, Desk
 from tdtrain.teachers.services.rate import FIRST_S, TRAVEL_S, Rate
 from tdtrain.teachers.services.service import Answer, Busy, Denied, Question, Refused, SpokenLine, Unusable, Usage
@@ -181,6 +183,39 @@ def test_an_answer_is_kept_before_the_desk_hears_of_it(tmp_path: Path, monkeypat
         patch.setattr(desk, "ended", gone)
         asked(service, tmp_path, desk=desk)
     assert asked(service, tmp_path)[0].answer and len(service.complaints) == 1
+
+
+def test_what_comes_late_is_kept_and_paid(tmp_path: Path) -> None:
+    """Its cost stays set aside as long as it is under way, and it is not asked for again."""
+    price, desk, service, answer = Price(per_million_output_tokens=1000.0), Desk(), Fake(), threading.Event()
+    at_once = service.ask
+
+    def slowly(image: bytes, complaint: str | None = None) -> Answer:
+        answer.wait(10)
+        return at_once(image, complaint)
+
+    service.ask = slowly  # type: ignore[method-assign]
+    aside: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        aside.append(desk.counts().cost_usd)
+        answer.set()
+        while not list(tmp_path.glob("answers/*/*.json")):
+            time.sleep(0.01)
+
+    kept = ask(
+        service, b"a", Answers(open_folder(tmp_path)), desk, price, Usage(output_tokens=50), Patience(deadline_s=0.05),
+        sleep=sleep,
+    )  # fmt: skip
+    assert kept.answer.lines[0].text == "a" and kept.paid.output_tokens == 10 and len(service.complaints) == 1
+    while desk.counts().cost_usd != pytest.approx(0.01):
+        time.sleep(0.01)
+    assert aside == [pytest.approx(0.05)] and desk.counts().calls == 1
+
+
+def test_a_date_to_come_back_at_is_heeded() -> None:
+    in_a_minute = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
+    assert 55 <= (seconds_of(in_a_minute) or 0) <= 60
 
 
 def test_nobody_asks_where_answers_cannot_be_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

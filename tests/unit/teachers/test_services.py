@@ -198,6 +198,9 @@ def test_what_is_no_picture_is_refused_before_anybody_is_asked(wire: str, server
         (says("<html>bad gateway</html>", 502, Content_Type="text/html"), Busy, "502"),
         (says("not JSON at all"), Busy, "no"),
         (says({"unexpected": True}), Busy, "is no (completion|message)"),
+        (says({"choices": [{"finish_reason": "stop"}], "content": [None], "usage": {}}), Busy, "is no (compl|mess)"),
+        (says([None]), Busy, "is no (completion|message)"),
+        (says({"error": {"message": "response_format: json_schema is not supported"}}, 400), Denied, "400"),
         (cut_short, Busy, "Connection"),
         (hangs_up, Busy, "Connection"),
     ],
@@ -218,6 +221,7 @@ def test_each_fault_is_what_it_is(wire: str, server: Server, step: Step, error: 
         ('{"blocks": []}', False, "timeblocks: Field required"),
         (json.dumps(TIMETABLE).replace("08:00", "8am"), False, r"timeblocks\.0\.startTime: '8am' is no HH:MM"),
         (json.dumps(TIMETABLE).replace("08:45", "08:00"), False, r"timeblocks\.0: it starts and ends at 08:00"),
+        (json.dumps(TIMETABLE).replace("08:45", "07:00"), False, r"timeblocks\.0: it ends at 07:00, before it starts"),
         (json.dumps({"timeblocks": TIMETABLE["timeblocks"] * 2}), False, r"timeblocks\.1: the same as timeblocks\.0"),
     ],
 )
@@ -230,7 +234,9 @@ def test_an_answer_that_does_not_fit_is_unusable_and_paid(
     assert unusable.value.usage.input_tokens == 900
 
 
-@pytest.mark.parametrize(("told", "seconds"), [("3", 3.0), ("0.5", 0.5), ("Wed, 21 Oct 2026 07:28:00 GMT", None)])
+@pytest.mark.parametrize(
+    ("told", "seconds"), [("3", 3.0), ("0.5", 0.5), ("Wed, 21 Oct 2026 07:28:00 GMT", 0.0), ("soon", None)]
+)
 def test_retry_after_is_told(wire: str, server: Server, told: str, seconds: float | None) -> None:
     server.script = [says({"error": {"message": "slow down"}}, 429, Retry_After=told)]
     with pytest.raises(Busy) as busy:
