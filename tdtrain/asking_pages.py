@@ -72,9 +72,14 @@ def ask_pages(run: AskRun) -> Asked:
     missing, given_up = len(unanswered), len(unanswered) - len(to_ask)
     if run.batches or not missing:  # nobody is asked about one page
         run = run.model_copy(update={"num_workers": 0})
-    estimate = cost_of(expected(run), run.price) * len(to_ask)
+    num = min(len(to_ask), run.max_pages or len(to_ask))
+    estimate, tokens = cost_of(expected(run), run.price) * num, expected(run)
     with _one_way_at_a_time(run, out, answers), Display(Path(run.output_dir).name) as display:
-        words = f"; they may cost {estimate:.2f} US dollars" if estimate else ""
+        words = ""
+        if num and run.task == "document":
+            words = f"; asking about {num:,} may take {num * tokens.input_tokens:,} tokens and write "
+            words += f"{num * tokens.output_tokens:,}"
+        words += f"; that may cost {estimate:.2f} US dollars" if estimate else ""
         display.say(
             f"{len(images):,} pages, {missing:,} of them without an answer of {service.question.service}{words}"
             + (f"; {len(own):,} are annotated, and stay as they are" if own else "")
@@ -91,7 +96,8 @@ def ask_pages(run: AskRun) -> Asked:
         pages: list[LabelledPage] = []
         paid = NOTHING
         tasks = list(_tasks(images, own, run))
-        for outcome in map_tasks(PageAsker, (run, desk, again), tasks, run.num_workers, cpus=0.5):
+        told = (run, desk, again, service.question.prompt)
+        for outcome in map_tasks(PageAsker, told, tasks, run.num_workers, cpus=0.5):
             reasons |= dict(zip(outcome["images"], outcome["reasons"], strict=True))
             paid = sum((Usage(**one) for one in outcome["paid"]), paid)
             pages += [LabelledPage.model_validate_json(page) for page in outcome["pages"] if page]
@@ -115,8 +121,8 @@ def ask_pages(run: AskRun) -> Asked:
             from tdtrain.report.labels import write_label_report  # matplotlib takes a second
 
             pages.sort(key=lambda page: page.image)
-            told = run.model_dump(mode="json", exclude={"service_url"})
-            for words in write_label_report(out, pages, list(failed.values()), told):
+            shown = run.model_dump(mode="json", exclude={"service_url"})
+            for words in write_label_report(out, pages, list(failed.values()), shown):
                 display.say(words)
     if counts.denied and not run.batches:
         raise ValueError(f"service={run.service} answers nobody: {counts.denied}; {left} pages were not asked about")
@@ -131,7 +137,8 @@ def _one_way_at_a_time(run: AskRun, out: Folder, answers: Answers) -> Iterator[N
         with answers.together(BATCHES) if not (run.batches or run.dry_run) else nullcontext():
             if not run.batches and out.files(BATCHES):
                 raise ValueError(
-                    f"output_dir={run.output_dir} has pages out in batches; collect them with batches=True first"
+                    f"output_dir={run.output_dir} has pages out in batches ({', '.join(out.files(BATCHES))}); collect "
+                    "them with batches=True and the service_model that they name, or delete those files and pay again"
                 )
             yield
     except BlockingIOError:

@@ -271,6 +271,10 @@ class AskRun(WithPlaces):
     Left out: ppocrv6-small of local, builtin/stable of google-vision."""
     service_url: str | None = None
     """Of the endpoint, such as http://localhost:8000/v1. Left out: the vendor's own."""
+    prompt: Path | None = None
+    """Text file with what to ask in place of the built-in prompt; the answer has to fit the same schema (document)."""
+    max_answer_tokens: Positive | None = None
+    """Of one document; a longer one fails. Left out: 4,096 of openai, 8,192 of claude."""
     min_confidence: Share = 0.8
     """Lines that the service is less sure of keep their place and lose their text (text)."""
     vote_with: tuple[str, ...] = ()
@@ -328,6 +332,16 @@ class AskRun(WithPlaces):
             raise ValueError(f"service={self.service} needs a service_model, as the service calls it")
         if self.service == "paddleocr" and self.service_url is None:
             raise ValueError("service=paddleocr needs the service_url of its server, such as http://localhost:8080")
+        if self.prompt is not None and not self.prompt.is_file():
+            raise ValueError(f"prompt={self.prompt} is no file; give one that holds the words")
+        text = ("min_confidence", "vote_with", "max_wer")
+        document = ("prompt", "max_answer_tokens")
+        fields = AskRun.model_fields
+        for name in text if self.task == "document" else document:
+            if (value := getattr(self, name)) != fields[name].default:
+                raise ValueError(f"{name}={value} does nothing with task={self.task}; leave it out")
+        if self.max_wer and not self.vote_with:
+            raise ValueError(f"max_wer={self.max_wer:g} is of votes; give vote_with, or leave it out")
         if self.batches and self.service != "claude":
             raise ValueError(f"batches=True is for service=claude, and this is service={self.service}")
         return self

@@ -5,11 +5,14 @@ Everything is frozen, refuses fields it does not know, and is checked before any
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+_SECRET = re.compile(r"(^|&)[^=]*(key|token|secret|password)[^=]*=", re.IGNORECASE)
+"""In the query of an address."""
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 ModelName = Annotated[str, Field(min_length=1, pattern=r"^[^/:]+$")]
@@ -40,6 +43,8 @@ class Frozen(BaseModel):
                 f"{info.field_name} holds a password; leave it out and set it in the environment "
                 "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD)"
             )
+        if any(isinstance(one, str) and "://" in one and _SECRET.search(urlsplit(one).query) for one in places):
+            raise ValueError(f"{info.field_name} holds a key; leave it out and set it in the environment")
         return value
 
 

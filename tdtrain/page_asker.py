@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tdtrain.config import AskRun
 from tdtrain.data.storage import Folder, open_folder
@@ -42,9 +42,9 @@ class Outcome(NamedTuple):
 class PageAsker:
     """Asks about the pages of a task, several at once."""
 
-    def __init__(self, run: AskRun, desk: AnyDesk, again: str | None) -> None:
+    def __init__(self, run: AskRun, desk: AnyDesk, again: str | None, prompt: str | None = None) -> None:
         self._run, self._desk, self._again = run, desk, again
-        self._service = service_of(run)
+        self._service = service_of(run, prompt)
         self._voters = voters(run)
         self._threads = threads(run)
         # A reader of one's own takes as long as it takes.
@@ -167,9 +167,17 @@ def voters(run: AskRun) -> Mapping[str, tuple[Question, Answers]]:
     return found
 
 
-def service_of(run: AskRun) -> Service:
-    """The service that a run names. Raises ValueError where its package or its key is missing."""
+def service_of(run: AskRun, prompt: str | None = None) -> Service:
+    """The service that a run names. Raises ValueError where its package or its key is missing.
+
+    Args:
+        prompt: what the run's file of that name says, where that file need not be.
+    """
     model, url = run.service_model or "", run.service_url
+    if prompt is None and run.prompt is not None:
+        prompt = run.prompt.read_text(encoding="utf-8")
+    told = {"prompt": prompt, "max_tokens": run.max_answer_tokens}
+    how: dict[str, Any] = {name: value for name, value in told.items() if value is not None}
     try:  # each is a package of its own
         if run.service == "local":
             from tdtrain.teachers.services.local import LocalReader
@@ -186,11 +194,11 @@ def service_of(run: AskRun) -> Service:
         if run.service == "claude":
             from tdtrain.teachers.services.claude import Claude
 
-            return Claude(model, url)
+            return Claude(model, url, **how)
         from tdtrain.teachers.services.openai_compatible import OpenAiCompatible
     except ImportError as error:
         raise ValueError(f"service={run.service} needs its SDK; run `pip install --editable '.[services]'`") from error
-    return OpenAiCompatible(model, url)
+    return OpenAiCompatible(model, url, **how)
 
 
 def expected(run: AskRun) -> Usage:

@@ -2,6 +2,7 @@
 
     answers/3f/3f9a....json    one an answer, written whole and to the disk the moment it arrives
     refused/3f/3f9a....json    one a question that will not be answered, with the reason
+    tried/3f/3f9a....json      one a question of which no answer could be used so far, and what those cost
 
 An answer's name is a hash of all that it depends on: the picture, the service and its model, the prompt and the schema.
 Jobs that share a folder on a file system wait for each other where they ask the same; on an object store, which has no
@@ -22,7 +23,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from tdtrain.data.storage import Folder
-from tdtrain.teachers.services.service import Answer, Fixed, Question, Usage
+from tdtrain.teachers.services.service import NOTHING, Answer, Fixed, Question, Usage
 
 BATCHES = "batches"
 """What is out in batches lies there; see `tdtrain.teachers.services.batches`."""
@@ -54,7 +55,15 @@ class GaveUp(Fixed):
     """When, as `moment` writes it."""
 
 
-Entry = TypeVar("Entry", Kept, GaveUp)
+class Tried(Fixed):
+    """A question of which no answer could be used so far; `paid` is what those cost."""
+
+    complaint: str
+    unusable: int
+    paid: Usage
+
+
+Entry = TypeVar("Entry", Kept, GaveUp, Tried)
 
 
 def moment() -> str:
@@ -82,6 +91,15 @@ class Answers:
         """Why there will be no answer, where that is known. Raises ValueError as `get` does."""
         return self._read(_name(key, "refused"), GaveUp)
 
+    def tried(self, key: str) -> Tried | None:
+        """What could not be used so far. Raises ValueError as `get` does."""
+        return self._read(_name(key, "tried"), Tried)
+
+    def paid(self, key: str) -> Usage:
+        """What was paid so far for no answer."""
+        before = self.tried(key) or self.gave_up(key)
+        return before.paid if before else NOTHING
+
     def _read(self, name: str, kind: type[Entry]) -> Entry | None:
         if not self._folder.exists(name):
             return None
@@ -102,10 +120,12 @@ class Answers:
         before = self.gave_up(key)
         return None if before is None or (again is not None and before.at < again) else before
 
-    def put(self, key: str, kept: Kept | GaveUp) -> None:
-        """Keeps an answer, or that there will be none; returns when it is on the disk."""
-        name = _name(key, "answers" if isinstance(kept, Kept) else "refused")
-        self._folder.write(name, kept.model_dump_json(indent=1).encode(), durable=True)
+    def put(self, key: str, kept: Kept | GaveUp | Tried) -> None:
+        """Keeps an answer, that there will be none, or what was tried; returns when it is on the disk."""
+        self._folder.write(_name(key, _PARTS[type(kept)]), kept.model_dump_json(indent=1).encode(), durable=True)
+        tried = _name(key, _PARTS[Tried])
+        if not isinstance(kept, Tried) and self._folder.exists(tried):
+            self._folder.delete(tried)
 
     @contextlib.contextmanager
     def alone(self, key: str) -> Iterator[None]:
@@ -130,6 +150,9 @@ class Answers:
         with path.open("w") as file:
             fcntl.flock(file, how)
             yield
+
+
+_PARTS = {Kept: "answers", GaveUp: "refused", Tried: "tried"}
 
 
 def _name(key: str, part: str = "answers") -> str:

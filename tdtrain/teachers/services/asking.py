@@ -14,7 +14,7 @@ from hashlib import sha256
 from typing import NamedTuple
 
 from tdtrain.options import Price
-from tdtrain.teachers.services.answers import Answers, GaveUp, Kept, key_of, moment
+from tdtrain.teachers.services.answers import Answers, GaveUp, Kept, Tried, key_of, moment
 from tdtrain.teachers.services.desk import AnyDesk, Closed
 from tdtrain.teachers.services.service import (
     ANSWER_S,
@@ -96,11 +96,11 @@ def ask(
             return kept
         if (hopeless := answers.hopeless(key, again)) is not None:
             raise GivenUp(hopeless.reason, hopeless.paid, for_good=True)
-        before = answers.gave_up(key)
+        before = answers.tried(key) or Tried(complaint="", unusable=0, paid=answers.paid(key))
         desk.open()
         page = _Page(service, image, answers, key, desk, price)
         try:
-            return _attempts(page, expected, patience, sleep, draw, before.paid if before else NOTHING)
+            return _attempts(page, expected, patience, sleep, draw, before)
         except GivenUp as error:
             if error.for_good:
                 page.keep(GaveUp(
@@ -133,7 +133,7 @@ class _Page:
     def digest(self) -> str:
         return sha256(self.image).hexdigest()
 
-    def keep(self, entry: Kept | GaveUp) -> None:
+    def keep(self, entry: Kept | GaveUp | Tried) -> None:
         try:
             self.answers.put(self.key, entry)
         except OSError as error:
@@ -166,9 +166,9 @@ def _attempts(
     patience: Patience,
     sleep: Callable[[float], None],
     draw: Callable[[], float],
-    paid: Usage,
+    before: Tried,
 ) -> Kept:
-    failed, unusable, complaint = 0, 0, None
+    failed, unusable, complaint, paid = 0, before.unusable, before.complaint or None, before.paid
     while True:
         if failed and (kept := page.answers.get(page.key)) is not None:  # late, see above
             return kept
@@ -185,6 +185,7 @@ def _attempts(
             if unusable >= patience.unusable:
                 why = f"{unusable} answers could not be used, the last: {error}"
                 raise GivenUp(why, paid, for_good=True) from error
+            page.keep(Tried(complaint=complaint, unusable=unusable, paid=paid))
         except Busy as error:
             under_way = isinstance(error, _UnderWay)
             failed += 1

@@ -29,6 +29,11 @@ from tdtrain.teachers.services.service import NOTHING, Busy, Denied, Fixed, Ques
 
 POLL_S = 30.0
 """How often it is looked whether a batch has ended."""
+STATUSES = {
+    "invalid_request_error": 400, "authentication_error": 401, "billing_error": 402, "permission_error": 403,
+    "not_found_error": 404, "request_too_large": 413, "rate_limit_error": 429,
+}  # fmt: skip
+"""What a page's error in a batch would be, were it asked about alone; those of the service are left out."""
 Watch = Callable[[int, int], None]
 MOST, MOST_BYTES = 1_000, 150_000_000
 """Pages of a batch, and bytes of their requests; the service takes more of both."""
@@ -108,7 +113,7 @@ class Batches:
             self._ask(pages, watch, again)
 
     def _ask(self, pages: Mapping[str, Callable[[], bytes]], watch: Watch, again: str | None) -> None:
-        waiting = {key: Tried(paid=gave.paid if (gave := self._answers.gave_up(key)) else NOTHING) for key in pages}
+        waiting = {key: Tried(paid=self._answers.paid(key)) for key in pages}
         done = [name for name in pending(self._folder) if self._read(name).question == self._service.question]
         for name in done:
             for key, page in self._collect(name, watch).items():
@@ -251,12 +256,13 @@ class Batches:
             page = batch.pages.get(told.custom_id)
             if page is None:
                 continue
-            if told.result.type == "errored" and told.result.error.error.type == "invalid_request_error":
-                reason = told.result.error.error.message
-                if isinstance(failure(400, reason, None), Denied):  # the account, not the picture
-                    self._denied, again = reason, again | {told.custom_id: page}
-                else:
-                    self._give_up(told.custom_id, page, reason)
+            if told.result.type == "errored":
+                error = told.result.error.error
+                why = failure(STATUSES.get(error.type, 500), error.message, None)
+                if isinstance(why, Refused):
+                    self._give_up(told.custom_id, page, error.message)
+                elif isinstance(why, Denied):  # whatever the picture
+                    self._denied, again = str(why), again | {told.custom_id: page}
             elif told.result.type == "succeeded":
                 once_more = self._keep(told.custom_id, page, told.result.message)
                 again |= {told.custom_id: once_more} if once_more else {}

@@ -45,10 +45,10 @@ def picture(image: bytes) -> tuple[str, str]:
 
 
 def answer_of(content: str, cut: bool, used: Usage, raw: str) -> Answer:
-    """The timetable that a model wrote. Raises Unusable where it is cut, no JSON, does not fit the schema, or says what
-    cannot be (see `Timetable.faults`)."""
+    """The timetable that a model wrote. Raises Unusable where it is no JSON, does not fit the schema, or says what
+    cannot be (see `Timetable.faults`); Refused where it is cut, as another one would be."""
     if cut:
-        raise Unusable("it is cut; it was too long", used)
+        raise Refused(f"its answer is cut after {used.output_tokens} tokens; raise max_answer_tokens", used)
     try:
         document = Timetable.model_validate_json(content)
     except ValidationError as error:

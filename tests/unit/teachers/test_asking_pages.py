@@ -59,6 +59,15 @@ def test_every_page_has_its_document_and_is_asked_about_once(server: Server, pag
     assert elsewhere.there == 0 and len(server.requests) == 15
 
 
+def test_words_of_ones_own_are_asked_with(server: Server, pages: Path) -> None:
+    words = pages.parent / "words.txt"
+    words.write_text("What does it say?", encoding="utf-8")
+    asked = ask_pages(run(server, pages, prompt=words, max_answer_tokens=77, max_pages=1))
+    assert asked.counts.calls == 1 and server.requests[0]["max_tokens"] == 77
+    assert server.requests[0]["messages"][0]["content"][0]["text"] == "What does it say?"
+    assert ask_pages(run(server, pages, max_pages=1)).there == 0  # another question
+
+
 def test_how_right_the_service_is_is_said_of_annotated_pages(
     server: Server, pages: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -133,7 +142,11 @@ def test_a_budget_of_pages_or_money_is_kept(server: Server, pages: Path) -> None
 def test_a_dry_run_asks_nothing(server: Server, pages: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ask_pages(run(server, pages, dry_run=True, price={"per_page": 0.5}))
     said = " ".join(capsys.readouterr().err.split())
-    assert "6 pages, 6 of them without an answer of openai/qwen; they may cost 3.00 US dollars" in said
+    assert (
+        "6 pages, 6 of them without an answer of openai/qwen; asking about 6 may take 9,000 tokens and write 6,000; that may"
+        in said
+        and "may cost 3.00 US" in said
+    )
     assert not server.requests and not (pages.parent / "out").exists()
 
 
@@ -171,7 +184,7 @@ BUSY = (
     says({"error": {"message": "slow down"}}, 429, Retry_After="0.05"), says({"error": {}}, 500), cut_short, hangs_up,
     says("no JSON"),
 )  # fmt: skip
-UNUSABLE = (says(completion("no JSON either")), says(completion(json.dumps(TIMETABLE)[:50], cut=True)))
+UNUSABLE = (says(completion("no JSON either")), says(completion('{"blocks": []}')))
 
 
 @pytest.mark.slow
@@ -218,4 +231,6 @@ def test_a_faulty_service_and_five_kills_cost_no_page_twice(server: Server, tmp_
     assert answered.total() <= num + 4 * kills  # no more than was on its way
     answers = [json.loads(path.read_text()) for path in (tmp_path / "out").glob("answers/*/*.json")]
     cost = sum(one["paid"]["pages"] for one in answers) * 0.01
+    billed = answered.total() + unusable.total()
+    assert 0 <= billed - sum(one["paid"]["pages"] for one in answers) <= 4 * kills
     assert len(answers) == num and f"all answers of these pages cost {cost:.4f} US dollars" in " ".join(said.split())

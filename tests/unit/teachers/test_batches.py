@@ -252,9 +252,10 @@ def test_no_round_of_a_budget_is_beyond_it_and_the_rest_waits(server: BatchServe
     assert [one.paid.pages for one in given_up if one] == [3] * 5
 
 
-def test_an_account_that_is_used_up_gives_no_page_up(server: BatchServer, tmp_path: Path) -> None:
-    kind = {"type": "invalid_request_error", "message": "You have reached your specified API usage limits."}
-    server.results = lambda key, params: {"type": "errored", "error": {"type": "error", "error": kind}}
+@pytest.mark.parametrize("kind", ["invalid_request_error", "not_found_error", "billing_error"])
+def test_an_account_that_is_used_up_gives_no_page_up(kind: str, server: BatchServer, tmp_path: Path) -> None:
+    error = {"type": kind, "message": "You have reached your specified API usage limits."}
+    server.results = lambda key, params: {"type": "errored", "error": {"type": "error", "error": error}}
     with pytest.raises(Denied, match="API usage limits"):
         ask(server, tmp_path)
     assert not list(tmp_path.glob("refused/*/*"))

@@ -252,6 +252,11 @@ def test_a_reader_of_ones_own_reads_pages() -> None:
         ),
         ({"task": "document"}, "service=openai needs a service_model"),
         ({"task": "text", "service": "paddleocr"}, "service=paddleocr needs the service_url"),
+        ({"service_model": "m", "min_confidence": 0.5}, "min_confidence=0.5 does nothing with task=document"),
+        ({"task": "text", "max_answer_tokens": 5}, "max_answer_tokens=5 does nothing with task=text"),
+        ({"task": "text", "max_wer": 0.1}, "max_wer=0.1 is of votes; give vote_with"),
+        ({"service_model": "m", "prompt": "nowhere.txt"}, r"prompt=nowhere\.txt is no file"),
+        ({"service_model": "m", "service_url": "http://host/v1?api_key=X"}, "service_url holds a key"),
     ],
 )
 def test_what_does_not_fit_is_said(given: dict, why: str) -> None:

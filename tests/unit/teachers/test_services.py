@@ -213,22 +213,19 @@ def test_each_fault_is_what_it_is(wire: str, server: Server, step: Step, error: 
 
 
 @pytest.mark.parametrize(
-    ("content", "cut", "why"),
+    ("content", "why"),
     [
-        (json.dumps(TIMETABLE)[:40], True, "cut"),
-        ("Here is your timetable!", False, "JSON"),
-        ('{"timeblocks": [{"day": "Mon"}]}', False, r"timeblocks\.0\.name: Field required"),
-        ('{"blocks": []}', False, "timeblocks: Field required"),
-        (json.dumps(TIMETABLE).replace("08:00", "8am"), False, r"timeblocks\.0\.startTime: '8am' is no HH:MM"),
-        (json.dumps(TIMETABLE).replace("08:45", "08:00"), False, r"timeblocks\.0: it starts and ends at 08:00"),
-        (json.dumps(TIMETABLE).replace("08:45", "07:00"), False, r"timeblocks\.0: it ends at 07:00, before it starts"),
-        (json.dumps({"timeblocks": TIMETABLE["timeblocks"] * 2}), False, r"timeblocks\.1: the same as timeblocks\.0"),
+        ("Here is your timetable!", "JSON"),
+        ('{"timeblocks": [{"day": "Mon"}]}', r"timeblocks\.0\.name: Field required"),
+        ('{"blocks": []}', "timeblocks: Field required"),
+        (json.dumps(TIMETABLE).replace("08:00", "8am"), r"timeblocks\.0\.startTime: '8am' is no HH:MM"),
+        (json.dumps(TIMETABLE).replace("08:45", "08:00"), r"timeblocks\.0: it starts and ends at 08:00"),
+        (json.dumps(TIMETABLE).replace("08:45", "07:00"), r"timeblocks\.0: it ends at 07:00, before it starts"),
+        (json.dumps({"timeblocks": TIMETABLE["timeblocks"] * 2}), r"timeblocks\.1: the same as timeblocks\.0"),
     ],
 )
-def test_an_answer_that_does_not_fit_is_unusable_and_paid(
-    wire: str, server: Server, content: str, cut: bool, why: str
-) -> None:
-    server.script = [said(wire, content, cut)]
+def test_an_answer_that_does_not_fit_is_unusable_and_paid(wire: str, server: Server, content: str, why: str) -> None:
+    server.script = [said(wire, content)]
     with pytest.raises(Unusable, match=why) as unusable:
         service(wire, server).ask(PICTURE)
     assert unusable.value.usage.input_tokens == 900
@@ -242,6 +239,13 @@ def test_retry_after_is_told(wire: str, server: Server, told: str, seconds: floa
     with pytest.raises(Busy) as busy:
         service(wire, server).ask(PICTURE)
     assert busy.value.retry_after_s == seconds
+
+
+def test_an_answer_that_is_cut_would_be_so_again(wire: str, server: Server) -> None:
+    server.script = [said(wire, json.dumps(TIMETABLE)[:40], cut=True)]
+    with pytest.raises(Refused, match=r"cut after \d+ tokens; raise max_answer_tokens") as refused:
+        service(wire, server).ask(PICTURE)
+    assert refused.value.usage.input_tokens == 900
 
 
 def test_a_refusal_of_the_model_is_final(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
