@@ -142,11 +142,8 @@ def test_a_budget_of_pages_or_money_is_kept(server: Server, pages: Path) -> None
 def test_a_dry_run_asks_nothing(server: Server, pages: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ask_pages(run(server, pages, dry_run=True, price={"per_page": 0.5}))
     said = " ".join(capsys.readouterr().err.split())
-    assert (
-        "6 pages, 6 of them without an answer of openai/qwen; asking about 6 may take 9,000 tokens and write 6,000; that may"
-        in said
-        and "may cost 3.00 US" in said
-    )
+    assert "6 pages, 6 of them without an answer of openai/qwen; asking about 6 may take 9,000 tokens" in said
+    assert "tokens and write 6,000; that may cost 3.00 US dollars" in said
     assert not server.requests and not (pages.parent / "out").exists()
 
 
