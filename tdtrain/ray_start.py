@@ -130,7 +130,34 @@ def check_room_on_a_node(compute: Compute) -> None:
     if not any(_fits(compute, node) for node in ray.nodes() if node["Alive"]):
         raise ValueError(
             f"cpus_per_worker={compute.cpus:g} and gpus_per_worker={compute.gpus:g}, and no node of the cluster has "
-            "both, so that no trial could ever start"
+            "both, so that training could never start; give less"
+        )
+
+
+def check_room(compute: Compute, resources: Mapping[str, float]) -> None:
+    """Raises ValueError where workers would wait for ever: there is no room for them, and none can come.
+
+    Args:
+        compute: with what was left out decided.
+        resources: what the cluster may have, by kind; see `at_most`.
+    """
+    workers = compute.num_workers if compute.min_workers is None else compute.min_workers
+    field = "num_workers" if compute.min_workers is None else "min_workers"
+    for kind, each in (("CPU", compute.cpus), ("GPU", compute.gpus)):
+        if workers * each > (has := resources.get(kind, 0.0)):
+            raise ValueError(
+                f"{field}={workers} with {kind.lower()}s_per_worker={each:g}, and the cluster has {has:g} {kind}s, so "
+                "that training could never start; give less"
+            )
+    if grows():
+        return
+    check_room_on_a_node(compute)
+    nodes = [node for node in ray.nodes() if node["Alive"] and _fits(compute, node)]
+    labelled = [node for node in nodes if compute.labels.items() <= node.get("Labels", {}).items()]
+    if compute.placement == "STRICT_SPREAD" and len(labelled) < workers:
+        raise ValueError(
+            f"placement=STRICT_SPREAD with {field}={workers}, and {len(labelled)} nodes have room for one, so that "
+            "training could never start; use SPREAD, or fewer workers"
         )
 
 

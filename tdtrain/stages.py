@@ -45,13 +45,16 @@ def opened(run: TrainingRun) -> Iterator[Opened]:
     gpus = 0.0
     there: int | None = cores()
     if run.compute.num_workers > 0:
-        from tdtrain.ray_start import check_elastic, check_label, connect, cores_of_machine
+        from tdtrain.ray_start import at_most, check_elastic, check_label, check_room, connect, cores_of_machine
         from tdtrain.train.nodes import check_nodes
 
         reserved = run.compute.num_workers * run.compute.cpus * run.models_at_once
-        gpus, there = connect(at_least=max(2, reserved)).get("GPU", 0.0), cores_of_machine()
+        resources, there = at_most(connect(at_least=max(2, reserved))), cores_of_machine()
+        gpus = resources.get("GPU", 0.0)  # those that an autoscaler may add are worth waiting for
+        decided = run.compute.on(gpus, there, run.models_at_once)
         check_label(run.compute.labels)
-        check_elastic(run.compute.on(gpus, there, run.models_at_once))
+        check_room(decided, resources)
+        check_elastic(decided)
         check_nodes(*places_of(run))
     name, begun = run.output_dir.name, (run.output_dir / "run.json").exists()
     with Tracker(run.output_dir, run.tracking_uri, run_name=name, resume=begun) as tracker, Display(name) as display:

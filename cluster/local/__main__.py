@@ -27,7 +27,8 @@ FAULTS = """
     cut N           take host N's cable out             join N         put it in again
     slow N MBITS    so many megabits a second           steady N       as fast as before
     kill WHAT [N]   raylet, gcs, dashboard, or a worker such as RayTrainWorker (of host N)
-    stop N          end all processes of host N         start N        boot it (1 is the head)
+    stop N          end all processes of host N         start N        boot it (1 is the head; without
+                                                                    --redis it forgets its jobs)
     notice N S      host N is wanted back in S seconds  alive          which hosts the head thinks are
     quit            take everything down
 """
@@ -38,6 +39,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make cluster", description=__doc__.splitlines()[0])
     parser.add_argument("--hosts", type=int, default=3, help="how many; the first is the head")
     parser.add_argument("--cpus", type=float, default=2, help="logical CPUs of each")
+    parser.add_argument(
+        "--redis", action="store_true", help="the head keeps jobs and nodes in Redis, and outlives a stop"
+    )
     parser.add_argument("--plain", action="store_true", help="one host, without namespaces or root")
     told = parser.parse_args()
     for ended in (signal.SIGTERM, signal.SIGHUP):
@@ -52,7 +56,7 @@ def main() -> None:
             "there is a plain cluster of one host: make cluster ARGS=--plain"
         )
     print(f"Starting {told.hosts} hosts ...", flush=True)
-    with Hosts(told.hosts, told.cpus) as hosts, _reachable(hosts) as url:
+    with Hosts(told.hosts, told.cpus, redis=told.redis) as hosts, _reachable(hosts) as url:
         _say(url, hosts.token_file)
         print(f"Hosts are {address(HEAD)} to {address(told.hosts)}. To have them fail, type", FAULTS, sep="\n")
         for line in sys.stdin:

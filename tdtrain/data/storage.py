@@ -8,7 +8,7 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyarrow import fs
+from pyarrow import ArrowInvalid, fs
 
 
 @dataclass(frozen=True)
@@ -127,9 +127,16 @@ def open_folder(path: str | Path) -> Folder:
 
 
 def locate(path: str | Path) -> tuple[fs.FileSystem, str]:
-    """The filesystem of a path or URI, and the path on it. AWS_ENDPOINT_URL names a server other than Amazon's."""
+    """The filesystem of a path or URI, and the path on it. AWS_ENDPOINT_URL names a server other than Amazon's.
+
+    Raises: ValueError where it is no such URI.
+    """
     if "://" in str(path):
-        filesystem, root = fs.FileSystem.from_uri(str(path))
+        try:
+            filesystem, root = fs.FileSystem.from_uri(str(path))
+        except ArrowInvalid as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"{path} cannot be opened ({reason}); use s3://, gs:// or a folder") from None
         return filesystem, root.rstrip("/")
     return fs.LocalFileSystem(), absolute(path)
 

@@ -27,6 +27,7 @@ from tdtrain.data.sequences import Example
 from tdtrain.models.load import adapted_from
 from tdtrain.models.packed import PACKED
 from tdtrain.models.ppocr_import import BUILT_IN
+from tdtrain.models.remote_code import loading, trusted
 from tdtrain.models.smollm2 import NAME, import_smollm2
 
 INSTRUCTION = "Write this timetable as JSON.\n\n"
@@ -143,11 +144,13 @@ def load_causal(
         return merge_causal(module, Path(name_or_folder)), prompter
     source = source_of(name_or_folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, attn_implementation=PACKED,
-            quantization_config=_in_four_bits(dtype) if four_bit else None,
-        )  # fmt: skip
+        with loading(name_or_folder):
+            AutoConfig.from_pretrained(source, trust_remote_code=trusted())  # says what is wrong in fewer words
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trusted())
+            model = AutoModelForCausalLM.from_pretrained(
+                source, dtype=dtype, use_safetensors=True, attn_implementation=PACKED, trust_remote_code=trusted(),
+                quantization_config=_in_four_bits(dtype) if four_bit else None,
+            )  # fmt: skip
     except OSError as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(
@@ -216,6 +219,7 @@ def is_causal(name_or_folder: str) -> bool:
     if name_or_folder in (NAME, *BUILT_IN):
         return name_or_folder == NAME
     try:
-        return type(AutoConfig.from_pretrained(name_or_folder)) in MODEL_FOR_CAUSAL_LM_MAPPING
+        config = AutoConfig.from_pretrained(name_or_folder, trust_remote_code=trusted())
+        return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
     except (OSError, ValueError):
         return False  # who loads it says what is wrong

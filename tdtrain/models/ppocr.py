@@ -24,6 +24,7 @@ from tdtrain.models.ppocr_folder import PROCESSORS, read_charset, write_folder
 from tdtrain.models.ppocr_graph import record
 from tdtrain.models.ppocr_import import BUILT_IN, import_ppocr
 from tdtrain.models.reader import ReaderOutput, Reading, evaluating
+from tdtrain.models.remote_code import loading, trusted
 
 
 class PPOCRModule(nn.Module):
@@ -139,7 +140,8 @@ def load_ppocr(name_or_folder: str, dtype: torch.dtype = torch.float32) -> PPOCR
     """
     source = str(import_ppocr(name_or_folder)) if name_or_folder in BUILT_IN else name_or_folder
     try:
-        config = AutoConfig.from_pretrained(source)
+        with loading(name_or_folder):
+            config = AutoConfig.from_pretrained(source, trust_remote_code=trusted())
         if config.model_type not in PROCESSORS:
             raise ValueError(f"{name_or_folder} is a {config.model_type}, not one of {', '.join(PROCESSORS)}")
         network = AutoModelForTextRecognition.from_pretrained(source, config=config, dtype=dtype, use_safetensors=True)

@@ -19,6 +19,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, GenerationConfig, Vi
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from tdtrain.models.reader import IGNORED
+from tdtrain.models.remote_code import loading, trusted
 
 Config: TypeAlias = Any
 """A VisionEncoderDecoderConfig. Its annotations say that its parts may be dicts or None; loaded ones never are."""
@@ -189,7 +190,8 @@ def load_inputs(folder: Path) -> tuple[TrOCRPixels, TrOCRCodec, Processor]:
     Raises: ValueError where processor, tokenizer and config.json contradict each other.
     """
     config: Config = VisionEncoderDecoderConfig.from_pretrained(folder)
-    processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+    with loading(str(folder)):
+        processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=trusted())
     pixels = _pixels(folder, config, processor)
     tokenizer = _tokenizer(folder)
     tokens = _tokens(tokenizer)
@@ -227,7 +229,8 @@ def _pixels(folder: Path, config: Config, processor: Processor) -> TrOCRPixels:
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        with loading(str(folder)):
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted())
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder} holds no tokenizer that transformers can load: {error}") from error
     for role in ("eos_token_id", "pad_token_id"):

@@ -25,6 +25,7 @@ from tdtrain.losses.chunked import CHUNK
 from tdtrain.models.causal import CausalModule, source_of
 from tdtrain.models.lora import adapt
 from tdtrain.models.packed import PACKED
+from tdtrain.models.remote_code import loading, trusted
 from tdtrain.options import Lora
 from tdtrain.precision import autocast
 
@@ -72,7 +73,8 @@ def sizes_of(model: str, lora: Lora, tokens: int, halves: bool) -> Sizes:
         halves: the base in bf16, computed in bf16; else all in fp32.
     """
     try:
-        config = AutoConfig.from_pretrained(source_of(model))
+        with loading(model):
+            config = AutoConfig.from_pretrained(source_of(model), trust_remote_code=trusted())
     except OSError as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(

@@ -21,7 +21,9 @@ from pyarrow import fs
 
 from tdtrain.data.storage import Folder, open_folder
 
-PACKAGES = ("ray", "torch", "transformers")
+PACKAGES = (
+    "ray", "torch", "transformers", "deepspeed", "peft", "numpy", "pyarrow", "pillow", "opencv-python-headless",
+)  # fmt: skip
 OWN_CODE = "tdtrain"
 MARKED = ".tdtrain-probe-"
 
@@ -120,13 +122,13 @@ def marked(writes: Mapping[str, str]) -> Iterator[tuple[Place, ...]]:
         for field, path in writes.items():
             try:
                 open_folder(path).write(f"{mark}/driver", b"")
-            except OSError as error:
+            except (OSError, ValueError) as error:
                 raise ValueError(f"{field}={path} cannot be written ({_first_line(error)}); use another") from None
         yield tuple(Place(field, path, f"{mark}/driver", written=True) for field, path in writes.items())
     finally:
         for path in writes.values():
-            folder = open_folder(path)
-            with contextlib.suppress(OSError):  # it was never made
+            with contextlib.suppress(OSError, ValueError):  # it was never made
+                folder = open_folder(path)
                 folder.filesystem.delete_dir(folder.path(mark))
         for parent in missing:
             with contextlib.suppress(OSError):  # somebody uses it by now

@@ -20,7 +20,7 @@ from tdtrain.data.ingest import dataset, dealt
 from tdtrain.data.storage import open_folder
 from tdtrain.models.students import build_student
 from tdtrain.options import Compute, Lora, Optimisation
-from tdtrain.ray_start import connect
+from tdtrain.ray_start import check_room, connect
 from tdtrain.teachers.label_pass import label, plan_labels
 from tdtrain.train import loop
 from tdtrain.train.board import Start
@@ -191,6 +191,21 @@ def test_elastic_workers_get_their_data_where_they_hold_all_cpus(corpus: str, mo
     finally:
         remove_placement_group(held)
     assert seen == [step for step in range(4) for _ in range(job.recipe.parts)]
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        ({"num_workers": 9}, "num_workers=9 with cpus_per_worker=1, and the cluster has 6 CPUs"),
+        ({"num_workers": 9, "min_workers": 7}, "min_workers=7 with cpus_per_worker=1"),
+        ({"gpus_per_worker": 1.0}, "num_workers=1 with gpus_per_worker=1, and the cluster has 0 GPUs"),
+        ({"num_workers": 2, "placement": "STRICT_SPREAD"}, "STRICT_SPREAD with num_workers=2, and 1 nodes"),
+    ],
+)
+def test_workers_that_could_never_start_are_refused(asked: dict, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        check_room(Compute(**asked).on(0, None), ray.cluster_resources())
+    check_room(Compute(num_workers=6).on(0, None), ray.cluster_resources())
 
 
 def test_the_board_comes_back_where_its_process_is_killed() -> None:

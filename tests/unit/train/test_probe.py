@@ -14,7 +14,7 @@ from tdtrain.config import DistillRun, LoraOcrRun
 from tdtrain.data.storage import open_folder
 from tdtrain.options import Corpus, OptionalTeacher
 from tdtrain.train.nodes import by_address, complaints
-from tdtrain.train.probe import OWN_CODE, Seen, differences, look, marked, there, versions
+from tdtrain.train.probe import OWN_CODE, PACKAGES, Seen, differences, look, marked, there, versions
 from tests.buckets import local_bucket
 
 
@@ -88,8 +88,17 @@ def test_versions_are_compared_without_their_builds() -> None:
         differences(ours, ours | {"torch": "2.12.0", OWN_CODE: "b"})
         == "torch 2.12.0, not 2.13.0, other code of tdtrain"
     )
-    assert {"Python", "ray", "torch", "transformers", OWN_CODE} == set(versions())
+    assert {"Python", OWN_CODE, *PACKAGES} == set(versions())
     assert "+" not in versions()["torch"]
+
+
+@pytest.mark.parametrize("path", ["S3://bucket/x", "az://bucket/x", "s3:///x"])
+def test_an_address_that_is_none_is_named(path: str) -> None:
+    with (
+        pytest.raises(ValueError, match=f"storage_path={path} cannot be written .*use"),
+        marked({"storage_path": path}),
+    ):
+        pass
 
 
 def test_complaints_name_field_folder_nodes_and_a_way_out() -> None:
