@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 import warnings
 from collections.abc import Mapping
 from math import ceil
@@ -19,6 +20,16 @@ from tdtrain.options import Compute
 
 SPARE_CPUS = 2
 """For the tasks that bring data, which need little: a pipeline that finds no CPU waits for ever."""
+JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Ray sets it where a submitted job runs."""
+NODES_COME_S = 60.0
+"""Of a cluster that was just made some nodes, and what its autoscaler may add, are known a little later."""
+
+
+def _joins() -> bool:
+    """Whether there is a cluster to join."""
+    address = os.environ.get("RAY_ADDRESS")
+    return address != "local" if address else JOB in os.environ
 
 
 def beside_us() -> NodeAffinitySchedulingStrategy:
@@ -51,9 +62,8 @@ def connect(num_cpus: int | None = None, at_least: float = 2) -> dict[str, float
     # Threads of an operation wait for each other by spinning; beside other processes that makes it 10 times as slow.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     if not ray.is_initialized():
-        in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-        address = os.environ.get("RAY_ADDRESS") or ("auto" if in_job else "local")
-        local = address == "local"
+        in_job, local = JOB in os.environ, not _joins()
+        address = "local" if local else os.environ.get("RAY_ADDRESS") or "auto"
         if not local:  # Ray's record of trainings
             os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")
         ray.init(
@@ -134,13 +144,23 @@ def check_room_on_a_node(compute: Compute) -> None:
         )
 
 
-def check_room(compute: Compute, resources: Mapping[str, float]) -> None:
-    """Raises ValueError where workers would wait for ever: there is no room for them, and none can come.
+def check_room(compute: Compute) -> None:
+    """Raises ValueError where workers would wait for ever: there is no room for them, and none comes.
 
     Args:
         compute: with what was left out decided.
-        resources: what the cluster may have, by kind; see `at_most`.
     """
+    until = time.monotonic() + (NODES_COME_S if _joins() else 0.0)
+    while True:
+        try:
+            return _check_room(compute, at_most(ray.cluster_resources()))
+        except ValueError:
+            if time.monotonic() >= until:
+                raise
+        time.sleep(2.0)
+
+
+def _check_room(compute: Compute, resources: Mapping[str, float]) -> None:
     workers = compute.num_workers if compute.min_workers is None else compute.min_workers
     field = "num_workers" if compute.min_workers is None else "min_workers"
     for kind, each in (("CPU", compute.cpus), ("GPU", compute.gpus)):

@@ -49,11 +49,11 @@ def opened(run: TrainingRun) -> Iterator[Opened]:
         from tdtrain.train.nodes import check_nodes
 
         reserved = run.compute.num_workers * run.compute.cpus * run.models_at_once
-        resources, there = at_most(connect(at_least=max(2, reserved))), cores_of_machine()
-        gpus = resources.get("GPU", 0.0)  # those that an autoscaler may add are worth waiting for
+        resources, there = connect(at_least=max(2, reserved)), cores_of_machine()
+        gpus = at_most(resources).get("GPU", 0.0)  # those that an autoscaler may add are worth waiting for
         decided = run.compute.on(gpus, there, run.models_at_once)
         check_label(run.compute.labels)
-        check_room(decided, resources)
+        check_room(decided)
         check_elastic(decided)
         check_nodes(*places_of(run))
     name, begun = run.output_dir.name, (run.output_dir / "run.json").exists()
