@@ -47,7 +47,7 @@ def search_job(search: SearchRun, run: Searched) -> Outcome:
     axes = tuple(parse_axis(spec) for spec in search.axes)
     check_paths(axes, exploits=search.scheduler == "pbt")
     run = fixed(run)
-    check_space(run, axes)
+    axes = check_space(run, axes)
     check_place(search.output_dir)
     hold(search, run)
     if isinstance(run, DistillRun):
@@ -209,7 +209,7 @@ def value_in(run: Searched, axis: Axis) -> Scalar:
         found = list(found) if isinstance(found, tuple) else found
         return axis.told[axis.values.index(found)] if found in axis.values else None
     low, high = axis.values
-    return found if low <= found <= high else None  # type: ignore[operator]
+    return found if found is not None and low <= found <= high else None  # type: ignore[operator]
 
 
 def publish_best(search: SearchRun, outcome: Outcome, tracker: Tracker) -> None:

@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -30,7 +30,7 @@ class Axis:
 
     @property
     def whole(self) -> bool:
-        """Whether only whole numbers are meant."""
+        """Whether it is a range of whole numbers; see `check_space`."""
         return self.kind != "choice" and all(isinstance(value, int) for value in self.values)
 
     @property
@@ -126,14 +126,45 @@ def _no_field(path: str, name: str, model: type[BaseModel]) -> str:
     return f"space names {path}, and there is no {name}; there are {', '.join(model.model_fields)}"
 
 
-def check_space(run: Run, axes: Sequence[Axis]) -> None:
+def _typed(run: BaseModel, axis: Axis) -> Axis:
+    """A range of the numbers that its field takes, however they are spelt: 0 to 1 of a share is not 0 or 1."""
+    if axis.kind == "choice":
+        return axis
+    inner, model = run.model_dump(), type(run)
+    *parts, name = axis.path.split(".")
+    for part in parts:
+        inner, model = _inner(inner, model, part, axis.path)
+    if name not in model.model_fields:
+        raise ValueError(_no_field(axis.path, name, model))
+    kinds = set(_kinds(model.model_fields[name].annotation))
+    low, high = (float(value) for value in axis.values)  # type: ignore[arg-type]
+    if float in kinds or int not in kinds:
+        return Axis(axis.path, axis.kind, (low, high))
+    if not (low.is_integer() and high.is_integer()):
+        raise ValueError(f"space={str(axis)!r}: {axis.path} takes whole numbers; give two of them")
+    return Axis(axis.path, axis.kind, (int(low), int(high)))
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """The types in an annotation, those in unions and within Annotated among them."""
+    inside = get_args(annotation)
+    if not inside:
+        yield annotation
+    for one in inside:
+        yield from _kinds(one)
+
+
+def check_space(run: Run, axes: Sequence[Axis]) -> tuple[Axis, ...]:
     """Puts the ends of every axis into the run, all with all.
+
+    Returns: the axes; ranges are of the numbers that their fields take.
 
     Raises: ValueError with the first combination that cannot run and why, or where two axes are of one field.
     """
     paths = [axis.path for axis in axes]
     if twice := {path for path in paths if paths.count(path) > 1}:
         raise ValueError(f"space names {', '.join(sorted(twice))} twice")
+    axes = tuple(_typed(run, axis) for axis in axes)
     for values in itertools.islice(corners(axes), MOST_CORNERS):
         try:
             put(run, values)
@@ -144,6 +175,7 @@ def check_space(run: Run, axes: Sequence[Axis]) -> None:
             raise ValueError(
                 f"space has {words}, which cannot run: {where}{': ' if where else ''}{first['msg']}"
             ) from error
+    return axes
 
 
 def corners(axes: Sequence[Axis]) -> Iterator[dict[str, Value]]:

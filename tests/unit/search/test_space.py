@@ -66,7 +66,7 @@ def test_what_is_no_axis_says_why(spec: str, words: str) -> None:
         ("distill", ["lora.rank=choice(8)"], "there is no lora; there are"),
         ("distill", ["teaching.alpha=uniform(0, 2)"], "teaching.alpha=2"),
         ("lora_ocr", ["lora.rank=choice(8, 0)"], "lora.rank=0"),
-        ("lora_ocr", ["lora.rank=uniform(1.0, 8.5)"], "lora.rank=8.5"),
+        ("lora_ocr", ["lora.rank=uniform(1.0, 8.5)"], "lora.rank takes whole numbers"),
         ("distill", ["teaching.alpha=uniform(0, 1)", "teaching.alpha=uniform(0, 1)"], "teaching.alpha twice"),
         ("distill", ["teaching.on_policy=choice(0.0, 0.5)"], "on_policy=0.5"),  # needs a live teacher
     ],
@@ -75,6 +75,20 @@ def test_a_combination_that_cannot_run_is_refused_before_any_trial(job: str, spe
     with pytest.raises(ValueError, match="space") as error:
         check_space(RUNS[job], [parse_axis(spec) for spec in specs])
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("job", "spec", "values"),
+    [
+        ("distill", "teaching.alpha=uniform(0, 1)", (0.0, 1.0)),
+        ("lora_ocr", "lora.rank=log(8.0, 64.0)", (8, 64)),
+        ("lora_ocr", "optimisation.micro_batch_size=uniform(4, 16)", (4, 16)),
+    ],
+)
+def test_a_range_is_of_the_numbers_that_its_field_takes(job: str, spec: str, values: tuple) -> None:
+    (axis,) = check_space(RUNS[job], [parse_axis(spec)])
+    assert axis.values == values and axis.whole is isinstance(values[0], int)
+    assert type(distribution_of(axis).high) is type(values[1])
 
 
 @pytest.mark.parametrize(
