@@ -102,16 +102,20 @@ def put(run: Run, values: Mapping[str, Value]) -> Run:
     Raises: ValueError on a path that names no field, ValidationError on what cannot run.
     """
     told = run.model_dump()
-    whole: type[BaseModel] = type(run)
     for path, value in values.items():
-        *parts, name = path.split(".")
-        inner, model = told, whole
-        for part in parts:
-            inner, model = _inner(inner, model, part, path)
-        if name not in model.model_fields:
-            raise ValueError(_no_field(path, name, model))
+        inner, _, name = _place(told, type(run), path)
         inner[name] = value
     return type(run).model_validate(told)
+
+
+def _place(told: dict, model: type[BaseModel], path: str) -> tuple[dict, type[BaseModel], str]:
+    """Where a dotted path ends: the values there, what they are of, and the field's name."""
+    *parts, name = path.split(".")
+    for part in parts:
+        told, model = _inner(told, model, part, path)
+    if name not in model.model_fields:
+        raise ValueError(_no_field(path, name, model))
+    return told, model, name
 
 
 def _inner(told: dict, model: type[BaseModel], part: str, path: str) -> tuple[dict, type[BaseModel]]:
@@ -130,12 +134,7 @@ def _typed(run: BaseModel, axis: Axis) -> Axis:
     """A range of the numbers that its field takes, however they are spelt: 0 to 1 of a share is not 0 or 1."""
     if axis.kind == "choice":
         return axis
-    inner, model = run.model_dump(), type(run)
-    *parts, name = axis.path.split(".")
-    for part in parts:
-        inner, model = _inner(inner, model, part, axis.path)
-    if name not in model.model_fields:
-        raise ValueError(_no_field(axis.path, name, model))
+    _, model, name = _place(run.model_dump(), type(run), axis.path)
     kinds = set(_kinds(model.model_fields[name].annotation))
     low, high = (float(value) for value in axis.values)  # type: ignore[arg-type]
     if float in kinds or int not in kinds:

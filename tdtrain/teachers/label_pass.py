@@ -38,7 +38,7 @@ from tdtrain.teachers.cache import (
 )
 from tdtrain.teachers.label_lines import label_lines
 
-VERSION = "3"
+VERSION = "2"
 
 
 @dataclass(frozen=True)

@@ -58,9 +58,9 @@ class GaveUp(Fixed):
 class Tried(Fixed):
     """A question of which no answer could be used so far; `paid` is what those cost."""
 
-    complaint: str
-    unusable: int
-    paid: Usage
+    complaint: str | None = None
+    unusable: int = 0
+    paid: Usage = NOTHING
 
 
 Entry = TypeVar("Entry", Kept, GaveUp, Tried)
@@ -85,22 +85,19 @@ class Answers:
 
     def get(self, key: str) -> Kept | None:
         """The answer, if there is one. Raises ValueError where the file is not what `put` wrote."""
-        return self._read(_name(key), Kept)
+        return self._read(key, Kept)
 
     def gave_up(self, key: str) -> GaveUp | None:
         """Why there will be no answer, where that is known. Raises ValueError as `get` does."""
-        return self._read(_name(key, "refused"), GaveUp)
+        return self._read(key, GaveUp)
 
-    def tried(self, key: str) -> Tried | None:
-        """What could not be used so far. Raises ValueError as `get` does."""
-        return self._read(_name(key, "tried"), Tried)
+    def tried(self, key: str) -> Tried:
+        """What could not be used so far, or before it was given up. Raises ValueError as `get` does."""
+        gave_up = self.gave_up(key)
+        return self._read(key, Tried) or Tried(paid=gave_up.paid if gave_up else NOTHING)
 
-    def paid(self, key: str) -> Usage:
-        """What was paid so far for no answer."""
-        before = self.tried(key) or self.gave_up(key)
-        return before.paid if before else NOTHING
-
-    def _read(self, name: str, kind: type[Entry]) -> Entry | None:
+    def _read(self, key: str, kind: type[Entry]) -> Entry | None:
+        name = _name(key, kind)
         if not self._folder.exists(name):
             return None
         try:
@@ -122,8 +119,8 @@ class Answers:
 
     def put(self, key: str, kept: Kept | GaveUp | Tried) -> None:
         """Keeps an answer, that there will be none, or what was tried; returns when it is on the disk."""
-        self._folder.write(_name(key, _PARTS[type(kept)]), kept.model_dump_json(indent=1).encode(), durable=True)
-        tried = _name(key, _PARTS[Tried])
+        self._folder.write(_name(key, type(kept)), kept.model_dump_json(indent=1).encode(), durable=True)
+        tried = _name(key, Tried)
         if not isinstance(kept, Tried) and self._folder.exists(tried):
             self._folder.delete(tried)
 
@@ -152,8 +149,8 @@ class Answers:
             yield
 
 
-_PARTS = {Kept: "answers", GaveUp: "refused", Tried: "tried"}
+_PARTS: dict[type[Fixed], str] = {Kept: "answers", GaveUp: "refused", Tried: "tried"}
 
 
-def _name(key: str, part: str = "answers") -> str:
-    return f"{part}/{key[:2]}/{key}.json"
+def _name(key: str, kind: type[Fixed]) -> str:
+    return f"{_PARTS[kind]}/{key[:2]}/{key}.json"

@@ -96,7 +96,7 @@ def ask(
             return kept
         if (hopeless := answers.hopeless(key, again)) is not None:
             raise GivenUp(hopeless.reason, hopeless.paid, for_good=True)
-        before = answers.tried(key) or Tried(complaint="", unusable=0, paid=answers.paid(key))
+        before = answers.tried(key)
         desk.open()
         page = _Page(service, image, answers, key, desk, price)
         try:
@@ -168,7 +168,7 @@ def _attempts(
     draw: Callable[[], float],
     before: Tried,
 ) -> Kept:
-    failed, unusable, complaint, paid = 0, before.unusable, before.complaint or None, before.paid
+    failed, unusable, complaint, paid = 0, before.unusable, before.complaint, before.paid
     while True:
         if failed and (kept := page.answers.get(page.key)) is not None:  # late, see above
             return kept

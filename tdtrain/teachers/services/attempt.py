@@ -35,11 +35,9 @@ DENYING = (
     "response_format",
     "json_schema",
     "structured output",
-    "max_tokens",
-    "max_completion_tokens",
 )
-"""What a reason says where it is not the picture, whatever its status: keys, accounts and what the
-model cannot do are refused with 400 too."""
+"""What a reason says where it is not the picture, whatever its status: keys, accounts and what the model cannot do are
+refused with 400 too."""
 
 
 def attempt(sdk: ModuleType, key: str, call: Callable[[], Said]) -> Said:

@@ -21,7 +21,7 @@ import anthropic
 
 from tdtrain.data.storage import Folder
 from tdtrain.options import Price
-from tdtrain.teachers.services.answers import BATCHES, Answers, GaveUp, Kept, moment
+from tdtrain.teachers.services.answers import BATCHES, Answers, GaveUp, Kept, Tried, moment
 from tdtrain.teachers.services.asking import Patience, cost_of
 from tdtrain.teachers.services.attempt import Said, failure
 from tdtrain.teachers.services.claude import Claude
@@ -39,20 +39,17 @@ MOST, MOST_BYTES = 1_000, 150_000_000
 """Pages of a batch, and bytes of their requests; the service takes more of both."""
 
 
-class Tried(Fixed):
+class Page(Tried):
     """A page in a batch: its picture's SHA-256, and what became of it before."""
 
     image: str = ""
-    complaint: str | None = None
-    unusable: int = 0
-    paid: Usage = NOTHING
 
 
 class Batch(Fixed):
     """What is to be handed in, by the key of each answer."""
 
     question: Question
-    pages: dict[str, Tried]
+    pages: dict[str, Page]
     id: str | None = None
     known: tuple[str, ...] | None = None
     """The service's newest batches before this one was handed in; None: it was not yet."""
@@ -113,7 +110,7 @@ class Batches:
             self._ask(pages, watch, again)
 
     def _ask(self, pages: Mapping[str, Callable[[], bytes]], watch: Watch, again: str | None) -> None:
-        waiting = {key: Tried(paid=self._answers.paid(key)) for key in pages}
+        waiting = {key: Page(**self._answers.tried(key).model_dump()) for key in pages}
         done = [name for name in pending(self._folder) if self._read(name).question == self._service.question]
         for name in done:
             for key, page in self._collect(name, watch).items():
@@ -147,10 +144,10 @@ class Batches:
     def _open(self, key: str, again: str | None) -> bool:
         return self._answers.get(key) is None and self._answers.hopeless(key, again) is None
 
-    def _hand_in(self, waiting: Mapping[str, Tried], pages: Mapping[str, Callable[[], bytes]]) -> Iterable[str]:
+    def _hand_in(self, waiting: Mapping[str, Page], pages: Mapping[str, Callable[[], bytes]]) -> Iterable[str]:
         """Batches of at most so many pages and bytes. Yields the name of each."""
         requests: dict[str, Any] = {}
-        tried: dict[str, Tried] = {}
+        tried: dict[str, Page] = {}
         size = 0
         for key, before in waiting.items():
             image = pages[key]()
@@ -168,7 +165,7 @@ class Batches:
         if requests:
             yield self._create(requests, tried)
 
-    def _create(self, requests: Mapping[str, Any], tried: dict[str, Tried]) -> str:
+    def _create(self, requests: Mapping[str, Any], tried: dict[str, Page]) -> str:
         name = _new_name()
         batch = Batch(question=self._service.question, pages=tried, known=tuple(made.id for made in self._newest()))
         self._write(name, batch)
@@ -188,7 +185,7 @@ class Batches:
         self._write(name, batch.model_copy(update={"id": found}))
         return name
 
-    def _collect(self, name: str, watch: Watch) -> dict[str, Tried]:
+    def _collect(self, name: str, watch: Watch) -> dict[str, Page]:
         """Waits for a batch and keeps its answers. Returns what has to be asked again, which the file holds from then
         on."""
         batch = self._read(name)
@@ -245,9 +242,9 @@ class Batches:
                 return
             self._sleep(POLL_S)
 
-    def _results(self, batch_id: str, batch: Batch, watch: Watch) -> dict[str, Tried]:
+    def _results(self, batch_id: str, batch: Batch, watch: Watch) -> dict[str, Page]:
         self._wait(batch_id, len(batch.pages), watch)
-        again: dict[str, Tried] = {}
+        again: dict[str, Page] = {}
         try:
             results = self._told(batch_id)
         except anthropic.AnthropicError:  # they are gone: nobody came for them for a month
@@ -268,13 +265,13 @@ class Batches:
                 again |= {told.custom_id: once_more} if once_more else {}
         return again
 
-    def _keep(self, key: str, page: Tried, message: Any) -> Tried | None:
+    def _keep(self, key: str, page: Page, message: Any) -> Page | None:
         """Keeps an answer; or returns the page, to be asked about once more."""
         try:
             answer = self._service.read(message)
         except Unusable as error:
             self._spent += error.usage
-            tried = Tried(
+            tried = Page(
                 image=page.image, complaint=str(error), unusable=page.unusable + 1, paid=page.paid + error.usage
             )
             if tried.unusable < Patience().unusable:
@@ -295,7 +292,7 @@ class Batches:
         ))  # fmt: skip
         return None
 
-    def _give_up(self, key: str, page: Tried, reason: str) -> None:
+    def _give_up(self, key: str, page: Page, reason: str) -> None:
         question = self._service.question
         self._answers.put(key, GaveUp(question=question, image=page.image, reason=reason, paid=page.paid, at=moment()))
 
