@@ -60,7 +60,9 @@ class LocalServices:
     def _answer(self, path: str, request: Any) -> dict | None:
         ways: dict[str, Callable[[Any], dict]] = {
             "/ocr": lambda asked: paddle(self._lines(LARGE, asked["file"])),
-            "/v1/images:annotate": lambda asked: vision(self._lines(SMALL, asked["requests"][0]["image"]["content"])),
+            "/v1/images:annotate": lambda asked: vision(
+                *(self._lines(SMALL, one["image"]["content"]) for one in asked["requests"])
+            ),
             "/v1/chat/completions": lambda asked: completion(self._json(_sent_to_openai(asked))),
             "/v1/messages": lambda asked: message(self._json(asked["messages"][0]["content"][0]["source"]["data"])),
         }
@@ -98,10 +100,11 @@ def paddle(lines: Sequence[SpokenLine]) -> dict:
     return {"logId": "1", "errorCode": 0, "errorMsg": "Success", "result": {"ocrResults": [{"prunedResult": read}]}}
 
 
-def vision(lines: Sequence[SpokenLine]) -> dict:
+def vision(*pages: Sequence[SpokenLine]) -> dict:
     """Google's answer: a paragraph a line, of words of letters; words share a line's width by their letters."""
-    paragraphs = [{"words": _words(line)} for line in lines if line.text.strip()]
-    return {"responses": [{"fullTextAnnotation": {"text": "", "pages": [{"blocks": [{"paragraphs": paragraphs}]}]}}]}
+    found = [[{"words": _words(line)} for line in lines if line.text.strip()] for lines in pages]
+    texts = [{"text": "", "pages": [{"blocks": [{"paragraphs": paragraphs}]}]} for paragraphs in found]
+    return {"responses": [{"fullTextAnnotation": text} for text in texts]}
 
 
 def _words(line: SpokenLine) -> list[dict]:

@@ -66,7 +66,7 @@ WAYS: dict[str, dict[str, Lora | None]] = {
 }
 RATES = {
     "ppocrv6-small": {"all weights": (2e-5, 5e-5, 1e-4), "LoRA": (1e-3, 2e-3, 4e-3)},
-    "trocr": {"all weights": (2e-4, 5e-4), "LoRA": (5e-3, 1e-2)},
+    "trocr": {"all weights": (1e-4, 2e-4), "LoRA": (1e-3, 2.5e-3)},
 }
 VALIDATION = 1 / 3
 """Of the lines to learn from; the rates are chosen by them."""
@@ -96,7 +96,7 @@ class Study(Frozen):
     """Of its encoder and decoder. At half of it 2 % of the weights are adapters of rank 2, which are too narrow."""
     steps: Positive = 300
     """Of each way, of PP-OCR."""
-    trocr_ways_steps: Positive = 1_200
+    trocr_ways_steps: Positive = 2_400
     """Of each way, of TrOCR."""
     batch_size: Positive = 16
     seed: int = 0

@@ -16,7 +16,7 @@ from tdtrain.data.corpus import FAILED, images_of, scan_annotations, write_faile
 from tdtrain.data.rows import content_id
 from tdtrain.data.storage import Folder, absolute, open_folder
 from tdtrain.gauges import gauge
-from tdtrain.page_asker import LEFT, QUESTION, PageAsker, expected, service_of, threads, voters
+from tdtrain.page_asker import LEFT, QUESTION, PageAsker, at_most, expected, service_of, threads, voters
 from tdtrain.ray_map import Task, map_tasks
 from tdtrain.teachers.services.answers import BATCHES, Answers, key_of, moment
 from tdtrain.teachers.services.asking import cost_of
@@ -175,7 +175,7 @@ def _in_batches(
 
     assert isinstance(service, Claude), "of other services the config has none"
     pages = {key: partial(source.read, path) for path, key in to_ask.items()}
-    budget = Budget(run.price, expected(run), run.max_pages, run.max_cost_usd)
+    budget = Budget(run.price, at_most(run), run.max_pages, run.max_cost_usd)
     try:
         Batches(service, open_folder(run.output_dir), budget).ask(pages, display.counting("batch", "pages"), again)
     except (Busy, Refused, Denied) as error:
@@ -200,7 +200,7 @@ def _desk(run: AskRun) -> AnyDesk:
 
 
 def _tasks(images: dict[str, str], own: dict[str, list[str]], run: AskRun) -> Iterator[Task]:
-    names, size = sorted(images), ROUNDS * threads(run)
+    names, size = sorted(images), ROUNDS * threads(run) * run.pages_per_call
     shown = set(sorted(names, key=content_id)[:SHOWN_PAGES])
     for start in range(0, len(names), size):
         some = names[start : start + size]

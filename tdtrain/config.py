@@ -292,6 +292,9 @@ class AskRun(WithPlaces):
     """Calls that may begin in any second, of all workers together."""
     calls_at_once: Positive = 8
     """Calls that wait for an answer side by side, of all workers together."""
+    pages_per_call: int = Field(default=1, ge=1, le=16)
+    """Pages that go in one call; those that it leaves unanswered are asked about one by one (google-vision, 16 there if
+    left out)."""
     batches: bool = False
     """Hand all pages in at once, as Message Batches: answered within a day, for less (claude)."""
     check_annotated: bool = False
@@ -301,13 +304,14 @@ class AskRun(WithPlaces):
     max_pages: Positive | None = None
     """Ask about so many pages that have no answer yet, then stop."""
     max_cost_usd: float | None = Field(default=None, gt=0)
-    """Stop before the service has taken more; needs a price."""
+    """Stop before the service has taken more; needs a price. Batches keep to it in rounds, fewer with a lower
+    max_answer_tokens."""
     price: Price = Price()
     price_table: Path | None = None
     """TOML in place of price: a table for each service and model, such as ["claude/MODEL"], with the same fields."""
     expected_tokens: tuple[int, int] = (1_500, 1_000)
-    """Of a page and its answer, for the estimate; so much, or what the dearest call so far took, is set aside of the
-    budget for each call under way."""
+    """Of a page and its answer, for the estimate. For each call under way as much of the budget is set aside as an
+    answer of max_answer_tokens costs, or as the dearest call so far did."""
     num_workers: int = Field(default=2, ge=0)
     """That ask side by side on Ray. 0: in this process."""
     dry_run: bool = False
@@ -320,6 +324,8 @@ class AskRun(WithPlaces):
             given = given | {"service": "local" if given.get("task") == "text" else "openai"}
         if isinstance(given, dict) and given.get("service_model") is None:
             given = given | {"service_model": MODELS.get(given["service"])}
+        if isinstance(given, dict) and given.get("service") == "google-vision":
+            given = {"pages_per_call": 16} | given
         return given
 
     @model_validator(mode="after")
@@ -342,6 +348,8 @@ class AskRun(WithPlaces):
                 raise ValueError(f"{name}={value} does nothing with task={self.task}; leave it out")
         if self.max_wer and not self.vote_with:
             raise ValueError(f"max_wer={self.max_wer:g} is of votes; give vote_with, or leave it out")
+        if self.pages_per_call > 1 and self.service != "google-vision":
+            raise ValueError(f"pages_per_call={self.pages_per_call} is for service=google-vision; leave it out")
         if self.batches and self.service != "claude":
             raise ValueError(f"batches=True is for service=claude, and this is service={self.service}")
         return self

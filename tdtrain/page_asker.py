@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from tdtrain.ray_map import Task
 from tdtrain.teachers.services.answers import Answers, Kept, key_of
 from tdtrain.teachers.services.asking import GivenUp, Patience, ask
 from tdtrain.teachers.services.desk import AnyDesk, Closed
+from tdtrain.teachers.services.document import ANSWER_TOKENS
 from tdtrain.teachers.services.label_page import (
     LabelledPage,
     check_document,
@@ -23,6 +25,7 @@ from tdtrain.teachers.services.label_page import (
 )
 from tdtrain.teachers.services.service import NOTHING, Question, Service, SpokenLine, Usage
 from tdtrain.teachers.services.targets import boxes_file, document_file
+from tdtrain.teachers.services.together import TakesSeveral, ask_together
 from tdtrain.teachers.services.vote import vote
 
 LEFT = "left: "
@@ -47,18 +50,40 @@ class PageAsker:
         self._service = service_of(run, prompt)
         self._voters = voters(run)
         self._threads = threads(run)
+        self._opened: set[str] = set()
         # A reader of one's own takes as long as it takes.
         self._patience = Patience(deadline_s=math.inf) if run.service == "local" else Patience()
 
     def __call__(self, task: Task) -> Task:
+        pages = list(zip(task["names"], task["images"], task["show"], task["own"], strict=True))
         with ThreadPoolExecutor(self._threads) as pool:
-            found = list(pool.map(self._safely, task["names"], task["images"], task["show"], task["own"]))
+            size = self._run.pages_per_call
+            parts = pool.map(self._several, [pages[start : start + size] for start in range(0, len(pages), size)])
+            found = [outcome for part in parts for outcome in part]
         return {
             "images": list(task["images"]),
             "reasons": [outcome.reason for outcome in found],
             "paid": [outcome.paid.model_dump() for outcome in found],
             "pages": ["" if outcome.page is None else outcome.page.model_dump_json() for outcome in found],
         }
+
+    def _several(self, pages: Sequence[tuple[str, str, bool, Sequence[str]]]) -> list[Outcome]:
+        """Pages that may be asked about in one call."""
+        if len(pages) > 1:
+            self._together([path for _, path, _, own in pages if self._run.check_annotated or not len(own)])
+        return [self._safely(*page) for page in pages]
+
+    def _together(self, paths: Sequence[str]) -> None:
+        assert isinstance(self._service, TakesSeveral), "of others the config asks about one at a time"
+        run, source = self._run, open_folder(self._run.dataset_path)
+        images = []
+        for path in paths:
+            with contextlib.suppress(OSError):  # whoever asks about it alone says so
+                images.append(source.read(path))
+        self._opened |= ask_together(
+            self._service, images, Answers(open_folder(run.output_dir)), self._desk, run.price, at_most(run),
+            self._patience, self._again,
+        )  # fmt: skip
 
     def _safely(self, name: str, path: str, to_show: bool, own: Sequence[str]) -> Outcome:
         """One page's trouble is not that of the others."""
@@ -102,9 +127,9 @@ class PageAsker:
 
     def _ask(self, image: bytes, out: Folder) -> Kept:
         run = self._run
-        return ask(
-            self._service, image, Answers(out), self._desk, run.price, expected(run), self._patience, self._again
-        )
+        opened = bool(self._opened) and key_of(self._service.question, image) in self._opened
+        told = (self._service, image, Answers(out), self._desk, run.price, at_most(run), self._patience, self._again)
+        return ask(*told, opened)
 
     def _checked(self, image: str, content: bytes, own: Mapping[str, bytes], out: Folder) -> Outcome:
         """How right the service is about a page that somebody annotated."""
@@ -202,5 +227,11 @@ def service_of(run: AskRun, prompt: str | None = None) -> Service:
 
 
 def expected(run: AskRun) -> Usage:
-    """What a call may use."""
+    """What a call is thought to use."""
     return Usage(input_tokens=run.expected_tokens[0], output_tokens=run.expected_tokens[1])
+
+
+def at_most(run: AskRun) -> Usage:
+    """What is set aside for a call: an answer as long as it may be."""
+    longest = run.max_answer_tokens or ANSWER_TOKENS.get(run.service or "", 0)
+    return Usage(input_tokens=run.expected_tokens[0], output_tokens=max(longest, run.expected_tokens[1]))

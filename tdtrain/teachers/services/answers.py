@@ -15,7 +15,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
@@ -131,6 +131,22 @@ class Answers:
             yield
 
     @contextlib.contextmanager
+    def free(self, keys: Iterable[str]) -> Iterator[list[str]]:
+        """Those of `keys` that nobody else asks for now, `alone` while this is held."""
+        with contextlib.ExitStack() as held:
+            free, taken = dict[str, bool](), list[str]()
+            for key in keys:
+                if (lock := _lock_of(key)) not in free:
+                    try:
+                        held.enter_context(self._lock(key, fcntl.LOCK_EX | fcntl.LOCK_NB))
+                        free[lock] = True
+                    except BlockingIOError:
+                        free[lock] = False
+                if free[lock]:
+                    taken.append(key)
+            yield taken
+
+    @contextlib.contextmanager
     def together(self, key: str) -> Iterator[None]:
         """While this is held, nobody has it `alone`, but others may hold it like this. Raises BlockingIOError where
         somebody has it alone."""
@@ -142,7 +158,7 @@ class Answers:
         if not self._folder.is_local:
             yield
             return
-        path = Path(self._folder.path(f"locks/{key[:3]}"))
+        path = Path(self._folder.path(f"locks/{_lock_of(key)}"))
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w") as file:
             fcntl.flock(file, how)
@@ -150,6 +166,10 @@ class Answers:
 
 
 _PARTS: dict[type[Fixed], str] = {Kept: "answers", GaveUp: "refused", Tried: "tried"}
+
+
+def _lock_of(key: str) -> str:
+    return key[:4]
 
 
 def _name(key: str, kind: type[Fixed]) -> str:

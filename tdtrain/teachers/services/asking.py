@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import random
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 from typing import NamedTuple
 
 from tdtrain.options import Price
 from tdtrain.teachers.services.answers import Answers, GaveUp, Kept, Tried, key_of, moment
 from tdtrain.teachers.services.desk import AnyDesk, Closed
+from tdtrain.teachers.services.in_time import UnderWay, in_time
 from tdtrain.teachers.services.service import (
     ANSWER_S,
     NOTHING,
@@ -47,7 +46,7 @@ class Patience(Fixed):
     """After the first call that is not answered; twice as long after each other."""
     longest_wait_s: float = 60.0
     deadline_s: float = ANSWER_S
-    """An answer that is not whole by then is none, however it drips: clients only limit each read."""
+    """An answer that is not whole by then is none."""
 
     def wait_s(self, failed: int, draw: float) -> float:
         """How long to wait after so many failed calls: anything up to a limit that doubles, so that workers that failed
@@ -76,6 +75,7 @@ def ask(
     expected: Usage = NOTHING,
     patience: Patience = Patience(),  # noqa: B008
     again: str | None = None,
+    opened: bool = False,
     sleep: Callable[[float], None] = time.sleep,
     draw: Callable[[], float] = random.random,
 ) -> Kept:
@@ -85,6 +85,7 @@ def ask(
         image: a PNG or JPEG file.
         expected: what an attempt may use, set aside of the budget until it is known.
         again: ask even where it was given up for good before this `moment`.
+        opened: whether the desk has it among its pages.
 
     Raises: GivenUp where the service does not answer, or not so that it can be used; Closed where nobody may ask.
     """
@@ -97,19 +98,18 @@ def ask(
         if (hopeless := answers.hopeless(key, again)) is not None:
             raise GivenUp(hopeless.reason, hopeless.paid, for_good=True)
         before = answers.tried(key)
-        desk.open()
-        page = _Page(service, image, answers, key, desk, price)
+        if not opened:
+            desk.open()
+        page = Page(service, image, answers, key, desk, price)
         try:
             return _attempts(page, expected, patience, sleep, draw, before)
         except GivenUp as error:
             if error.for_good:
-                page.keep(GaveUp(
-                    question=service.question, image=page.digest, reason=str(error), paid=error.paid, at=moment()
-                ))  # fmt: skip
+                page.gave_up(str(error), error.paid)
             raise
 
 
-class _Attempt(NamedTuple):
+class Attempt(NamedTuple):
     """A call: the desk's number of it, how many there were with it, what was paid before, and when it began."""
 
     call: int
@@ -119,8 +119,8 @@ class _Attempt(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Page:
-    """A picture that is asked about."""
+class Page:
+    """A picture that is asked about, and where its answer belongs."""
 
     service: Service
     image: bytes
@@ -140,7 +140,12 @@ class _Page:
             self.desk.close(f"what it says cannot be stored ({error})")  # all that comes would be paid and lost
             raise
 
-    def answered(self, answer: Answer, attempt: _Attempt) -> Kept:
+    def gave_up(self, reason: str, paid: Usage) -> None:
+        """There will be no answer."""
+        question = self.service.question
+        self.keep(GaveUp(question=question, image=self.digest, reason=reason, paid=paid, at=moment()))
+
+    def answered(self, answer: Answer, attempt: Attempt) -> Kept:
         """Keeps it before anything else happens with it: the desk may be gone."""
         kept = Kept(
             question=self.service.question, image=self.digest, answer=answer, paid=attempt.paid + answer.usage,
@@ -150,7 +155,7 @@ class _Page:
         self.keep(kept)
         return kept
 
-    def late(self, attempt: _Attempt, said: Answer | BaseException) -> None:
+    def late(self, attempt: Attempt, said: Answer | BaseException) -> None:
         """What a call brought that nobody waits for any more: it is paid all the same."""
         used = said.usage if isinstance(said, Answer | Unusable | Refused) else NOTHING
         try:
@@ -161,22 +166,25 @@ class _Page:
 
 
 def _attempts(
-    page: _Page,
+    page: Page,
     expected: Usage,
     patience: Patience,
     sleep: Callable[[float], None],
     draw: Callable[[], float],
     before: Tried,
 ) -> Kept:
+    service = page.service
     failed, unusable, complaint, paid = 0, before.unusable, before.complaint, before.paid
     while True:
         if failed and (kept := page.answers.get(page.key)) is not None:  # late, see above
             return kept
         call = page.desk.begin(cost_of(expected, page.price))
-        attempt = _Attempt(call, failed + unusable + 1, paid, time.perf_counter())
+        attempt = Attempt(call, failed + unusable + 1, paid, time.perf_counter())
         used, under_way = NOTHING, False
         try:
-            answer = _in_time(page, attempt, complaint, patience.deadline_s)
+            answer = in_time(
+                partial(service.ask, page.image, complaint), partial(page.late, attempt), patience.deadline_s
+            )
             used = answer.usage
             return page.answered(answer, attempt)
         except Unusable as error:
@@ -187,7 +195,7 @@ def _attempts(
                 raise GivenUp(why, paid, for_good=True) from error
             page.keep(Tried(complaint=complaint, unusable=unusable, paid=paid))
         except Busy as error:
-            under_way = isinstance(error, _UnderWay)
+            under_way = isinstance(error, UnderWay)
             failed += 1
             if failed >= patience.attempts:
                 raise GivenUp(f"no answer to {failed} calls, the last: {error}", paid) from error
@@ -203,32 +211,3 @@ def _attempts(
         finally:
             if not under_way:
                 page.desk.ended(call, cost_of(used, page.price))
-
-
-class _UnderWay(Busy):
-    """Nobody waits for the call any more, but it goes on, and what was set aside for it stays so."""
-
-
-def _in_time(page: _Page, attempt: _Attempt, complaint: str | None, deadline_s: float) -> Answer:
-    """One attempt in a thread of its own, which is left behind where it takes too long."""
-    ended: Future[Answer] = Future()
-
-    def call() -> None:
-        try:
-            said: Answer | BaseException = page.service.ask(page.image, complaint)
-        except BaseException as error:  # raised below, in the caller's thread
-            said = error
-        if not ended.set_running_or_notify_cancel():
-            page.late(attempt, said)
-        elif isinstance(said, BaseException):
-            ended.set_exception(said)
-        else:
-            ended.set_result(said)
-
-    threading.Thread(target=call, daemon=True).start()
-    try:
-        return ended.result(timeout=None if deadline_s == math.inf else deadline_s)
-    except TimeoutError:
-        if ended.cancel():
-            raise _UnderWay(f"no answer in {deadline_s:g} s") from None
-        return ended.result()

@@ -27,6 +27,8 @@ from tdtrain.teachers.services.attempt import Said, failure
 from tdtrain.teachers.services.claude import Claude
 from tdtrain.teachers.services.service import NOTHING, Busy, Denied, Fixed, Question, Refused, Unusable, Usage
 
+SMALLEST = 20
+"""A round is no smaller than the first over this, while pages are left: it may take a day."""
 POLL_S = 30.0
 """How often it is looked whether a batch has ended."""
 STATUSES = {
@@ -56,16 +58,16 @@ class Batch(Fixed):
 
 
 class Budget(NamedTuple):
-    """Of one job: what a page may cost, and how many pages and US dollars are the most; None: any."""
+    """Of one job: what a page may use, and how many pages and US dollars are the most; None: any."""
 
     price: Price = Price()
-    expected: Usage = NOTHING
+    most: Usage = NOTHING
     max_pages: int | None = None
     max_cost_usd: float | None = None
 
     def pages(self, spent: Usage) -> int | None:
         """How many pages may be handed in after what was spent; None: any number."""
-        cost = cost_of(self.expected, self.price)
+        cost = cost_of(self.most, self.price)
         if self.max_cost_usd is None or not cost:
             return None
         return max(0, int((self.max_cost_usd - cost_of(spent, self.price)) / cost + 1e-9))
@@ -109,37 +111,39 @@ class Batches:
         with self._answers.alone(BATCHES):
             self._ask(pages, watch, again)
 
-    def _ask(self, pages: Mapping[str, Callable[[], bytes]], watch: Watch, again: str | None) -> None:
+    def _ask(self, pages: Mapping[str, Callable[[], bytes]], watch: Watch, once_more: str | None) -> None:
         waiting = {key: Page(**self._answers.tried(key).model_dump()) for key in pages}
         done = [name for name in pending(self._folder) if self._read(name).question == self._service.question]
         for name in done:
             for key, page in self._collect(name, watch).items():
                 waiting[key] = max(page, waiting.get(key, page), key=lambda one: one.unusable)
         self._spent = NOTHING  # by other jobs
-        waiting = {key: page for key, page in waiting.items() if key in pages and self._open(key, again)}
+        waiting = {key: page for key, page in waiting.items() if key in pages and self._open(key, once_more)}
         ranked = sorted(waiting.items(), key=lambda item: -item[1].unusable)  # those that were tried come first
         chosen = len(ranked) if self._budget.max_pages is None else self._budget.max_pages
         waiting, beyond = dict(ranked[:chosen]), dict(ranked[chosen:])
-        while waiting:
-            self._check_denied()
-            now = dict(list(waiting.items())[: self._budget.pages(self._spent)])
+        first: int | None = None
+        while True:
+            if waiting and self._denied:
+                raise Denied(self._denied)  # what there is to do lies in the files
+            room = self._budget.pages(self._spent)
+            first = room if first is None else first
+            if room is not None and first is not None and SMALLEST * room < min(first, len(waiting)):
+                room = 0  # what is left of the budget is not worth another day
+            now = dict(list(waiting.items())[:room])
             names = list(self._hand_in(now, pages))
-            left = (beyond | waiting).items()
-            if later := {key: page for key, page in left if key not in now and page.unusable}:
-                self._write(_new_name(), Batch(question=self._service.question, pages=later))
-            beyond = {}
+            rest = {key: page for key, page in waiting.items() if key not in now}
+            if tried := {key: page for key, page in (beyond | rest).items() if page.unusable}:
+                names.append(_new_name())
+                self._write(names[-1], Batch(question=self._service.question, pages=tried))
             for name in done:
                 self._folder.delete(name)
-            waiting, done = {}, names
+            if not now:
+                break
+            again: dict[str, Page] = {}
             for name in names:
-                waiting |= self._collect(name, watch)
-        for name in done:
-            self._folder.delete(name)
-
-    def _check_denied(self) -> None:
-        """Before anything else is handed in; what there is to do lies in the files."""
-        if self._denied:
-            raise Denied(self._denied)
+                again |= self._collect(name, watch)
+            waiting, done = {key: page for key, page in again.items() if key not in beyond} | rest, names
 
     def _open(self, key: str, again: str | None) -> bool:
         return self._answers.get(key) is None and self._answers.hopeless(key, again) is None
@@ -236,11 +240,20 @@ class Batches:
 
     def _wait(self, batch_id: str, total: int, watch: Watch) -> None:
         while True:
-            now = self._patiently(lambda: self._batches.retrieve(batch_id))
+            now = self._patiently(lambda: self._known(batch_id))
             watch(total - now.request_counts.processing, total)
             if now.processing_status == "ended":
                 return
             self._sleep(POLL_S)
+
+    def _known(self, batch_id: str) -> Any:
+        try:
+            return self._batches.retrieve(batch_id)
+        except anthropic.NotFoundError as error:
+            raise Denied(
+                f"batch {batch_id} is not known to this key; use the one that handed it in, or delete what names it in "
+                f"{self._folder.path(BATCHES)} and pay again"
+            ) from error
 
     def _results(self, batch_id: str, batch: Batch, watch: Watch) -> dict[str, Page]:
         self._wait(batch_id, len(batch.pages), watch)

@@ -10,7 +10,7 @@ import anthropic
 
 from tdtrain.data.timetable import Timetable
 from tdtrain.teachers.services.attempt import Said, attempt, reading
-from tdtrain.teachers.services.document import FORM, PROMPT, answer_of, asked, picture
+from tdtrain.teachers.services.document import ANSWER_TOKENS, FORM, PROMPT, answer_of, asked, picture
 from tdtrain.teachers.services.service import ANSWER_S, Answer, Question, Refused, Usage
 
 KEY = "ANTHROPIC_API_KEY"
@@ -28,7 +28,7 @@ class Claude:
 
     def __init__(
         self, model: str, url: str | None = None, prompt: str = PROMPT, timeout_s: float = ANSWER_S,
-        max_tokens: int = 8192,
+        max_tokens: int = ANSWER_TOKENS["claude"],
     ) -> None:  # fmt: skip
         self.question = Question(service=f"claude/{model}", prompt=prompt, form=FORM)
         self._model, self._max_tokens = model, max_tokens

@@ -10,6 +10,7 @@ from tdtrain.data.crop import encode_png
 from tdtrain.data.decode import BadImageError, decode_rgb
 from tdtrain.data.pack_options import PackOptions
 from tdtrain.data.timetable import Timetable
+from tdtrain.teachers.services.fitted import fitted
 from tdtrain.teachers.services.service import Answer, Refused, Unusable, Usage
 
 PROMPT = (
@@ -17,9 +18,13 @@ PROMPT = (
     "departure, with its day and its name as they are printed, and when it starts and ends as HH:MM. Leave out what is "
     "not printed."
 )
+ANSWER_TOKENS = {"openai": 4_096, "claude": 8_192}
+"""Of a document, at most, where nobody says otherwise."""
 COMPLAINT = "Your last answer could not be used: {}. Answer again, with the whole timetable."
 FORM = "timetable-1"
 """Changes whenever the schema of `Timetable` does."""
+MOST_BYTES, MOST_SIDE = 5 * 2**20 * 3 // 4, 8_000
+"""Of a picture, in bytes and pixels, as Claude takes it: 5 MiB in base64, 8,000 a side. It sees none larger anyway."""
 _KINDS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg"}
 
 
@@ -29,7 +34,8 @@ def asked(prompt: str, complaint: str | None) -> str:
 
 
 def picture(image: bytes) -> tuple[str, str]:
-    """The media type of a picture's file, and its bytes in base64; as PNG where it is none of a kind that all take.
+    """The media type of a picture's file, and its bytes in base64; as PNG where it is none of a kind that all take, and
+    smaller where it is too large.
 
     Raises: Refused where it is no picture.
     """
@@ -41,6 +47,9 @@ def picture(image: bytes) -> tuple[str, str]:
         except BadImageError as error:
             raise Refused(f"the picture cannot be decoded ({error})") from error
         kind = "png"
+    small = fitted(image, MOST_BYTES, MOST_SIDE).content
+    kind = kind if small is image else "jpeg"
+    image = small
     return f"image/{kind}", base64.b64encode(image).decode()
 
 

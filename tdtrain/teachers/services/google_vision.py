@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import requests
@@ -15,6 +15,7 @@ from google.cloud import vision
 from google.protobuf.json_format import ParseError
 
 from tdtrain.teachers.services.attempt import failure
+from tdtrain.teachers.services.fitted import fitted
 from tdtrain.teachers.services.service import Answer, Busy, Denied, Question, Refused, SpokenLine, Usage
 
 KEY, FILE = "GOOGLE_API_KEY", "GOOGLE_APPLICATION_CREDENTIALS"
@@ -23,6 +24,9 @@ ENDS_LINE = (3, 4, 5)
 HYPHEN = 4
 LATER_CODES = (4, 8, 10, 13, 14)
 """google.rpc.Code of one picture: DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, ABORTED, INTERNAL, UNAVAILABLE."""
+MOST_PICTURES, MOST_BYTES = 16, 7_000_000
+"""Of one call: the service takes 16 pictures and 10 MB of JSON, in which a byte of a picture is four thirds of one
+(cloud.google.com/vision/quotas)."""
 
 
 class GoogleVision:
@@ -32,6 +36,8 @@ class GoogleVision:
         model: builtin/stable or builtin/latest.
         url: None: Google's own; one's own needs no credentials.
     """
+
+    most_bytes = MOST_BYTES
 
     def __init__(self, model: str = "builtin/stable", url: str | None = None, timeout_s: float = 120.0) -> None:
         self.question = Question(service=f"google-vision/{model}", form="lines-1")
@@ -46,17 +52,22 @@ class GoogleVision:
 
     def ask(self, image: bytes, complaint: str | None = None) -> Answer:
         """See `Service`."""
-        said = self._annotate(image)
-        if said.error.code:
-            reason = f"{said.error.code}: {said.error.message}"
-            raise Busy(reason) if said.error.code in LATER_CODES else Refused(reason)
-        return Answer(lines=tuple(lines_of(said.full_text_annotation)), usage=Usage(), raw=type(said).to_json(said))
+        (said,) = self.ask_several([image])
+        if isinstance(said, Exception):
+            raise said
+        return said
 
-    def _annotate(self, image: bytes) -> Any:
+    def ask_several(self, images: Sequence[bytes]) -> list[Answer | Busy | Refused]:
+        """See `TakesSeveral`; at most `MOST_PICTURES`."""
+        sent = [fitted(image, self.most_bytes) for image in images]
+        said = self._annotate([picture.content for picture in sent])
+        return [_answer(one, picture.scale) for one, picture in zip(said, sent, strict=True)]
+
+    def _annotate(self, images: Sequence[bytes]) -> Any:
         feature = {"type_": vision.Feature.Type.DOCUMENT_TEXT_DETECTION, "model": self._model}
-        request: Any = {"image": {"content": image}, "features": [feature]}
+        told: Any = [{"image": {"content": image}, "features": [feature]} for image in images]
         try:
-            said = self._client.batch_annotate_images(requests=[request], retry=None, timeout=self._timeout_s)
+            said = self._client.batch_annotate_images(requests=told, retry=None, timeout=self._timeout_s)
         except GoogleAPICallError as error:
             reason = f"{error.code}: {error.message}".replace(self._key or "\0", "***")
             headers = getattr(error.response, "headers", None) or {}
@@ -67,9 +78,17 @@ class GoogleVision:
             raise Busy(f"{type(error).__name__}: no answer") from None  # its words may hold the key
         except (ParseError, ValueError) as error:
             raise Busy(f"its answer is no JSON ({error})") from error
-        if len(said.responses) != 1:
-            raise Busy(f"{len(said.responses)} answers to one picture")
-        return said.responses[0]
+        if len(said.responses) != len(images):
+            raise Busy(f"{len(said.responses)} answers to {len(images)} pictures")
+        return said.responses
+
+
+def _answer(said: Any, scale: float) -> Answer | Busy | Refused:
+    if said.error.code:
+        reason = f"{said.error.code}: {said.error.message}"
+        return Busy(reason) if said.error.code in LATER_CODES else Refused(reason)
+    lines = tuple(line.scaled(scale) for line in lines_of(said.full_text_annotation))
+    return Answer(lines=lines, usage=Usage(), raw=type(said).to_json(said))
 
 
 def lines_of(text: Any) -> Iterator[SpokenLine]:

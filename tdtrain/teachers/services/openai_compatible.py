@@ -9,7 +9,7 @@ import openai
 
 from tdtrain.data.timetable import Timetable
 from tdtrain.teachers.services.attempt import attempt, reading
-from tdtrain.teachers.services.document import FORM, PROMPT, answer_of, asked, picture
+from tdtrain.teachers.services.document import ANSWER_TOKENS, FORM, PROMPT, answer_of, asked, picture
 from tdtrain.teachers.services.service import ANSWER_S, Answer, Question, Usage
 
 KEY = "OPENAI_API_KEY"
@@ -27,7 +27,7 @@ class OpenAiCompatible:
 
     def __init__(
         self, model: str, url: str | None = None, prompt: str = PROMPT, timeout_s: float = ANSWER_S,
-        max_tokens: int = 4096,
+        max_tokens: int = ANSWER_TOKENS["openai"],
     ) -> None:  # fmt: skip
         self.question = Question(service=f"openai/{model}", prompt=prompt, form=FORM)
         self._model, self._max_tokens = model, max_tokens

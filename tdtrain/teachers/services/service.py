@@ -46,6 +46,12 @@ class SpokenLine(Fixed):
     confidence: float | None = None
     quad: tuple[float, ...] | None = None
 
+    def scaled(self, scale: float) -> SpokenLine:
+        """The same line of a picture that is 1 / `scale` as large."""
+        if self.quad is None or scale == 1:
+            return self
+        return self.model_copy(update={"quad": tuple(value / scale for value in self.quad)})
+
 
 class Answer(Fixed):
     """What a service says of one picture: lines, a document, or both; `raw` is its answer as it came, JSON."""

@@ -137,6 +137,9 @@ def test_a_budget_of_pages_or_money_is_kept(server: Server, pages: Path) -> None
     asked = ask_pages(run(server, pages, **dear))
     assert (asked.done, asked.there, asked.left, len(server.requests)) == (4, 2, 2, 4)
     assert asked.counts.cost_usd == pytest.approx(0.04)
+    by_tokens = {"price": {"per_million_output_tokens": 10.0}, "max_answer_tokens": 2_000, "calls_at_once": 1}
+    assert ask_pages(run(server, pages, max_cost_usd=0.0199, **by_tokens)).counts.calls == 0  # one may cost 0.02
+    assert ask_pages(run(server, pages, max_cost_usd=0.0205, **by_tokens)).counts.calls == 1  # and then cost 0.0008
 
 
 def test_a_dry_run_asks_nothing(server: Server, pages: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -284,3 +284,32 @@ def test_an_answer_that_was_lost_and_calls_that_fail_are_borne(server: BatchServ
     server.faults = [529, 500, 429]
     ask(server, tmp_path / "busy")
     assert set(server.handed_in.values()) == {2}
+
+
+def test_a_batch_that_the_key_does_not_know_is_named(server: BatchServer, tmp_path: Path) -> None:
+    service = Claude("m", server.url)
+    keys = {key_of(service.question, picture): (lambda picture=picture: picture) for picture in PICTURES}
+    server.faults = []
+
+    def killed(_: float) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        Batches(service, open_folder(tmp_path), sleep=killed).ask(keys, lambda done, total: None)
+    server.faults = [404]
+    with pytest.raises(Denied, match=r"batch batch0 is not known to this key; .* delete what names it in .*batches"):
+        ask(server, tmp_path)
+    ask(server, tmp_path)
+    assert set(server.handed_in.values()) == {1}  # it is still waited for
+
+
+@pytest.mark.parametrize(("budget", "rounds"), [(0.10, [4, 1]), (0.03, [1])])
+def test_a_round_costs_no_more_than_the_budget_however_long_its_answers(
+    budget: float, rounds: list[int], server: BatchServer, tmp_path: Path
+) -> None:
+    service = Claude("m", server.url)
+    keys = {key_of(service.question, picture): (lambda picture=picture: picture) for picture in PICTURES}
+    limits = Budget(Price(per_million_output_tokens=10.0), Usage(output_tokens=2_500), None, budget)
+    Batches(service, open_folder(tmp_path), limits, sleep=lambda _: None).ask(keys, lambda done, total: None)
+    made = [len(batch["keys"]) for batch in server.made.values()]
+    assert made[: len(rounds)] == rounds and sum(made) == 5  # what is not used goes to the next round

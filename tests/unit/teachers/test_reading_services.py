@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,18 @@ def paddle(lines: tuple = LINES) -> dict:
     texts, scores, boxes = zip(*lines, strict=True)
     read = {"rec_texts": texts, "rec_scores": scores, "rec_polys": [corners(box) for box in boxes]}
     return {"logId": "1", "errorCode": 0, "errorMsg": "Success", "result": {"ocrResults": [{"prunedResult": read}]}}
+
+
+def reads(wire: str) -> Step:
+    """A call's pictures, of which each says the same."""
+
+    def step(handler: BaseHTTPRequestHandler, request: dict) -> None:
+        if wire == "google-vision":
+            says({"responses": vision()["responses"] * len(request["requests"])})(handler, request)
+        else:
+            says(paddle())(handler, request)
+
+    return step
 
 
 WIRES = {"google-vision": (GoogleVision, vision), "paddleocr": (PaddleServed, paddle)}
@@ -145,7 +158,7 @@ def test_a_page_that_is_read_becomes_a_corpus_to_learn_from(wire: str, server: S
     for number in range(3):
         pixels = np.random.default_rng(number).integers(0, 255, (60, 120, 3), np.uint8)
         Image.fromarray(pixels).save(tmp_path / "scans" / f"{number}.png")
-    server.script = [says(WIRES[wire][1]())] * 3
+    server.script = [reads(wire)] * 3
     run = AskRun(
         task="text", service=wire, service_url=server.url.removesuffix("/v1"), dataset_path=str(tmp_path / "scans"),
         output_dir=str(tmp_path / "out"), calls_per_second=None, num_workers=0, min_confidence=0.6,
@@ -155,7 +168,7 @@ def test_a_page_that_is_read_becomes_a_corpus_to_learn_from(wire: str, server: S
     lines = [line for split in SPLITS for line in read_lines(manifest, split)]
     assert sorted(str(line.text) for line in lines) == ["Mon 08:00"] * 3 + ["None"] * 3
     ask_pages(run.model_copy(update={"min_confidence": 0.4}))  # another filter asks nobody again
-    assert len(server.requests) == 3
+    assert len(server.requests) == (1 if wire == "google-vision" else 3)
     manifest = pack(tmp_path / "out", tmp_path / "packed", use_ray=False)
     assert (
         sorted(str(line.text) for split in SPLITS for line in read_lines(manifest, split))
