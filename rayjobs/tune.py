@@ -33,7 +33,7 @@ def main() -> None:
     run = parse(JOBS[search.job], f"What {search.job} does in each trial.", given[place + 1 :])
     run_job(lambda _: check_space(run, [parse_axis(spec) for spec in search.axes]), search)
     if search.dry_run:
-        show(search)
+        show(search.model_copy(update={"space": search.axes}))
         show(run)
         return
     from tdtrain.searching import search_job  # after --dry_run: torch and Ray take seconds to import

@@ -32,6 +32,7 @@ from tdtrain.search.outcome import FITTED, OUTCOME, Outcome, outcome_of, rows_of
 from tdtrain.search.runs import SearchRun
 from tdtrain.search.space import Axis, Scalar, Value, check_space, parse_axis, put
 from tdtrain.search.state import journal_of
+from tdtrain.search.study import check_study
 from tdtrain.search.trials import Adapting, Searched, Trials, check_paths, is_shared, shared_key
 from tdtrain.search.tuner import tune_trials
 from tdtrain.stages import Opened, Stages
@@ -49,7 +50,6 @@ def search_job(search: SearchRun, run: Searched) -> Outcome:
     run = fixed(run)
     axes = check_space(run, axes)
     check_place(search.output_dir)
-    hold(search, run)
     if isinstance(run, DistillRun):
         check_models(run)
     if isinstance(run, LoraOcrRun):
@@ -59,6 +59,8 @@ def search_job(search: SearchRun, run: Searched) -> Outcome:
             f"scheduler=pbt hands weights from process to process, and num_workers={run.compute.num_workers} would "
             "spread them; leave num_workers out, or use another scheduler"
         )
+    check_study(search, axes)
+    hold(search, run)
     resources = at_most(connect(at_least=max(SPARE_CPUS, run.compute.num_workers * run.compute.cpus)))
     check_label(run.compute.labels)
     writes, reads = places_of(run)
@@ -72,6 +74,8 @@ def search_job(search: SearchRun, run: Searched) -> Outcome:
                 run, axes, compute, share(search, run, axes, place), search.output_dir.absolute() / "workers"
             )
             base = {axis.path: told for axis in axes for told in [value_in(run, axis)] if told is not None}
+            if outside := [axis for axis in axes if axis.path not in base]:
+                display.say(f"the job as it was given is no trial, nor compared: it is outside of {outside[0]}")
             rounds = rounds_of(trials)
             display.say(
                 f"[bold]search[/bold]: {search.num_trials} trials, {at_once} at once with {compute.cpus:g} CPUs"
@@ -149,7 +153,9 @@ def hold(search: SearchRun, run: Searched) -> None:
         raise ValueError(f"output_dir={search.output_dir} holds another search; use another output_dir, or delete it")
     try:
         search.output_dir.mkdir(parents=True, exist_ok=True)
-        held.write_text(json.dumps(ours, indent=1))
+        partial = held.with_name("search.json.partial")
+        partial.write_text(json.dumps(ours, indent=1))
+        partial.replace(held)
     except OSError as error:
         raise ValueError(f"output_dir={search.output_dir} cannot be written ({error.strerror}); use another") from error
 
@@ -233,6 +239,7 @@ class Told:
         self._run = run
         self._num_trials = num_trials
         self._best, self._ended = math.inf, 0
+        self._failed: set[str] = set()
         self._children = tracker.children()
 
     def __call__(self, trial: str, figures: Mapping[str, Any], what: str) -> None:
@@ -242,11 +249,13 @@ class Told:
             self._children.begin(trial, figures)
         elif what == "reported":
             self._best = min(self._best, figures.get("score", math.inf))
+            if "failure" in figures:  # which it reports, and ends
+                self._failed.add(trial)
             gauge("score", self._best, self._run, "best trial")
             self._children.report(trial, figures, figures["training_iteration"])
         else:
             self._ended += 1
-            self._children.end(trial, failed=what == "failed")
+            self._children.end(trial, failed=what == "failed" or trial in self._failed)
         self._show(self._ended, self._num_trials)
 
     def _words(self) -> str:

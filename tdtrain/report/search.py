@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -18,7 +20,7 @@ from tdtrain.report.results import versions
 from tdtrain.report.words import SIGNIFICANT_P, p_words, percent
 from tdtrain.search.outcome import Fitted, Outcome, Row
 from tdtrain.search.runs import SearchRun
-from tdtrain.search.space import parse_axis
+from tdtrain.search.space import Axis, Scalar, parse_axis
 
 NAMES = {"parameters": "trained parameters", "ms_per_line": "ms a line"}
 
@@ -28,7 +30,7 @@ def write_search_report(search: SearchRun, run: BaseModel, outcome: Outcome, fit
     axes = [parse_axis(spec) for spec in search.axes]
     unit = "loss" if search.job == "lora_document" else "CER"
     names = {"score": f"validation {unit}"} | NAMES
-    said = words_of(search, outcome, fitted, unit)
+    said = words_of(search, axes, outcome, fitted, unit)
     told = run.model_dump(mode="json")
     drawn = (
         plots.by_trial(outcome, names["score"]),
@@ -54,7 +56,7 @@ def write_search_report(search: SearchRun, run: BaseModel, outcome: Outcome, fit
     return said
 
 
-def words_of(search: SearchRun, outcome: Outcome, fitted: Fitted | None, unit: str) -> list[str]:
+def words_of(search: SearchRun, axes: Sequence[Axis], outcome: Outcome, fitted: Fitted | None, unit: str) -> list[str]:
     """What came out, how it came about, and what to do next."""
     counts = Counter(row.status for row in outcome.rows)
     how = f"{len(outcome.rows)} trials: " + ", ".join(f"{number} {status}" for status, number in counts.items())
@@ -74,7 +76,7 @@ def words_of(search: SearchRun, outcome: Outcome, fitted: Fitted | None, unit: s
         f"With {values}.{front}",
         f"{how}; {time}",
         *fitted_words(fitted, unit),
-        next_words(search, best, fitted),
+        next_words(search, axes, best, fitted),
     ]
 
 
@@ -99,13 +101,24 @@ def fitted_words(fitted: Fitted | None, unit: str) -> list[str]:
     return words
 
 
-def next_words(search: SearchRun, best: Row, fitted: Fitted | None) -> str:
-    """The command that trains the best for good."""
-    flags = " ".join(f"--{path.rsplit('.', 1)[-1]} {value_words(value)}" for path, value in best.values.items())
+def next_words(search: SearchRun, axes: Sequence[Axis], best: Row, fitted: Fitted | None) -> str:
+    """The command that trains the best for good, with the flags that the search was given for its job."""
+    given = sys.argv[sys.argv.index("--") + 1 :] if "--" in sys.argv else []
+    flags = [part for axis in axes if axis.path in best.values for part in flag_of(axis, best.values[axis.path])]
     again = "" if fitted else "; or the same search with --fit_best"
-    return (
-        f"its model is in {search.output_dir / 'best'}; python rayjobs/{search.job}.py {flags} trains it again{again}."
-    )
+    typed = shlex.join(["python", f"rayjobs/{search.job}.py", *given, *flags])
+    return f"its model is in {search.output_dir / 'best'}; {typed} trains it again{again}."
+
+
+def flag_of(axis: Axis, told: Scalar) -> list[str]:
+    """A value as the job's own command takes it."""
+    name, value = axis.path.rsplit(".", 1)[-1], axis.value_of(told)
+    if value is None:  # as where it is left out
+        return []
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no_{name}"]
+    several = value if isinstance(value, tuple | list) else [value]
+    return [f"--{name}", *(f"{one:.6g}" if isinstance(one, float) else str(one) for one in several)]
 
 
 def figure_words(name: str, number: float, unit: str) -> str:

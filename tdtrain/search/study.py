@@ -73,8 +73,9 @@ def study_of(search: SearchRun, axes: Sequence[Axis], points: list[dict[str, Sca
     Raises: ValueError where the study is one of another space.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    check_study(search, axes)
     storage = RDBStorage(storage_of(search))
-    begun = check_study(storage, search, axes)
+    begun = begin_study(storage, search, axes)
     objectives: Any = list(search.objectives) if len(search.objectives) > 1 else search.objectives[0]
     return Study(
         Samplers(search),
@@ -103,23 +104,39 @@ class Samplers:
         return RandomSampler(seed=seed)
 
 
-def check_study(storage: RDBStorage, search: SearchRun, axes: Sequence[Axis]) -> bool:
-    """Names the study's space in it. Returns whether values were picked in it before.
-
-    Raises: ValueError where it is one of another space.
-    """
-    directions = [optuna.study.StudyDirection.MINIMIZE] * len(search.objectives)
-    study = optuna.create_study(
-        storage=storage, study_name=search.study_name, directions=directions, load_if_exists=True
-    )
-    mine = [[str(axis) for axis in axes], list(search.objectives)]
-    theirs = study.user_attrs.get("space", mine)
-    if theirs != mine:
+def check_study(search: SearchRun, axes: Sequence[Axis]) -> None:
+    """Raises ValueError where there is a study of that name already, over another space, or no such storage."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    own = search.study_storage is None
+    if own and not (search.output_dir / "study.db").exists():
+        return
+    try:
+        held = optuna.load_study(study_name=search.study_name, storage=RDBStorage(storage_of(search)))
+    except KeyError:
+        return
+    except Exception as error:  # of whatever database it is
+        where = "study.db" if own else "study_storage"
+        raise ValueError(f"{where} cannot be used ({type(error).__name__}: {str(error).splitlines()[0]})") from error
+    mine, theirs = space_of(search, axes), held.user_attrs.get("space")
+    if theirs is not None and theirs != mine:
         raise ValueError(
             f"study={search.study_name} is there already, over {', '.join(theirs[0])} for {', '.join(theirs[1])}; give "
             "this one another name with --study, or use another output_dir"
         )
-    study.set_user_attr("space", mine)
+
+
+def space_of(search: SearchRun, axes: Sequence[Axis]) -> list[list[str]]:
+    """What a study says of its space."""
+    return [[str(axis) for axis in axes], list(search.objectives)]
+
+
+def begin_study(storage: RDBStorage, search: SearchRun, axes: Sequence[Axis]) -> bool:
+    """Names the study's space in it. Returns whether values were picked in it before."""
+    directions = [optuna.study.StudyDirection.MINIMIZE] * len(search.objectives)
+    study = optuna.create_study(
+        storage=storage, study_name=search.study_name, directions=directions, load_if_exists=True
+    )
+    study.set_user_attr("space", space_of(search, axes))
     return bool(study.trials)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from ray import tune
+from ray.train import TrainingFailedError
 from safetensors import safe_open
 
 from tdtrain.data.batches import decode
@@ -35,6 +36,8 @@ from tdtrain.train.state import Record, State
 from tdtrain.train.worker import Job
 
 TIMED_LINES = 16
+FAILURES = (Diverged, ValueError, torch.OutOfMemoryError, MemoryError, TrainingFailedError)
+"""A trial that ends so is not tried again. Workers that fell were, by Ray Train, as often as they may."""
 SEED = "seed"
 """Of a trial that is trained again."""
 REPORTED = (
@@ -64,10 +67,16 @@ def run_trial(values: dict[str, Any], trials: Trials, objectives: Sequence[str],
         else:
             with alone(job.run.compute):
                 job.work(TuneContext(job, figures))
-    except (Diverged, ValueError, torch.OutOfMemoryError, MemoryError) as error:
-        tune.report(
-            dict.fromkeys({"score", "now", *objectives}, math.inf) | {"failure": str(error) or type(error).__name__}
-        )
+    except FAILURES as error:
+        tune.report(dict.fromkeys({"score", "now", *objectives}, math.inf) | {"failure": reason_of(error)})
+
+
+def reason_of(error: BaseException) -> str:
+    """One line of it; of Ray Train's errors the last, which is the worker's own."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, TrainingFailedError):
+        lines = lines[-1:]
+    return " ".join(lines)[:500] or type(error).__name__
 
 
 def reported_again(journal: Path) -> bool:
@@ -185,7 +194,7 @@ class TuneContext:
     storage = None
 
     def __init__(self, job: Job | LanguageJob, figures: Figures) -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch.device("cuda" if job.run.compute.gpus and torch.cuda.is_available() else "cpu")
         self._job, self._figures = job, figures
         self._begun_from: str | None = None
 

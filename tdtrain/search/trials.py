@@ -30,6 +30,8 @@ SHARED = (
 TRAINED = ("corpus.augment",)
 SHAPING = ("lora.rank", "lora.target_modules", "lora.bias", "lora.dora")
 """What weights there are: those of one trial fit no other that differs in it."""
+COUNTING = ("optimisation.epochs", "optimisation.batch_size")
+"""What a step is, and how many there are: a trial goes on at the step of the one whose weights it has."""
 OUTSIDE = (
     "output_dir", "storage_path", "tracking_uri", "register_model", "dry_run", "compute", "control", "plan",
     "max_answer_tokens", "corpus.max_evaluation_lines", "corpus.dataset_path", "optimisation.evaluations",
@@ -103,10 +105,11 @@ def check_paths(axes: Sequence[Axis], exploits: bool = False) -> None:
         exploits: trials go on from the weights of others.
     """
     for axis in axes:
-        if exploits and (_among(axis.path, SHAPING) or is_shared(axis.path)):
+        if exploits and (_among(axis.path, (*SHAPING, *COUNTING)) or is_shared(axis.path)):
+            other = "are at another step" if _among(axis.path, COUNTING) else "have others"
             raise ValueError(
-                f"scheduler=pbt has trials go on from each other's weights, and trials of other {axis.path} have "
-                "others; give a --space without it, or use another scheduler"
+                f"scheduler=pbt has trials go on from each other's weights, and trials of other {axis.path} {other}; "
+                "give a --space without it, or use another scheduler"
             )
         if _among(axis.path, OUTSIDE):
             raise ValueError(

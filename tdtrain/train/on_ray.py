@@ -48,13 +48,43 @@ def fit_on_ray(job: Job | LanguageJob, output: Path, watch: Watch) -> None:
     """
     from tdtrain.train.checkpoint import publish
 
-    run, compute = job.run, job.run.compute
-    storage = absolute(run.storage)
-    record = open_folder(f"{storage}/{run.name}")
-    drop_broken_snapshot(record)
+    run = job.run
+    record = open_folder(f"{absolute(run.storage)}/{run.name}")
     board = new_board()
+    with watching(board, watch, run.name, job.total_steps), _own_interrupts():
+        try:
+            result = _whatever_is_killed(partial(_trainer, job, record, board), run.compute.max_failures, board)
+        finally:
+            if (failure := ray.get(board.failure.remote())) is not None:
+                raise failure from None
+    told = {Path(kept.path).name for kept, _ in result.best_checkpoints or ()}
+    publish(record, sorted(told | set(names(record))), output)  # a shared disk may list late what another host wrote
+    ray.kill(board)
+
+
+def _whatever_is_killed(
+    trainer: Callable[[], ray.train.torch.TorchTrainer], max_failures: int, board: Any
+) -> ray.train.Result:
+    """Ray Train's controller is one process, which nobody restarts: another one goes on from what is stored.
+
+    Raises: ray.exceptions.RayActorError where that has been done `max_failures` times.
+    """
+    failures = 0
+    while True:
+        try:
+            return trainer().fit()
+        except ray.exceptions.RayActorError:
+            failures += 1
+            if failures > max_failures:
+                raise
+            ray.get(board.say.remote("Ray Train's controller is gone; another one goes on from the newest checkpoint"))
+
+
+def _trainer(job: Job | LanguageJob, record: Folder, board: Any) -> ray.train.torch.TorchTrainer:
+    run, compute = job.run, job.run.compute
+    drop_broken_snapshot(record)
     score = "score" if job.validation else None
-    trainer = ray.train.torch.TorchTrainer(
+    return ray.train.torch.TorchTrainer(
         _train_worker,
         train_loop_config={"job": ray.put(job), "board": board, "record": record},
         torch_config=ReachableTorchConfig(backend="nccl" if compute.gpus else "gloo"),
@@ -71,22 +101,13 @@ def fit_on_ray(job: Job | LanguageJob, output: Path, watch: Watch) -> None:
         dataset_config=data_config(),
         run_config=ray.train.RunConfig(
             name=run.name,
-            storage_path=storage,
+            storage_path=absolute(run.storage),
             failure_config=ray.train.FailureConfig(max_failures=compute.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(
                 num_to_keep=BEST_KEPT, checkpoint_score_attribute=score, checkpoint_score_order="min"
             ),
         ),
     )
-    with watching(board, watch, run.name, job.total_steps), _own_interrupts():
-        try:
-            result = trainer.fit()
-        finally:
-            if (failure := ray.get(board.failure.remote())) is not None:
-                raise failure from None
-    told = {Path(kept.path).name for kept, _ in result.best_checkpoints or ()}
-    publish(record, sorted(told | set(names(record))), output)  # a shared disk may list late what another host wrote
-    ray.kill(board)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -10,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tdtrain.config import DistillRun
-from tdtrain.report.search import rungs_of, write_search_report
+from tdtrain.report.search import next_words, rungs_of, write_search_report
 from tdtrain.search.outcome import Fitted, Outcome, Point, Row, front_of, outcome_of, pick_of
 from tdtrain.search.runs import SearchRun
 from tdtrain.search.space import parse_axis
-from tdtrain.search.study import study_of
+from tdtrain.search.study import check_study, study_of
+from tdtrain.searching import Told
 
 BOTH = ("score", "parameters")
 
@@ -82,6 +84,41 @@ def test_a_study_of_another_space_is_refused_and_ones_own_gone_on_with(tmp_path:
     assert len(study_of(search, axes, [point]).study.trials) == 1  # it is not asked for twice
     with pytest.raises(ValueError, match=r"study=.* is there already, over teaching.temperature=log\(1.0, 10.0\)"):
         study_of(search, axes[:1], [])
+
+
+@pytest.mark.parametrize("where", ["sqlite:////nowhere/at/all.db", "no-such-thing://x"])
+def test_a_storage_that_cannot_be_used_is_named(where: str, tmp_path: Path) -> None:
+    search = search_in(tmp_path, study_storage=where)
+    with pytest.raises(ValueError, match="study_storage cannot be used"):
+        check_study(search, [parse_axis(spec) for spec in search.axes])
+
+
+def test_the_next_command_has_the_flags_of_the_job_and_of_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["rayjobs/tune.py", "--job", "lora_ocr", "--", "--dataset_path", "my scans"])
+    specs = (
+        'lora.target_modules=choice(["query", "key"], ["all"])', "optimisation.learning_rate=log(1e-4, 1e-2)",
+        "lora.dora=choice(true, false)", "optimisation.patience=choice(null, 2)",
+    )  # fmt: skip
+    axes = [parse_axis(spec) for spec in specs]
+    told = (axes[0].told[0], 0.00123456789, False, None)
+    best = row(1, 0.1).model_copy(update={"values": dict(zip((axis.path for axis in axes), told, strict=True))})
+    assert (
+        "; python rayjobs/lora_ocr.py --dataset_path 'my scans' --target_modules query key --learning_rate 0.00123457 "
+        "--no_dora trains it again;"
+    ) in next_words(SearchRun(job="lora_ocr"), axes, best, None)
+
+
+def test_a_trial_that_says_why_it_failed_has_failed_in_mlflow_too() -> None:
+    ended: dict[str, bool] = {}
+    children = SimpleNamespace(
+        begin=lambda *_: None, report=lambda *_: None, end=lambda trial, failed: ended.update({trial: failed})
+    )
+    display = SimpleNamespace(counting=lambda *_: lambda *_: None)
+    told = Told(display, SimpleNamespace(children=lambda: children), 2, "search")  # type: ignore[arg-type]
+    for trial, figures in (("a", {"score": 0.1}), ("b", {"failure": "loss is nan"})):
+        told(trial, figures | {"training_iteration": 1}, "reported")
+        told(trial, {}, "ended")
+    assert ended == {"a": False, "b": True}
 
 
 @pytest.mark.parametrize("pick", [True, False])

@@ -48,7 +48,13 @@ def test_values_of_a_population_stay_in_the_space() -> None:
     assert within({"teaching.alpha": 1.02}, AXES[:1]) == {"teaching.alpha": 0.9}
 
 
-@pytest.mark.parametrize("spec", ["lora.rank=choice(2, 8)", "lora.dora=choice(true, false)", "corpus=choice(a)"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "lora.rank=choice(2, 8)", "lora.dora=choice(true, false)", "corpus=choice(a)",
+        "optimisation.epochs=choice(1, 2)", "optimisation.batch_size=uniform(8, 16)",
+    ],
+)  # fmt: skip
 def test_a_population_is_of_one_shape(spec: str) -> None:
     check_paths([parse_axis(spec)])
     check_paths([AXES[0], AXES[1]], exploits=True)
