@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
 
+import torch
+
 from tdtrain.config import DistillDocumentRun, LoraDocumentRun
 from tdtrain.data.documents import PageText, read_pages
 from tdtrain.data.known import NOTHING
@@ -21,12 +23,14 @@ from tdtrain.data.rows import SPLITS
 from tdtrain.data.sequences import Example, write_sequences
 from tdtrain.data.serialise import serialise
 from tdtrain.evaluate.documents import evaluate_documents
-from tdtrain.models.causal import Prompter, check_four_bit, check_packed, load_causal, save_causal
+from tdtrain.models.causal import Prompter, check_four_bit, load_causal, outline, save_causal
 from tdtrain.models.lora import adapt
 from tdtrain.options import Compute
 from tdtrain.page_readings import annotated_text, read_annotated_pages
+from tdtrain.ray_start import wherever
 from tdtrain.report.documents import DocumentResults, report_documents
 from tdtrain.stages import Stages, opened
+from tdtrain.train.fits import check_fits
 from tdtrain.train.language import plan_language
 from tdtrain.train.launch import fit
 from tdtrain.train.runs import LanguageRun
@@ -47,13 +51,14 @@ def adapt_to_documents(run: LoraDocumentRun) -> DocumentResults | None:
     """
     if run.four_bit:
         check_four_bit(run.model_name)
-    module, prompter = load_causal(run.model_name)
-    check_packed(module, run.model_name)
-    words = adapt(module, run.model_name, run.lora).words()
-    del module
+    module, prompter = outline(run.model_name)
+    with torch.device("meta"):
+        words = adapt(module, run.model_name, run.lora).words()
     with opened(run) as place:
         job = Stages(run, place)
         job.display.say(words)
+        if tight := check_fits(run, job.compute):
+            job.display.say(f"[yellow]memory[/yellow]: {tight}")
         manifest = job.pack_corpus(need_labels=False, options=PackOptions(use_boxes=False))
         texts = read_annotated_pages(job, manifest, run.reader)
         pages = [page for page in read_pages(manifest, texts) if page.truth is not None]
@@ -181,18 +186,24 @@ def train(
     planned = plan_language(training)
     job.display.say(f"  {planned.total_steps:,} steps of {run.optimisation.batch_size} documents")
     fit(training, output / ADAPTER, job.watch, planned)
+    if not (output / MERGED).exists():
+        base, _ = outline(run.model_name)
+        size = 2 * sum(weight.numel() * weight.element_size() for weight in base.parameters())
+        wherever(merge, output, run.model_dump_json(indent=2), lexicon, memory=size)
+    return planned.total_steps
+
+
+def merge(output: Path, run: str, lexicon: Lexicon | None) -> None:
+    """Adapters and the model that they are for become one, in a folder that appears at once."""
     merged = output / MERGED
-    if merged.exists():
-        return planned.total_steps
     partial_folder = merged.with_suffix(".partial")
     shutil.rmtree(partial_folder, ignore_errors=True)
     module, prompter = load_causal(str(output / ADAPTER))
     save_causal(module, prompter, partial_folder, dict(module.state_dict()))
-    (partial_folder / "run.json").write_text(run.model_dump_json(indent=2))
+    (partial_folder / "run.json").write_text(run)
     if lexicon is not None:
         (partial_folder / LEXICON).write_text(lexicon.json(), encoding="utf-8")
     os.replace(partial_folder, merged)
-    return planned.total_steps
 
 
 def language_run(

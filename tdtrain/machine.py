@@ -6,7 +6,10 @@ import os
 from math import ceil
 from pathlib import Path
 
+import psutil
+
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
+MEMORY = Path("/sys/fs/cgroup/memory.max")
 
 
 def cores() -> int:
@@ -17,3 +20,12 @@ def cores() -> int:
         return max(1, min(bound, ceil(int(quota) / int(period))))
     except (OSError, ValueError):  # no cgroup v2, or "max"
         return bound
+
+
+def memory() -> int:
+    """Bytes of memory, or fewer where a container has a limit (cgroup v2)."""
+    whole = psutil.virtual_memory().total
+    try:
+        return min(whole, int(MEMORY.read_text()))
+    except (OSError, ValueError):
+        return whole

@@ -6,10 +6,10 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray._private.state import state as _state
@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tdtrain.machine import cores
 from tdtrain.options import Compute
 
+T = TypeVar("T")
 SPARE_CPUS = 2
 """For the tasks that bring data, which need little: a pipeline that finds no CPU waits for ever."""
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -88,9 +89,22 @@ def cores_of_machine() -> int | None:
     return max(1, min(cores(), int(alive[0]["Resources"].get("CPU", 1)) - SPARE_CPUS)) if len(alive) == 1 else None
 
 
+def wherever(function: Callable[..., T], *args: Any, memory: float) -> T:
+    """What a function returns that runs once: in this process where the cluster is a single machine, else on a node
+    that has so many bytes of memory, or has the most."""
+    alive = [node for node in ray.nodes() if node["Alive"]] if ray.is_initialized() else []
+    if len(alive) < 2:
+        return function(*args)
+    most = max(node["Resources"].get("memory", 0.0) for node in alive)
+    task: Any = ray.remote(num_cpus=1, memory=int(min(memory, most)))(function)
+    return ray.get(task.remote(*args))
+
+
 def check_label(labels: Mapping[str, str], field: str = "worker_label") -> None:
     """Raises ValueError where no node has these labels, so that workers would wait for ever."""
     there = [node.get("Labels", {}) for node in ray.nodes() if node["Alive"]]
+    if grows():  # a node that comes may have it
+        return
     if not any(labels.items() <= own.items() for own in there):
         words = ", ".join(f"{key}={value}" for key, value in labels.items())
         seen = sorted({f"{key}={value}" for own in there for key, value in own.items() if "node-id" not in key})

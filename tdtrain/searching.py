@@ -20,7 +20,7 @@ from tdtrain.config import DistillRun, LoraOcrRun
 from tdtrain.data.documents import read_pages
 from tdtrain.data.pack_options import PackOptions
 from tdtrain.gauges import gauge
-from tdtrain.models.causal import load_causal
+from tdtrain.models.causal import outline
 from tdtrain.options import Compute, evaluation_steps
 from tdtrain.page_readings import read_annotated_pages
 from tdtrain.pipeline import Job, Prepared, prepare
@@ -190,7 +190,7 @@ def share_one(run: Searched, place: Opened) -> Prepared | Adapting:
     pages = [page for page in read_pages(manifest, texts) if page.truth is not None]
     if run.lexicon:
         mend(stages, pages)
-    write_examples(run, stages, pages, load_causal(run.model_name)[1], stages.output)
+    write_examples(run, stages, pages, outline(run.model_name)[1], stages.output)
     return Adapting(manifest, sequences=stages.output / "sequences")
 
 

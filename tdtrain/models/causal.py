@@ -31,6 +31,8 @@ from tdtrain.models.remote_code import loading, trusted
 from tdtrain.models.smollm2 import NAME, import_smollm2
 
 INSTRUCTION = "Write this timetable as JSON.\n\n"
+FEW = 64
+"""Tokens of a model that stands for another of its kind."""
 ANSWER = '{"timeblocks":[]}'
 """Stands for an answer where a template is asked what comes around it."""
 
@@ -142,6 +144,43 @@ def load_causal(
 
         module, prompter = load_causal(base, dtype)
         return merge_causal(module, Path(name_or_folder)), prompter
+    how = {"quantization_config": _in_four_bits(dtype) if four_bit else None}
+    model, tokenizer = _loaded(name_or_folder, dtype, how)
+    if four_bit:
+        _keep_gradients(model)
+    return CausalModule(model).eval(), Prompter(tokenizer)
+
+
+def outline(name_or_folder: str) -> tuple[CausalModule, Prompter]:
+    """The same model without the numbers of its weights (torch's meta device), which are only looked for: a driver may
+    have no room for them.
+
+    Raises: as `load_causal`; ValueError also where training on packed documents does not follow it.
+    """
+    model, tokenizer = _loaded(adapted_from(name_or_folder) or name_or_folder, torch.float32, {"device_map": "meta"})
+    with torch.device("cpu"):
+        few = AutoModelForCausalLM.from_config(
+            shortened(model.config, _layers_of_all_kinds(model.config), vocab_size=FEW, pad_token_id=None),
+            dtype=torch.float32, attn_implementation=PACKED, trust_remote_code=trusted(),
+        )  # fmt: skip
+    check_packed(CausalModule(few).eval(), name_or_folder)
+    return CausalModule(model).eval(), Prompter(tokenizer)
+
+
+def shortened(config: Any, layers: int, **changes: Any) -> Any:
+    """The config of a model with the first of its layers alone."""
+    values = config.to_dict()
+    by_layer = {name: value[:layers] for name, value in values.items() if name.endswith("layer_types") and value}
+    return type(config).from_dict(values | by_layer | {"num_hidden_layers": layers} | changes)
+
+
+def _layers_of_all_kinds(config: Any) -> int:
+    """So many layers have one of each kind, and two at least."""
+    kinds = getattr(config, "layer_types", None) or [""]
+    return min(config.num_hidden_layers, max(2, *(1 + kinds.index(kind) for kind in set(kinds))))
+
+
+def _loaded(name_or_folder: str, dtype: torch.dtype, how: dict[str, Any]) -> tuple[Any, PreTrainedTokenizerBase]:
     source = source_of(name_or_folder)
     try:
         with loading(name_or_folder):
@@ -149,7 +188,7 @@ def load_causal(
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trusted())
             model = AutoModelForCausalLM.from_pretrained(
                 source, dtype=dtype, use_safetensors=True, attn_implementation=PACKED, trust_remote_code=trusted(),
-                quantization_config=_in_four_bits(dtype) if four_bit else None,
+                **how,
             )  # fmt: skip
     except OSError as error:
         reason = str(error).partition("\n")[0]
@@ -158,9 +197,7 @@ def load_causal(
             f"none ({reason}); use {NAME}, whose weights come with a package, or a folder with config.json, "
             "model.safetensors and tokenizer.json"
         ) from error
-    if four_bit:
-        _keep_gradients(model)
-    return CausalModule(model).eval(), Prompter(tokenizer)
+    return model, tokenizer
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tdtrain.config import LoraDocumentRun
 from tdtrain.losses.chunked import CHUNK
-from tdtrain.models.causal import CausalModule, source_of
+from tdtrain.models.causal import CausalModule, shortened, source_of
 from tdtrain.models.lora import adapt
 from tdtrain.models.packed import PACKED
 from tdtrain.models.remote_code import loading, trusted
@@ -144,8 +144,8 @@ def print_plan(run: LoraDocumentRun, workers: Sequence[int] = (1, 2, 4, 8)) -> N
     )
     size = 2 if halves else FP32
     caption = (
-        f"Until ZeRO-3 has spread them, each worker holds all weights: {size * whole / 2**30:.1f} GiB. The job's own "
-        f"process merges adapters in fp32: {FP32 * whole / 2**30:.1f} GiB of host memory."
+        f"Until ZeRO-3 has spread them, each worker holds all weights: {size * whole / 2**30:.1f} GiB. Adapters are "
+        f"merged in fp32, on a node that has the memory: {FP32 * whole / 2**30:.1f} GiB."
     )
     table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     for name in ("ZeRO", "workers", *Memory.__dataclass_fields__, "total", "total, gradient_checkpointing"):
@@ -169,9 +169,7 @@ def _module(config: Any, model: str, lora: Lora, halves: bool) -> CausalModule:
 
 def _kept(config: Any, model: str, lora: Lora, tokens: int, halves: bool, layers: int) -> float:
     """Bytes that the backward pass of so many layers of the model needs, weights aside."""
-    values = config.to_dict()
-    by_layer = {name: value[:layers] for name, value in values.items() if name.endswith("layer_types") and value}
-    config = type(config).from_dict(values | by_layer | {"num_hidden_layers": layers})
+    config = shortened(config, layers)
     held: dict[int, tuple[Tensor, int]] = {}
     with torch.device("meta"):
         part = _Hidden(_module(config, model, lora, halves))

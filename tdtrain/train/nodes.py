@@ -9,7 +9,8 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from tdtrain.train.probe import Place, Seen, differences, look, marked, there, versions
+from tdtrain.ray_start import grows
+from tdtrain.train.probe import Place, Seen, differences, gpus_here, look, marked, there, versions
 
 ANSWER_S = 300
 """A node may have to install the job's runtime env first."""
@@ -60,6 +61,31 @@ def complaints(answers: Mapping[str, Seen | str], paths: Mapping[str, str]) -> l
         if other := differences(versions(), answer.versions):
             wrong["", f"has {other}; {SAME_VERSIONS}"].append(address)
     return [f"{where}node {', '.join(sorted(who))} {what}" for (where, what), who in wrong.items()]
+
+
+def memory_of_nodes(labels: Mapping[str, str], with_gpus: bool) -> tuple[list[float], list[float]]:
+    """Bytes that nodes with these labels have, and bytes of each of their GPUs, as far as they say.
+
+    Args:
+        with_gpus: only of nodes that have some.
+
+    Returns: nothing where an autoscaler may bring others.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"] and labels.items() <= node.get("Labels", {}).items()]
+    nodes = [node for node in nodes if not with_gpus or node["Resources"].get("GPU")]
+    if grows():
+        return [], []
+    # Ray takes a machine's memory, or a container's, for tasks and for objects.
+    host = [sum(node["Resources"].get(kind, 0.0) for kind in ("memory", "object_store_memory")) for node in nodes]
+    if not with_gpus:
+        return host, []
+    ask = ray.remote(num_cpus=0, max_retries=0)(gpus_here)
+    asked = [
+        ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote()
+        for node in nodes
+    ]
+    ended, _ = ray.wait(asked, num_returns=len(asked), timeout=ANSWER_S) if asked else ([], [])
+    return host, [size for answer in ended for size in ray.get(answer)]
 
 
 def _living() -> dict[str, str]:

@@ -9,6 +9,8 @@ import contextlib
 import hashlib
 import os
 import platform
+import shutil
+import subprocess
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -77,6 +79,15 @@ def look(places: tuple[Place, ...], name: str) -> Seen:
         except (OSError, ValueError) as error:
             amiss[place.field] = f"cannot be used ({_first_line(error)})"
     return Seen(versions(), amiss)
+
+
+def gpus_here() -> list[float]:
+    """Bytes of each of this machine's GPUs; none where nobody says."""
+    if (tool := shutil.which("nvidia-smi")) is None:
+        return []
+    asked = [tool, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    told = subprocess.run(asked, capture_output=True, text=True, timeout=30, check=False)
+    return [float(line) * 2**20 for line in told.stdout.splitlines() if line.strip().isdigit()]
 
 
 @cache

@@ -6,6 +6,7 @@ One local cluster serves the whole module: starting worker processes is what cos
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,7 +22,7 @@ from tdtrain.data.ingest import dataset, dealt
 from tdtrain.data.storage import open_folder
 from tdtrain.models.students import build_student
 from tdtrain.options import Compute, Lora, Optimisation
-from tdtrain.ray_start import check_room, connect
+from tdtrain.ray_start import check_room, connect, wherever
 from tdtrain.teachers.label_pass import label, plan_labels
 from tdtrain.train import loop
 from tdtrain.train.board import Start
@@ -212,6 +213,17 @@ def test_workers_that_could_never_start_are_refused(asked: dict, why: str) -> No
     with pytest.raises(ValueError, match=why):
         check_room(Compute(**asked).on(0, None))
     check_room(Compute(num_workers=6).on(0, None))
+
+
+def test_what_needs_memory_runs_on_a_node_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def process() -> int:
+        return os.getpid()
+
+    connect()
+    assert wherever(process, memory=1e12) == os.getpid()  # of a single machine
+    (node,) = ray.nodes()
+    monkeypatch.setattr(ray, "nodes", lambda: [node, node | {"Resources": {"memory": 1.0}}])
+    assert wherever(process, memory=1e12) != os.getpid()
 
 
 def test_the_board_comes_back_where_its_process_is_killed() -> None:

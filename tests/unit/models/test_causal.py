@@ -16,7 +16,7 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from tdtrain.models.causal import INSTRUCTION, CausalModule, Prompter, check_packed, load_causal
+from tdtrain.models.causal import INSTRUCTION, CausalModule, Prompter, check_packed, load_causal, outline
 from tdtrain.models.packed import PACKED
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -59,6 +59,29 @@ def test_models_that_packing_does_not_follow_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=r"model_name=odd: .* in a way that training on packed documents does not"):
         check_packed(tiny(config, PACKED, **changes), "odd")
+
+
+def test_an_outline_has_all_but_the_numbers(smol: tuple[CausalModule, Prompter]) -> None:
+    module, prompter = outline("smollm2-135m")
+    whole, told = smol
+    assert {weight.device.type for weight in module.parameters()} == {"meta"}
+    assert [(name, weight.shape) for name, weight in module.named_parameters()] == [
+        (name, weight.shape) for name, weight in whole.named_parameters()
+    ]
+    assert prompter.prompt("page") == told.prompt("page")
+
+
+def test_an_outline_of_a_model_that_packing_does_not_follow_or_that_is_not_there_is_refused(
+    smol: tuple[CausalModule, Prompter], tmp_path: Path
+) -> None:
+    odd = GraniteConfig(**SIZES, logits_scaling=4.0, architectures=["GraniteForCausalLM"])
+    smol[1].tokenizer.save_pretrained(tmp_path)
+    odd.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is no folder with a causal language model"):
+        outline(str(tmp_path))
+    AutoModelForCausalLM.from_config(odd).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="training on packed documents does not"):
+        outline(str(tmp_path))
 
 
 def test_a_document_does_not_see_its_neighbours_and_sends_them_no_gradient() -> None:

@@ -1,0 +1,81 @@
+"""Whether a language model has room where it is to be trained: asked before anything is reserved."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from tdtrain.config import LoraDocumentRun
+from tdtrain.machine import memory
+from tdtrain.models.load import adapted_from
+from tdtrain.options import Compute
+from tdtrain.precision import use_bf16
+from tdtrain.train.memory import FP32, Memory, Sizes, memory_of, sizes_of
+from tdtrain.train.probe import gpus_here
+
+GIB = 2**30
+
+
+class Room(NamedTuple):
+    """Bytes that there are for a worker, of its host and of its GPU; None: nobody knows."""
+
+    host: float | None
+    gpu: float | None = None
+
+
+def check_fits(run: LoraDocumentRun, compute: Compute) -> str:
+    """What a run needs against what the nodes have, as far as that is known.
+
+    Args:
+        compute: with what was left out decided.
+
+    Returns: words where it may be too much, as documents may be as long as `max_tokens`; empty where it is not.
+    Raises: ValueError where not even weights, gradients and optimizer state have room.
+    """
+    precision = run.optimisation.precision
+    halves = precision != "fp32" if compute.gpus else use_bf16(precision, "cpu")
+    sizes = sizes_of(adapted_from(run.model_name) or run.model_name, run.lora, run.max_tokens, halves)
+    need = memory_of(
+        sizes, compute.zero_stage, max(1, compute.num_workers), halves, run.gradient_checkpointing, run.four_bit
+    )
+    return judge(run, compute, sizes, need, halves, room_of(compute))
+
+
+def judge(run: LoraDocumentRun, compute: Compute, sizes: Sizes, need: Memory, halves: bool, room: Room) -> str:
+    """`check_fits`, of what was counted."""
+    held = need.weights + need.gradients + need.optimizer
+    loaded = (2 if halves else FP32) * (sizes.frozen + sizes.trained)  # until they are on their device, or spread
+    where, has = ("GPU", room.gpu) if compute.gpus else ("host", room.host)
+    way_out = (
+        "use zero_stage=3 with more workers, gradient_checkpointing, four_bit on GPUs, a lower max_tokens, or a "
+        "smaller model; --plan shows what each takes"
+    )
+    many = f"num_workers={compute.num_workers} and zero_stage={compute.zero_stage}"
+    if has is not None and held > has and not (compute.offload and compute.gpus):
+        raise ValueError(
+            f"model_name={run.model_name} with {many} takes {held / GIB:.1f} GiB of each worker's {where} before a "
+            f"document is read, and there are {has / GIB:.1f}; {way_out}"
+        )
+    if room.host is not None and not run.four_bit and loaded > room.host:
+        raise ValueError(
+            f"model_name={run.model_name} with {many}: each worker first holds all weights, {loaded / GIB:.1f} GiB of "
+            f"its host, which has {room.host / GIB:.1f} for it; use nodes with more memory, or fewer workers on each"
+        )
+    if has is not None and need.total > has and not compute.offload:
+        return (
+            f"up to {need.total / GIB:.1f} GiB of each worker's {where} are needed with max_tokens={run.max_tokens}, "
+            f"and there are {has / GIB:.1f}; where it fails, {way_out}"
+        )
+    return ""
+
+
+def room_of(compute: Compute) -> Room:
+    """What there is for each worker."""
+    if not compute.num_workers:
+        return Room(memory(), min(gpus_here(), default=None) if compute.gpus else None)
+    from tdtrain.train.nodes import memory_of_nodes  # Ray only where it is used
+
+    host, gpus = memory_of_nodes(compute.labels, bool(compute.gpus))
+    if not host:
+        return Room(None)
+    gpu = max(gpus) * min(1.0, compute.gpus) if gpus else None
+    return Room(min(max(host), sum(host) / compute.num_workers), gpu)

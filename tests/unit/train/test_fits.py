@@ -1,0 +1,72 @@
+"""Whether a language model has room, against machines of all sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tdtrain import machine
+from tdtrain.config import LoraDocumentRun
+from tdtrain.options import Compute
+from tdtrain.train.fits import GIB, Room, check_fits, judge, room_of
+from tdtrain.train.memory import Memory, Sizes
+from tdtrain.train.probe import gpus_here
+
+LLAMA = Sizes(
+    frozen=8_030_000_000, packed=0, trained=27_000_000, largest_layer=525_000_000, kept=(20 * GIB, 5 * GIB), working=0
+)
+NEEDED = Memory(weights=15 * GIB, gradients=GIB, optimizer=GIB, activations=20 * GIB, working=GIB)
+
+
+def said(room: Room, gpus: float = 1.0, **options: object) -> str:
+    compute = Compute(num_workers=2, gpus_per_worker=gpus, **options)
+    return judge(LoraDocumentRun(model_name="llama"), compute, LLAMA, NEEDED, True, room)
+
+
+@pytest.mark.parametrize(
+    ("room", "gpus", "why"),
+    [
+        (
+            Room(100 * GIB, 16 * GIB),
+            1.0,
+            r"takes 17.0 GiB of each worker's GPU before .*there are 16.0; use zero_stage=3",
+        ),
+        (Room(14 * GIB, 80 * GIB), 1.0, r"first holds all weights, 15.0 GiB of its host, which has 14.0"),
+        (Room(16 * GIB), 0.0, r"num_workers=2 and zero_stage=0 takes 17.0 GiB of each worker's host"),
+    ],
+)
+def test_what_can_never_have_room_is_refused(room: Room, gpus: float, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        said(room, gpus)
+
+
+def test_what_may_have_none_is_said_and_what_nobody_knows_is_not() -> None:
+    assert "up to 38.0 GiB of each worker's GPU" in said(Room(100 * GIB, 24 * GIB))
+    assert said(Room(100 * GIB, 80 * GIB)) == said(Room(None)) == said(Room(None, None)) == ""
+    assert said(Room(100 * GIB, 16 * GIB), offload=True, zero_stage=3) == ""
+
+
+def test_a_small_model_has_room_here_and_a_container_has_its_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = LoraDocumentRun(model_name="smollm2-135m", max_tokens=256)
+    assert check_fits(run, Compute(num_workers=0)) == ""
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(machine, "MEMORY", limit)
+    whole = machine.memory()
+    limit.write_text("max\n")
+    assert machine.memory() == whole > 1e8
+    limit.write_text("100000000\n")
+    assert room_of(Compute(num_workers=0)) == Room(1e8)
+    with pytest.raises(ValueError, match="model_name=smollm2-135m with num_workers=0"):
+        check_fits(run, Compute(num_workers=0))
+
+
+def test_gpus_say_how_large_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "nvidia-smi"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert gpus_here() == []
+    tool.write_text("#!/bin/sh\necho 81559\necho '[N/A]'\n")
+    tool.chmod(0o755)
+    assert gpus_here() == [81559 * 2**20]
