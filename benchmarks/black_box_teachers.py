@@ -25,7 +25,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import ray
-from claim import claim
+from claim import add_row, claim, rows_in
 from local_services import LARGE, SMALL, LocalServices
 from pydantic import BaseModel
 
@@ -134,8 +134,7 @@ def main() -> None:
     while running:
         (done,), running = ray.wait(running)
         measured = ray.get(done)
-        with (root / "cells.jsonl").open("a") as file:
-            file.write(measured.model_dump_json() + "\n")
+        add_row(root / "cells.jsonl", measured)
         print(
             measured.teacher,
             measured.seed,
@@ -202,8 +201,7 @@ def _run(study: Study, cell: Cell, root: Path) -> Measured:
 
 def read_cells(root: Path) -> list[Measured]:
     """All measured cells."""
-    path = root / "cells.jsonl"
-    return [Measured.model_validate_json(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return rows_in(root / "cells.jsonl", Measured)
 
 
 def table(root: Path) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from claim import rows_in
 from pydantic import BaseModel, ConfigDict
 
 from tdtrain.evaluate.significance import paired_permutation_p
@@ -61,10 +62,7 @@ class Measured(BaseModel):
 
 def read_cells(path: Path) -> dict[Cell, Measured]:
     """All measured cells of a file, none where it is not there."""
-    if not path.exists():
-        return {}
-    measured = [Measured.model_validate_json(line) for line in path.read_text().splitlines()]
-    return {one.cell: one for one in measured}
+    return {one.cell: one for one in rows_in(path, Measured)}
 
 
 def write_report(root: Path) -> None:

@@ -1,11 +1,17 @@
-"""A study has its folder for itself."""
+"""A study has its folder for itself, and its rows on the disk as they come."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from tdtrain.options import Frozen
+
+Row = TypeVar("Row", bound=BaseModel)
 
 
 def claim(root: Path, study: Frozen, *free: str) -> None:
@@ -19,3 +25,18 @@ def claim(root: Path, study: Frozen, *free: str) -> None:
         sys.exit(f"error: output_dir={root} holds another study, {held.read_text()}; give another folder")
     root.mkdir(parents=True, exist_ok=True)
     held.write_text(asked)
+
+
+def add_row(path: Path, row: BaseModel) -> None:
+    """Adds a line of JSON, on a line of its own whatever a study that was killed left."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"\n{row.model_dump_json()}\n")
+
+
+def rows_in(path: Path, kind: type[Row]) -> list[Row]:
+    """The rows that were written to their end."""
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        with contextlib.suppress(ValidationError):
+            found.append(kind.model_validate_json(line))
+    return found

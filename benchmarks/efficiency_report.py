@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from claim import rows_in
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from pydantic import BaseModel, ConfigDict
@@ -69,8 +70,7 @@ class Measured(BaseModel):
 
 def read_cells(path: Path) -> dict[Cell, Measured]:
     """What was measured so far; of a cell that was measured twice, the last."""
-    rows = path.read_text().splitlines() if path.exists() else []
-    return {found.cell: found for found in map(Measured.model_validate_json, rows)}
+    return {found.cell: found for found in rows_in(path, Measured)}
 
 
 def write_report(root: Path, wanted: Sequence[Cell]) -> None:

@@ -28,7 +28,7 @@ from random import Random
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from claim import claim
+from claim import add_row, claim, rows_in
 from fault_kinds import FAULTS, Ground, checkpoints, mend, small_disk
 from pydantic import BaseModel
 
@@ -108,7 +108,7 @@ def main() -> None:
     write_sample(root / "pages", study.pages, study.pages, workers=0)
     pack(root / "pages", root / "lines", use_ray=False)
     kept = root / "faults.jsonl"
-    runs = [Run.model_validate_json(line) for line in kept.read_text().splitlines()] if kept.exists() else []
+    runs = rows_in(kept, Run)
     there = {(run.fault, run.turn) for run in runs}
     struck = [SOAK] if study.soak_min else [*study.faults]
     wanted = [("", 0), *((name, turn) for turn in range(1 if study.soak_min else study.moments) for name in struck)]
@@ -120,8 +120,7 @@ def main() -> None:
         elif name:
             moments = [Strike(fault=name, at_s=rng.uniform(0, 0.9) * runs[0].training_s)]
         runs.append(play(study, root, Run(fault=name, turn=turn, strikes=[]), moments, runs[0] if runs else None, rng))
-        with kept.open("a") as file:
-            file.write(runs[-1].model_dump_json() + "\n")
+        add_row(kept, runs[-1])
         print(runs[-1].model_dump_json(exclude={"rows"}), flush=True)
         (root / "faults.md").write_text(table(runs))
 

@@ -21,6 +21,7 @@ from typing import Literal
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import ray
+from claim import add_row
 from efficiency_report import Cell, Measured, read_cells, write_report
 from pydantic import Field
 
@@ -113,8 +114,7 @@ def main() -> None:
         while running:
             (done,), running = ray.wait(running)
             measured: Measured = ray.get(done)
-            with (root / "cells.jsonl").open("a") as file:
-                file.write(measured.model_dump_json() + "\n")
+            add_row(root / "cells.jsonl", measured)
             print(measured.words(), flush=True)
         write_report(root, wanted)
     write_report(root, wanted)

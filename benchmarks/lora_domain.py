@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import cv2
 import ray
-from claim import claim
+from claim import add_row, claim, rows_in
 from line_corpus import HEIGHT, WIDTH, write_corpus
 from pydantic import BaseModel
 
@@ -159,8 +159,7 @@ def main() -> None:
         measured = ray.get(done)
         if measured is None:
             continue
-        with (root / "cells.jsonl").open("a") as file:
-            file.write(measured.model_dump_json() + "\n")
+        add_row(root / "cells.jsonl", measured)
         print(measured.reader, measured.way, measured.learning_rate, f"validation {measured.validation_cer}",
               f"new {measured.cer('new'):.2%}, old {measured.cer('old'):.2%}", flush=True)  # fmt: skip
     (root / "lora_domain.md").write_text(table(read_cells(root)))
@@ -265,8 +264,7 @@ def _measure(reader, corpus: str) -> list[tuple[str, int, int]]:
 
 def read_cells(root: Path) -> list[Measured]:
     """All measured cells."""
-    path = root / "cells.jsonl"
-    return [Measured.model_validate_json(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return rows_in(root / "cells.jsonl", Measured)
 
 
 def table(measured: list[Measured]) -> str:

@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import ray
 from bridges_report import Cell, Measured, read_cells, write_report
+from claim import add_row
 from line_corpus import HEIGHT, WIDTH, write_corpus
 from pydantic import Field
 
@@ -138,8 +139,7 @@ def main() -> None:
     while running:
         (done,), running = ray.wait(running)
         measured: Measured = ray.get(done)
-        with (root / "cells.jsonl").open("a") as file:
-            file.write(measured.model_dump_json() + "\n")
+        add_row(root / "cells.jsonl", measured)
         print(measured.words(), flush=True)
         write_report(root)
     write_report(root)

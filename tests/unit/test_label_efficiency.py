@@ -7,6 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+from claim import add_row
 from efficiency_report import Cell, Measured, plot, read_cells, table, write_report
 from label_efficiency import Surface, cells
 
@@ -30,7 +31,11 @@ def test_every_combination_that_differs_is_there_once() -> None:
 def test_what_was_measured_is_kept_and_the_last_of_two_counts(tmp_path: Path) -> None:
     cell = Cell(20, "fresh", "adapted", "both")
     rows = [measured(cell, 0.3), measured(Cell(5, "fresh", "none", "-"), 0.4), measured(cell, 0.1)]
-    (tmp_path / "cells.jsonl").write_text("".join(row.model_dump_json() + "\n" for row in rows))
+    add_row(tmp_path / "cells.jsonl", rows[0])
+    with (tmp_path / "cells.jsonl").open("a") as file:
+        file.write('{"annotated": 2')  # and then a kill
+    for row in rows[1:]:
+        add_row(tmp_path / "cells.jsonl", row)
     found = read_cells(tmp_path / "cells.jsonl")
     assert len(found) == 2 and found[cell].cer == 0.1
     assert read_cells(tmp_path / "absent.jsonl") == {}
