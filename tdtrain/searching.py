@@ -85,7 +85,7 @@ def search_job(search: SearchRun, run: Searched) -> Outcome:
             told = Told(display, tracker, search.num_trials, search.output_dir.name)
             done = tune_trials(search, trials, rounds, at_once, base if len(base) == len(axes) else {}, told)
             rows = rows_of(done, search.objectives, journal_of(search.output_dir.absolute(), "trials"))
-            outcome = outcome_of(search, rows, rounds, time.perf_counter() - began)
+            outcome = outcome_of(search, rows, rounds, time.perf_counter() - began, seconds_shared(search))
             publish_best(search, outcome, tracker)
             fitted = fit_best(search, trials, outcome, at_once, base, told) if search.fit_best else None
             (search.output_dir / OUTCOME).write_text(outcome.model_dump_json(indent=1))
@@ -172,6 +172,12 @@ def share(search: SearchRun, run: Searched, axes: Sequence[Axis], place: Opened)
             place.display.say(f"[bold]shared[/bold]: {', '.join(f'{path}={value}' for path, value in values.items())}")
         ready[shared_key(axes, values)] = share_one(one, place)
     return ready
+
+
+def seconds_shared(search: SearchRun) -> float:
+    """What `share` took, all times together that the search was started, of what every trial finds there."""
+    told = [json.loads(path.read_text()) for path in (search.output_dir / "shared").glob("*/timings.json")]
+    return sum(seconds for timings in told for seconds in timings.values()) / max(1, len(told))
 
 
 def share_one(run: Searched, place: Opened) -> Prepared | Adapting:

@@ -62,6 +62,12 @@ def words_of(search: SearchRun, axes: Sequence[Axis], outcome: Outcome, fitted: 
     how = f"{len(outcome.rows)} trials: " + ", ".join(f"{number} {status}" for status, number in counts.items())
     steps, whole = (sum(getattr(row, name) for row in outcome.rows) for name in ("in_steps_s", "in_trial_s"))
     time = f"{whole:,.0f} s in trials, {steps:,.0f} s of them in training steps; {outcome.wall_s:,.0f} s by the clock."
+    if outcome.shared_s and outcome.rows:
+        each = whole / len(outcome.rows)
+        time += (
+            f" Corpus, teacher and labels took {outcome.shared_s:,.0f} s, once: a trial takes {each:,.0f} s, and "
+            f"{each + outcome.shared_s:,.0f} if it made its own."
+        )
     if outcome.pick is None:
         reasons = Counter(row.reason for row in outcome.rows if row.reason).most_common(1)
         why = f" Most often: {reasons[0][0]}" if reasons else ""

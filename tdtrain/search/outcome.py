@@ -68,6 +68,7 @@ class Outcome(BaseModel):
     Attributes:
         front: numbers of the trials that no other beats in all objectives, by the first of them.
         pick: of the front, the one to take, see `pick_of`.
+        shared_s: seconds that took what is made once for all trials: corpus, teacher, labels.
         importance: share of the score's variance that each field explains (fANOVA, Hutter et al. 2014).
     """
 
@@ -80,6 +81,7 @@ class Outcome(BaseModel):
     importance: dict[str, float] = {}
     rounds: int
     wall_s: float = 0.0
+    shared_s: float = 0.0
 
 
 class Fitted(BaseModel):
@@ -157,7 +159,7 @@ def best_model(trial: TuneTrial) -> str | None:
     return str(Path(min(kept)[2]) / "model") if kept else None
 
 
-def outcome_of(search: SearchRun, rows: Sequence[Row], rounds: int, wall_s: float) -> Outcome:
+def outcome_of(search: SearchRun, rows: Sequence[Row], rounds: int, wall_s: float, shared_s: float = 0.0) -> Outcome:
     """The front, the pick and what matters."""
     front = front_of(rows, search.objectives)
     return Outcome(
@@ -168,6 +170,7 @@ def outcome_of(search: SearchRun, rows: Sequence[Row], rounds: int, wall_s: floa
         importance=importance_of(search),
         rounds=rounds,
         wall_s=round(wall_s, 1),
+        shared_s=round(shared_s, 1),
     )
 
 

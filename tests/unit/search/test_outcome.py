@@ -130,7 +130,9 @@ def test_the_page_tells_of_every_trial_and_runs_nothing(pick: bool, tmp_path: Pa
     )
     search = search_in(tmp_path, objectives=BOTH, scheduler="none")
     front = tuple(front_of(rows, BOTH))
-    outcome = Outcome(objectives=BOTH, rows=rows, front=front, pick=front[-1] if front else None, rounds=1)
+    outcome = Outcome(
+        objectives=BOTH, rows=rows, front=front, pick=front[-1] if front else None, rounds=1, shared_s=30.0
+    )
     fitted = Fitted(
         seeds=(1000, 1001), searched=0.1, best=(0.11, 0.12), given=(0.2, None), optimism=0.015,
         best_test=(0.1, 0.1), given_test=(0.2, 0.2), difference=-0.1, p_value=0.001,
@@ -145,6 +147,7 @@ def test_the_page_tells_of_every_trial_and_runs_nothing(pick: bool, tmp_path: Pa
         assert said[0] == "Trial 1: 12 % CER, 20 parameters" and 'class="trial-1"' in page
         assert any("1.5 % CER worse than the search's" in words for words in said)
         assert any("10 % CER, the job as it was given 20 %" in words for words in said)
+        assert any("took 30 s, once: a trial takes" in words for words in said)
     else:
         assert said[0] == "No trial could be measured" and "out of memory" in said[1]
 
