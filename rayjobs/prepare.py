@@ -11,7 +11,6 @@ On a cluster (paths that every node sees, or s3:// and gs://):
 from __future__ import annotations
 
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tdtrain.cli import run_job
 from tdtrain.data.pack_options import PackOptions
 from tdtrain.data.prepare import prepare
+from tdtrain.data.storage import absolute
+from tdtrain.ray_start import connect
+from tdtrain.train.nodes import check_nodes
 
 
 def main(
@@ -42,7 +44,15 @@ def main(
         seed: of the sample corpus.
         options: how to pack.
     """
-    run_job(partial(prepare, output_dir, dataset_path, sample_pages, annotated_pages, seed), options)
+
+    def job(options: PackOptions) -> None:
+        connect()
+        check_nodes(
+            {"output_dir": absolute(output_dir)}, {"dataset_path": absolute(dataset_path)} if dataset_path else {}
+        )
+        prepare(output_dir, dataset_path, sample_pages, annotated_pages, seed, options)
+
+    run_job(job, options)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from tdtrain.config import LabelRun
 from tdtrain.data.manifest import load_manifest
-from tdtrain.data.storage import open_folder
+from tdtrain.data.storage import absolute, open_folder
 from tdtrain.models.load import load_reader
 from tdtrain.ray_start import check_label, connect
 from tdtrain.teachers.cache import LabelManifest, differences, keep_of, name_of
 from tdtrain.teachers.label_pass import label, plan_labels
+from tdtrain.train.nodes import check_nodes
 from tdtrain.train.progress import Display
 
 
@@ -23,6 +24,7 @@ def label_corpus(run: LabelRun) -> LabelManifest:
     job = plan_labels(run.teacher_model, run.dataset_path, run.output_dir, run.precision, keep)
     resources = connect()
     check_label(run.kept.labels, "teacher_label")
+    check_nodes({"output_dir": absolute(run.output_dir)}, {"dataset_path": absolute(run.dataset_path)})
     gpus = resources.get("GPU", 0.0)
     reserved = float(gpus > 0) if run.kept.teacher_gpus is None else run.kept.teacher_gpus
     actors = run.kept.teacher_actors or max(1, int(gpus if reserved else resources.get("CPU", 0) // 2))

@@ -54,6 +54,9 @@ def test_what_nodes_do_not_share_is_refused_before_anything_is_trained(hosts: Ho
     others = f"{address(2)}, {address(3)}"
     assert f"output_dir={hosts.disk}/out on node {others} lacks what the driver wrote there; give a folder" in said
     assert f"node {address(3)} has transformers 0.0.1, not" in said
+    pages = ["python", "rayjobs/prepare.py", "--sample_pages", "2", "--output_dir", str(hosts.disk / "lines")]
+    status, said = submit(hosts, pages)
+    assert status == 1 and f"output_dir={hosts.disk}/lines on node {others} lacks what the driver wrote there" in said
 
 
 @pytest.fixture
