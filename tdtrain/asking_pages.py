@@ -170,12 +170,17 @@ def _in_batches(
     run: AskRun, service: Service, to_ask: dict[str, str], source: Folder, display: Display, again: str | None
 ) -> None:
     """Has pages answered (their keys by their paths), as many as the budget allows."""
-    from tdtrain.teachers.services.batches import Batches, Budget
+    from tdtrain.teachers.services.batches import Batches, Budget, pending
     from tdtrain.teachers.services.claude import Claude
 
     assert isinstance(service, Claude), "of other services the config has none"
     pages = {key: partial(source.read, path) for path, key in to_ask.items()}
     budget = Budget(run.price, at_most(run), run.max_pages, run.max_cost_usd)
+    if budget.pages(NOTHING) == 0 and not pending(open_folder(run.output_dir)):
+        raise ValueError(
+            f"max_cost_usd={run.max_cost_usd:g} is less than one page may cost, {cost_of(budget.most, run.price):.4f}; "
+            "raise it, or lower max_answer_tokens"
+        )
     try:
         Batches(service, open_folder(run.output_dir), budget).ask(pages, display.counting("batch", "pages"), again)
     except (Busy, Refused, Denied) as error:

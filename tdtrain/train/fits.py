@@ -33,7 +33,10 @@ def check_fits(run: LoraDocumentRun, compute: Compute) -> str:
     """
     precision = run.optimisation.precision
     halves = precision != "fp32" if compute.gpus else use_bf16(precision, "cpu")
-    sizes = sizes_of(adapted_from(run.model_name) or run.model_name, run.lora, run.max_tokens, halves)
+    try:
+        sizes = sizes_of(adapted_from(run.model_name) or run.model_name, run.lora, run.max_tokens, halves)
+    except (AttributeError, TypeError, RuntimeError):  # a family whose config names things in ways of its own
+        return ""
     need = memory_of(
         sizes, compute.zero_stage, max(1, compute.num_workers), halves, run.gradient_checkpointing, run.four_bit
     )

@@ -193,6 +193,11 @@ def test_the_job_hands_pages_in_and_leaves_a_corpus(
     assert ask_pages(run).done == 4 and set(server.handed_in.values()) == {1}
     documents, images = ((tmp_path / "out" / part).glob("*") for part in ("annotations", "images"))
     assert len(list(documents)) == len(list(images)) == 4
+    poor = {"max_cost_usd": 0.01, "price": {"per_million_output_tokens": 10.0}, "output_dir": str(tmp_path / "poor")}
+    with pytest.raises(
+        ValueError, match=r"max_cost_usd=0.01 is less than one page may cost, 0.0819; raise it, or lower"
+    ):
+        ask_pages(AskRun.model_validate(run.model_dump() | poor))
     with pytest.raises(ValidationError, match="batches=True is for service=claude"):
         AskRun(service_model="m", dataset_path="x", batches=True)
     server.faults = [401]
