@@ -258,6 +258,9 @@ class Told:
             if "failure" in figures:  # which it reports, and ends
                 self._failed.add(trial)
             gauge("score", self._best, self._run, "best trial")
+            for figure in ("loss", "images_per_s"):
+                if math.isfinite(value := figures.get(figure, math.nan)):
+                    gauge(figure, value, self._run, f"trial {trial}")
             self._children.report(trial, figures, figures["training_iteration"])
         else:
             self._ended += 1

@@ -108,17 +108,20 @@ def test_the_next_command_has_the_flags_of_the_job_and_of_the_best(monkeypatch: 
     ) in next_words(SearchRun(job="lora_ocr"), axes, best, None)
 
 
-def test_a_trial_that_says_why_it_failed_has_failed_in_mlflow_too() -> None:
+def test_a_trial_that_says_why_it_failed_has_failed_in_mlflow_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    gauges: dict[tuple[str, str], float] = {}
+    monkeypatch.setattr("tdtrain.searching.gauge", lambda name, value, run, what: gauges.update({(name, what): value}))
     ended: dict[str, bool] = {}
     children = SimpleNamespace(
         begin=lambda *_: None, report=lambda *_: None, end=lambda trial, failed: ended.update({trial: failed})
     )
     display = SimpleNamespace(counting=lambda *_: lambda *_: None)
     told = Told(display, SimpleNamespace(children=lambda: children), 2, "search")  # type: ignore[arg-type]
-    for trial, figures in (("a", {"score": 0.1}), ("b", {"failure": "loss is nan"})):
+    for trial, figures in (("a", {"score": 0.1, "loss": 2.0, "images_per_s": 30.0}), ("b", {"failure": "loss is nan"})):
         told(trial, figures | {"training_iteration": 1}, "reported")
         told(trial, {}, "ended")
     assert ended == {"a": False, "b": True}
+    assert gauges == {("score", "best trial"): 0.1, ("loss", "trial a"): 2.0, ("images_per_s", "trial a"): 30.0}
 
 
 @pytest.mark.parametrize("pick", [True, False])
