@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from tdtrain.adapting import check_teacher, label_lines
 from tdtrain.adapting_documents import mend, write_examples
@@ -19,20 +17,21 @@ from tdtrain.admission import check_models, check_place, places_of
 from tdtrain.config import DistillRun, LoraOcrRun
 from tdtrain.data.documents import read_pages
 from tdtrain.data.pack_options import PackOptions
-from tdtrain.gauges import gauge
 from tdtrain.models.causal import outline
-from tdtrain.options import Compute, evaluation_steps
+from tdtrain.options import evaluation_steps
 from tdtrain.page_readings import read_annotated_pages
 from tdtrain.pipeline import Job, Prepared, prepare
-from tdtrain.ray_start import SPARE_CPUS, at_most, check_label, check_room_on_a_node, connect, cores_of_machine, grows
+from tdtrain.ray_start import SPARE_CPUS, at_most, check_label, connect, cores_of_machine
 from tdtrain.report.search import write_search_report
 from tdtrain.report.tracking import Tracker
+from tdtrain.search.admission import check_temperature, hold, room, value_in
 from tdtrain.search.fit_best import fit_best
 from tdtrain.search.outcome import FITTED, OUTCOME, Outcome, outcome_of, rows_of
 from tdtrain.search.runs import SearchRun
-from tdtrain.search.space import Axis, Scalar, Value, check_space, parse_axis, put
+from tdtrain.search.space import Axis, Value, check_space, parse_axis, put
 from tdtrain.search.state import journal_of
 from tdtrain.search.study import check_study
+from tdtrain.search.told import Told
 from tdtrain.search.trials import Adapting, Searched, Trials, check_paths, is_shared, shared_key
 from tdtrain.search.tuner import tune_trials
 from tdtrain.stages import Opened, Stages
@@ -59,6 +58,7 @@ def search_job(search: SearchRun, run: Searched) -> Outcome:
             f"scheduler=pbt hands weights from process to process, and num_workers={run.compute.num_workers} would "
             "spread them; leave num_workers out, or use another scheduler"
         )
+    check_temperature(run, axes)
     check_study(search, axes)
     hold(search, run)
     resources = at_most(connect(at_least=max(SPARE_CPUS, run.compute.num_workers * run.compute.cpus)))
@@ -106,58 +106,6 @@ def fixed(run: Searched) -> Searched:
     if isinstance(run, DistillRun):
         changes["control"] = False
     return put(run, changes)
-
-
-def room(search: SearchRun, asked: Compute, resources: Mapping[str, float]) -> tuple[Compute, int]:
-    """What a trial gets, and how many run at once. Raises ValueError where not even one has room."""
-    cores, gpus = cores_of_machine(), resources.get("GPU", 0.0)
-    one = asked.on(gpus, None)
-    workers = max(1, asked.num_workers)
-    # The data of several workers are brought by tasks, and on a single machine these have CPUs beside its cores.
-    spare = SPARE_CPUS if workers > 1 else 0
-    cpus = cores if cores is not None else resources.get("CPU", 1.0) - spare
-    if cores is None and not grows():
-        check_room_on_a_node(one)
-    needs = {"CPU": (workers * one.cpus, max(cpus, 1.0)), "GPU": (workers * one.gpus, gpus)}
-    for kind, (needed, there) in needs.items():
-        if needed > there:
-            beside = f" beside {spare} for data" if spare and cores is None and kind == "CPU" else ""
-            field = f"num_workers={workers} with {kind.lower()}s_per_worker={needed / workers:g}"
-            raise ValueError(
-                f"{field}, and the cluster has {there:g} {kind}s{beside}, so that no trial could ever start"
-            )
-    most = int(min(there / needed + 1e-9 for needed, there in needs.values() if needed))
-    at_once = max(1, min(search.trials_at_once or most, most, search.num_trials))
-    return asked.on(gpus, cores, at_once), at_once
-
-
-def hold(search: SearchRun, run: Searched) -> None:
-    """Takes the output folder for this search. Raises ValueError where it holds another, or cannot be written."""
-    ours = {
-        "search": search.model_dump(
-            mode="json",
-            exclude={
-                "output_dir",
-                "tracking_uri",
-                "register_model",
-                "dry_run",
-                "fit_best",
-                "fit_seeds",
-                "trials_at_once",
-            },
-        ),
-        "run": run.model_dump(mode="json", exclude={"output_dir", "tracking_uri", "compute"}),
-    }
-    held = search.output_dir / "search.json"
-    if held.exists() and json.loads(held.read_text()) != ours:
-        raise ValueError(f"output_dir={search.output_dir} holds another search; use another output_dir, or delete it")
-    try:
-        search.output_dir.mkdir(parents=True, exist_ok=True)
-        partial = held.with_name("search.json.partial")
-        partial.write_text(json.dumps(ours, indent=1))
-        partial.replace(held)
-    except OSError as error:
-        raise ValueError(f"output_dir={search.output_dir} cannot be written ({error.strerror}); use another") from error
 
 
 def share(search: SearchRun, run: Searched, axes: Sequence[Axis], place: Opened) -> dict[str, Prepared | Adapting]:
@@ -212,18 +160,6 @@ def rounds_of(trials: Trials) -> int:
     return len(evaluation_steps(planned.run.optimisation, planned.total_steps))
 
 
-def value_in(run: Searched, axis: Axis) -> Scalar:
-    """The value that a run has, as in `Axis.told`; None where the axis does not hold it."""
-    found: Any = run
-    for part in axis.path.split("."):
-        found = getattr(found, part)
-    if axis.kind == "choice":
-        found = list(found) if isinstance(found, tuple) else found
-        return axis.told[axis.values.index(found)] if found in axis.values else None
-    low, high = axis.values
-    return found if found is not None and low <= found <= high else None  # type: ignore[operator]
-
-
 def publish_best(search: SearchRun, outcome: Outcome, tracker: Tracker) -> None:
     """The model of the trial to take, in best/."""
     if outcome.pick is None or (model := outcome.rows[outcome.pick].model) is None:
@@ -235,37 +171,3 @@ def publish_best(search: SearchRun, outcome: Outcome, tracker: Tracker) -> None:
     partial.rename(best)
     if search.register_model:
         tracker.register_model(best, search.register_model)
-
-
-class Told:
-    """Shows how the search goes, and tracks each trial as a child of its MLflow run."""
-
-    def __init__(self, display: Display, tracker: Tracker, num_trials: int, run: str) -> None:
-        self._show = display.counting("trials", self._words)
-        self._run = run
-        self._num_trials = num_trials
-        self._best, self._ended = math.inf, 0
-        self._failed: set[str] = set()
-        self._children = tracker.children()
-
-    def __call__(self, trial: str, figures: Mapping[str, Any], what: str) -> None:
-        if what == "forgotten":
-            self._children.forget(trial)
-        elif what == "began":
-            self._children.begin(trial, figures)
-        elif what == "reported":
-            self._best = min(self._best, figures.get("score", math.inf))
-            if "failure" in figures:  # which it reports, and ends
-                self._failed.add(trial)
-            gauge("score", self._best, self._run, "best trial")
-            for figure in ("loss", "images_per_s"):
-                if math.isfinite(value := figures.get(figure, math.nan)):
-                    gauge(figure, value, self._run, f"trial {trial}")
-            self._children.report(trial, figures, figures["training_iteration"])
-        else:
-            self._ended += 1
-            self._children.end(trial, failed=what == "failed" or trial in self._failed)
-        self._show(self._ended, self._num_trials)
-
-    def _words(self) -> str:
-        return f"best score {self._best:.4f}" if math.isfinite(self._best) else ""

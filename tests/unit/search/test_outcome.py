@@ -16,7 +16,7 @@ from tdtrain.search.outcome import Fitted, Outcome, Point, Row, front_of, outcom
 from tdtrain.search.runs import SearchRun
 from tdtrain.search.space import parse_axis
 from tdtrain.search.study import check_study, study_of
-from tdtrain.searching import Told
+from tdtrain.search.told import Told
 
 BOTH = ("score", "parameters")
 
@@ -110,7 +110,9 @@ def test_the_next_command_has_the_flags_of_the_job_and_of_the_best(monkeypatch: 
 
 def test_a_trial_that_says_why_it_failed_has_failed_in_mlflow_too(monkeypatch: pytest.MonkeyPatch) -> None:
     gauges: dict[tuple[str, str], float] = {}
-    monkeypatch.setattr("tdtrain.searching.gauge", lambda name, value, run, what: gauges.update({(name, what): value}))
+    monkeypatch.setattr(
+        "tdtrain.search.told.gauge", lambda name, value, run, what: gauges.update({(name, what): value})
+    )
     ended: dict[str, bool] = {}
     children = SimpleNamespace(
         begin=lambda *_: None, report=lambda *_: None, end=lambda trial, failed: ended.update({trial: failed})

@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tdtrain.config import DistillRun, LoraOcrRun
+from tdtrain.search.admission import check_temperature, hold, room, value_in
 from tdtrain.search.runs import GUIDE, SearchRun
 from tdtrain.search.space import Axis, check_space, parse_axis, put
 from tdtrain.search.study import distribution_of
 from tdtrain.search.trials import check_paths, is_shared, shared_key
 from tdtrain.search.tuner import grid, resources_of
-from tdtrain.searching import fixed, hold, room, value_in
+from tdtrain.searching import fixed
 
 RUNS = {"distill": DistillRun(), "lora_ocr": LoraOcrRun()}
 
@@ -170,7 +171,7 @@ def test_trials_have_as_many_evaluations_whatever_their_epochs_and_no_control() 
 
 
 def test_more_than_the_cluster_has_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tdtrain.searching.cores_of_machine", lambda: 4)
+    monkeypatch.setattr("tdtrain.search.admission.cores_of_machine", lambda: 4)
     search = SearchRun()
     with pytest.raises(ValueError, match="num_workers=1 with gpus_per_worker=2, and the cluster has 1 GPUs"):
         room(search, put(DistillRun(), {"compute.gpus_per_worker": 2.0}).compute, {"CPU": 6.0, "GPU": 1.0})
@@ -206,3 +207,15 @@ def test_a_trial_reserves_all_that_it_trains_with_where_its_label_is() -> None:
     assert set(driver.bundles[0]) == {"memory"} and driver._kwargs == {"bundle_label_selector": [{"pool": "!spot"}]}
     with pytest.raises(ValueError, match=r"worker_label=spot is no KEY=VALUE"):
         put(DistillRun(), {"compute.worker_label": "spot"})
+
+
+def test_labels_of_one_temperature_serve_no_space_of_several() -> None:
+    told = parse_axis("teaching.temperature=log(1.0, 10.0)")
+    written = DistillRun(teacher_model="microsoft/trocr-large-printed", student_model="microsoft/trocr-small-printed")
+    with pytest.raises(ValueError, match=r"teaching.temperature.*trocr-large-printed.*one temperature; use --cache_as"):
+        check_temperature(written, [told])
+    check_temperature(put(written, {"cache.cache_as": "hidden"}), [told])
+    check_temperature(DistillRun(), [told])
+    models = parse_axis("teacher_model=choice(ppocrv6-small, microsoft/trocr-large-printed)")
+    with pytest.raises(ValueError, match="teacher_model=microsoft/trocr-large-printed"):
+        check_temperature(DistillRun(), [told, models])

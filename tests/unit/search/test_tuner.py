@@ -14,13 +14,13 @@ from ray.tune.schedulers.pbt import _explore
 
 from tdtrain.config import DistillRun
 from tdtrain.ray_start import at_most, grows
+from tdtrain.search.admission import room
 from tdtrain.search.outcome import _row
 from tdtrain.search.runs import SearchRun
 from tdtrain.search.space import parse_axis, put
 from tdtrain.search.study import Samplers
 from tdtrain.search.trials import check_paths
 from tdtrain.search.tuner import HyperBand, kills_are_failures, scheduler_of, within
-from tdtrain.searching import room
 
 AXES = (
     parse_axis("teaching.alpha=uniform(0.1, 0.9)"),
@@ -91,8 +91,8 @@ def test_generations_are_many_enough_to_breed() -> None:
 
 
 def test_a_worker_has_to_fit_on_one_node_and_data_have_to_have_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tdtrain.searching.cores_of_machine", lambda: None)
-    monkeypatch.setattr("tdtrain.searching.grows", lambda: False)
+    monkeypatch.setattr("tdtrain.search.admission.cores_of_machine", lambda: None)
+    monkeypatch.setattr("tdtrain.search.admission.grows", lambda: False)
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 4.0, "GPU": 1.0}}] * 4)
     there = {"CPU": 16.0, "GPU": 4.0}
     with pytest.raises(ValueError, match="cpus_per_worker=8 and gpus_per_worker=0, and no node"):
