@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import re
+import shlex
 import sqlite3
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 from transformers import AutoTokenizer
 
 from tests.checkpoints import committed
@@ -30,6 +33,16 @@ def run(*command: object, ok: bool = True) -> str:
     )
     assert (done.returncode == 0) == ok, done.stdout[-3000:] + done.stderr[-5000:]
     return done.stdout + done.stderr
+
+
+def in_manifest(overlay: str) -> dict[str, str]:
+    """The flags of the job in cluster/kuberay/jobs."""
+    manifest = yaml.safe_load((ROOT / "cluster/kuberay/jobs" / overlay / "kustomization.yaml").read_text())
+    changes = [change for patch in manifest["patches"] for change in yaml.safe_load(patch["patch"])]
+    (entrypoint,) = (change["value"] for change in changes if change["path"] == "/spec/entrypoint")
+    _, script, *flags = shlex.split(entrypoint)
+    assert script == "/opt/tdtrain/rayjobs/distill.py"
+    return dict(zip(flags[::2], flags[1::2], strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -80,11 +93,11 @@ def test_evaluate_scores_a_folder_of_lines_against_a_baseline(distilled: Path, t
 
 
 def test_the_default_job_from_drawn_pages_and_again(tmp_path: Path) -> None:
-    """Sample pages, an adapted teacher, a stitched student, its control: what no argument at all runs, but small."""
-    command = [
-        "rayjobs/distill.py", "--sample_pages", "10", "--annotated_pages", "6", "--epochs", "0.5", "--adapt_epochs",
-        "1", "--max_evaluation_lines", "30", "--output_dir", tmp_path,
-    ]  # fmt: skip
+    """Sample pages, an adapted teacher, a stitched student, its control: what no argument at all runs, but small. It is
+    the command of a cluster's first job."""
+    flags = in_manifest("cpu") | {"--output_dir": str(tmp_path)}
+    del flags["--tracking_uri"]
+    command = ["rayjobs/distill.py", *itertools.chain(*flags.items())]
     run(*command)
     first = json.loads((tmp_path / "results.json").read_text())
     roles = {"teacher", "teacher_before", "student_before", "student_undistilled", "student"}
