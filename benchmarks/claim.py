@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from tdtrain.options import Frozen
 
@@ -36,7 +37,7 @@ def add_row(path: Path, row: BaseModel) -> None:
 def rows_in(path: Path, kind: type[Row]) -> list[Row]:
     """The rows that were written to their end."""
     found = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        with contextlib.suppress(ValidationError):
-            found.append(kind.model_validate_json(line))
-    return found
+    for line in path.read_text(encoding="utf-8").split("\n") if path.exists() else []:
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return [kind.model_validate(row) for row in found]

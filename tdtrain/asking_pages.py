@@ -176,7 +176,7 @@ def _in_batches(
     assert isinstance(service, Claude), "of other services the config has none"
     pages = {key: partial(source.read, path) for path, key in to_ask.items()}
     budget = Budget(run.price, at_most(run), run.max_pages, run.max_cost_usd)
-    if budget.pages(NOTHING) == 0 and not pending(open_folder(run.output_dir)):
+    if to_ask and budget.pages(NOTHING) == 0 and not pending(open_folder(run.output_dir)):
         raise ValueError(
             f"max_cost_usd={run.max_cost_usd:g} is less than one page may cost, {cost_of(budget.most, run.price):.4f}; "
             "raise it, or lower max_answer_tokens"
@@ -205,7 +205,7 @@ def _desk(run: AskRun) -> AnyDesk:
 
 
 def _tasks(images: dict[str, str], own: dict[str, list[str]], run: AskRun) -> Iterator[Task]:
-    names, size = sorted(images), ROUNDS * threads(run) * run.pages_per_call
+    names, size = sorted(images), ROUNDS * threads(run) * run.together
     shown = set(sorted(names, key=content_id)[:SHOWN_PAGES])
     for start in range(0, len(names), size):
         some = names[start : start + size]

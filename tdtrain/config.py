@@ -292,9 +292,9 @@ class AskRun(WithPlaces):
     """Calls that may begin in any second, of all workers together."""
     calls_at_once: Positive = 8
     """Calls that wait for an answer side by side, of all workers together."""
-    pages_per_call: int = Field(default=1, ge=1, le=16)
-    """Pages that go in one call; those that it leaves unanswered are asked about one by one (google-vision, 16 there if
-    left out)."""
+    pages_per_call: int | None = Field(default=None, ge=1, le=16)
+    """Pages that go in one call; those that it leaves unanswered are asked about one by one. Left out: 16 of
+    google-vision, 1 of others, which take no more."""
     batches: bool = False
     """Hand all pages in at once, as Message Batches: answered within a day, for less (claude)."""
     check_annotated: bool = False
@@ -317,6 +317,11 @@ class AskRun(WithPlaces):
     dry_run: bool = False
     """Print the resolved run, the pages that have no answer and what they may cost, and exit."""
 
+    @property
+    def together(self) -> int:
+        """`pages_per_call`."""
+        return self.pages_per_call or 1
+
     @model_validator(mode="before")
     @classmethod
     def _named(cls, given: Any) -> Any:
@@ -324,8 +329,8 @@ class AskRun(WithPlaces):
             given = given | {"service": "local" if given.get("task") == "text" else "openai"}
         if isinstance(given, dict) and given.get("service_model") is None:
             given = given | {"service_model": MODELS.get(given["service"])}
-        if isinstance(given, dict) and given.get("service") == "google-vision":
-            given = {"pages_per_call": 16} | given
+        if isinstance(given, dict) and given.get("pages_per_call") is None:
+            given = given | {"pages_per_call": 16 if given["service"] == "google-vision" else 1}
         return given
 
     @model_validator(mode="after")
@@ -348,7 +353,7 @@ class AskRun(WithPlaces):
                 raise ValueError(f"{name}={value} does nothing with task={self.task}; leave it out")
         if self.max_wer and not self.vote_with:
             raise ValueError(f"max_wer={self.max_wer:g} is of votes; give vote_with, or leave it out")
-        if self.pages_per_call > 1 and self.service != "google-vision":
+        if self.together > 1 and self.service != "google-vision":
             raise ValueError(f"pages_per_call={self.pages_per_call} is for service=google-vision; leave it out")
         if self.batches and self.service != "claude":
             raise ValueError(f"batches=True is for service=claude, and this is service={self.service}")

@@ -57,7 +57,7 @@ class PageAsker:
     def __call__(self, task: Task) -> Task:
         pages = list(zip(task["names"], task["images"], task["show"], task["own"], strict=True))
         with ThreadPoolExecutor(self._threads) as pool:
-            size = self._run.pages_per_call
+            size = self._run.together
             parts = pool.map(self._several, [pages[start : start + size] for start in range(0, len(pages), size)])
             found = [outcome for part in parts for outcome in part]
         return {
@@ -70,7 +70,8 @@ class PageAsker:
     def _several(self, pages: Sequence[tuple[str, str, bool, Sequence[str]]]) -> list[Outcome]:
         """Pages that may be asked about in one call."""
         if len(pages) > 1:
-            self._together([path for _, path, _, own in pages if self._run.check_annotated or not len(own)])
+            with contextlib.suppress(Exception):  # each page's own trouble is said where it is asked about alone
+                self._together([path for _, path, _, own in pages if self._run.check_annotated or not len(own)])
         return [self._safely(*page) for page in pages]
 
     def _together(self, paths: Sequence[str]) -> None:
@@ -80,9 +81,9 @@ class PageAsker:
         for path in paths:
             with contextlib.suppress(OSError):  # whoever asks about it alone says so
                 images.append(source.read(path))
-        self._opened |= ask_together(
+        ask_together(
             self._service, images, Answers(open_folder(run.output_dir)), self._desk, run.price, at_most(run),
-            self._patience, self._again,
+            self._patience, self._opened, self._again,
         )  # fmt: skip
 
     def _safely(self, name: str, path: str, to_show: bool, own: Sequence[str]) -> Outcome:

@@ -14,6 +14,8 @@ from tdtrain.teachers.services.document import ANSWER_TOKENS, FORM, PROMPT, answ
 from tdtrain.teachers.services.service import ANSWER_S, Answer, Question, Refused, Usage
 
 KEY = "ANTHROPIC_API_KEY"
+MOST_BYTES, MOST_SIDE = 5 * 2**20 * 3 // 4, 8_000
+"""Of a picture: 5 MiB in base64, and 8,000 pixels a side. It sees none larger anyway."""
 
 
 class Claude:
@@ -60,7 +62,7 @@ class Claude:
 
     def request(self, image: bytes, complaint: str | None = None) -> dict[str, Any]:
         """What is sent: one message's parameters. Raises Refused where it is no picture."""
-        kind, content = picture(image)
+        kind, content = picture(image, MOST_BYTES, MOST_SIDE)
         parts = [
             {"type": "image", "source": {"type": "base64", "media_type": kind, "data": content}},
             {"type": "text", "text": asked(self.question.prompt, complaint)},

@@ -19,7 +19,7 @@ class AnyDesk(Protocol):
 
     def open(self) -> None: ...
 
-    def begin(self, may_cost_usd: float = 0.0, asker: str = "") -> int: ...
+    def begin(self, may_cost_usd: float = 0.0, asker: str = "", pages: int = 1) -> int: ...
 
     def ended(self, call: int, cost_usd: float) -> None: ...
 
@@ -64,55 +64,68 @@ class Desk:
     ) -> None:
         self._max_pages, self._max_cost_usd = max_pages, max_cost_usd
         self._rate, self._changed = Rate(per_second, clock), threading.Condition()
-        self._counts, self._aside, self._dearest = Counts(), dict[int, float](), 0.0
+        self._counts, self._aside, self._dearest = Counts(), dict[int, tuple[float, int]](), 0.0
 
     def open(self) -> None:
         """One more page. Raises Closed where those were all."""
         with self._changed:
+            self._check_denied()
             now = self._counts
-            if now.denied:
-                raise Closed(now.denied)
             if self._max_pages is not None and now.pages >= self._max_pages:
                 raise Closed(f"max_pages={self._max_pages} pages were asked about")
             self._counts = replace(now, pages=now.pages + 1)
 
-    def begin(self, may_cost_usd: float = 0.0, asker: str = "") -> int:
+    def begin(self, may_cost_usd: float = 0.0, asker: str = "", pages: int = 1) -> int:
         """Sets a call's cost aside, and waits until it may begin. Returns its number. Raises Closed.
 
         Args:
-            may_cost_usd: at most; where one before cost more, that is set aside.
+            may_cost_usd: at most; where pages before cost more, that is set aside.
             asker: the process that calls; see `Rate`.
+            pages: that it is about.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._affordable(may_cost_usd) or not self._aside, LONGEST_CALL_S)
-            if not self._affordable(may_cost_usd):
+            self._changed.wait_for(
+                lambda: self._counts.denied or self._affordable(may_cost_usd, pages) or not self._aside, LONGEST_CALL_S
+            )
+            self._check_denied()
+            aside = self._at_most(may_cost_usd, pages)
+            if not self._affordable(may_cost_usd, pages):
                 raise Closed(
                     f"max_cost_usd={self._max_cost_usd:g}: {self._counts.cost_usd:.4f} are spent or set aside, and the "
-                    f"next call may cost {self._at_most(may_cost_usd):.4f}"
+                    f"next call may cost {aside:.4f}"
                 )
-            now, aside = self._counts, self._at_most(may_cost_usd)
+            now = self._counts
             self._counts = replace(now, calls=now.calls + 1, cost_usd=now.cost_usd + aside)
             waiting = -now.calls - 1  # it has no number yet
-            self._aside[waiting] = aside
-            while wait := self._rate.wait_s():
+            self._aside[waiting] = (aside, pages)
+            while (wait := self._rate.wait_s()) and not self._counts.denied:
                 self._changed.wait(wait)
+            if self._counts.denied:
+                del self._aside[waiting]
+                now = self._counts
+                self._counts = replace(now, calls=now.calls - 1, cost_usd=now.cost_usd - aside)
+            self._check_denied()
             call = self._rate.begin(asker)
             self._aside[call] = self._aside.pop(waiting)
             return call
 
-    def _at_most(self, may_cost_usd: float) -> float:
-        return max(may_cost_usd, self._dearest)
+    def _check_denied(self) -> None:
+        if self._counts.denied:
+            raise Closed(self._counts.denied)
 
-    def _affordable(self, may_cost_usd: float) -> bool:
-        cost = self._counts.cost_usd + self._at_most(may_cost_usd)
+    def _at_most(self, may_cost_usd: float, pages: int) -> float:
+        return max(may_cost_usd, pages * self._dearest)
+
+    def _affordable(self, may_cost_usd: float, pages: int) -> bool:
+        cost = self._counts.cost_usd + self._at_most(may_cost_usd, pages)
         return self._max_cost_usd is None or cost <= self._max_cost_usd
 
     def ended(self, call: int, cost_usd: float) -> None:
         """Puts what a call cost in the place of what was set aside for it."""
         with self._changed:
-            now = self._counts
-            self._counts = replace(now, cost_usd=now.cost_usd + cost_usd - self._aside.pop(call))
-            self._dearest = max(self._dearest, cost_usd)
+            now, (aside, pages) = self._counts, self._aside.pop(call)
+            self._counts = replace(now, cost_usd=now.cost_usd + cost_usd - aside)
+            self._dearest = max(self._dearest, cost_usd / pages)
             self._rate.end(call)
             self._changed.notify_all()
 
@@ -122,9 +135,10 @@ class Desk:
             self._rate.hold(seconds)
 
     def close(self, reason: str) -> None:
-        """The service answers nobody: no page is opened any more."""
+        """The service answers nobody: no page is opened and no call begins any more."""
         with self._changed:
             self._counts = replace(self._counts, denied=self._counts.denied or reason)
+            self._changed.notify_all()
 
     def counts(self) -> Counts:
         """What was asked and spent."""

@@ -28,9 +28,9 @@ class SharedDesk:
         """See `Desk`."""
         self._call("open")
 
-    def begin(self, may_cost_usd: float = 0.0, asker: str = "") -> int:
+    def begin(self, may_cost_usd: float = 0.0, asker: str = "", pages: int = 1) -> int:
         """See `Desk`; the asker is this worker."""
-        return self._call("begin", may_cost_usd, asker or ray.get_runtime_context().get_worker_id())
+        return self._call("begin", may_cost_usd, asker or ray.get_runtime_context().get_worker_id(), pages)
 
     def ended(self, call: int, cost_usd: float) -> None:
         """See `Desk`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 
 from pydantic import ValidationError
 
@@ -23,8 +24,6 @@ ANSWER_TOKENS = {"openai": 4_096, "claude": 8_192}
 COMPLAINT = "Your last answer could not be used: {}. Answer again, with the whole timetable."
 FORM = "timetable-1"
 """Changes whenever the schema of `Timetable` does."""
-MOST_BYTES, MOST_SIDE = 5 * 2**20 * 3 // 4, 8_000
-"""Of a picture, in bytes and pixels, as Claude takes it: 5 MiB in base64, 8,000 a side. It sees none larger anyway."""
 _KINDS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg"}
 
 
@@ -33,9 +32,9 @@ def asked(prompt: str, complaint: str | None) -> str:
     return prompt + (f"\n\n{COMPLAINT.format(complaint)}" if complaint else "")
 
 
-def picture(image: bytes) -> tuple[str, str]:
+def picture(image: bytes, most_bytes: float = math.inf, most_side: float = math.inf) -> tuple[str, str]:
     """The media type of a picture's file, and its bytes in base64; as PNG where it is none of a kind that all take, and
-    smaller where it is too large.
+    smaller where it is larger than that, in bytes or pixels a side.
 
     Raises: Refused where it is no picture.
     """
@@ -47,7 +46,7 @@ def picture(image: bytes) -> tuple[str, str]:
         except BadImageError as error:
             raise Refused(f"the picture cannot be decoded ({error})") from error
         kind = "png"
-    small = fitted(image, MOST_BYTES, MOST_SIDE).content
+    small = fitted(image, most_bytes, most_side).content
     kind = kind if small is image else "jpeg"
     image = small
     return f"image/{kind}", base64.b64encode(image).decode()

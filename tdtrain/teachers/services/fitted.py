@@ -9,9 +9,10 @@ from typing import NamedTuple
 from PIL import Image
 
 from tdtrain.data.decode import BadImageError, decode_rgb
-from tdtrain.data.pack_options import PackOptions
 from tdtrain.teachers.services.service import Refused
 
+MOST_PIXELS = 250_000_000
+"""Of a picture that is made smaller; an A3 page at 600 dots an inch has 70 million."""
 QUALITY = 90
 """Of a JPEG that is made, of 100."""
 SMALLER = 0.8
@@ -25,7 +26,7 @@ class Picture(NamedTuple):
     scale: float = 1.0
 
 
-def fitted(image: bytes, most_bytes: int, most_side: float = math.inf) -> Picture:
+def fitted(image: bytes, most_bytes: float, most_side: float = math.inf) -> Picture:
     """The picture as it is where that is small enough, else one that is, as JPEG.
 
     Args:
@@ -37,7 +38,7 @@ def fitted(image: bytes, most_bytes: int, most_side: float = math.inf) -> Pictur
     if len(image) <= most_bytes and max(_sides(image)) <= most_side:
         return Picture(image)
     try:
-        page = Image.fromarray(decode_rgb(image, PackOptions().max_pixels, min_side=1))
+        page = Image.fromarray(decode_rgb(image, MOST_PIXELS, min_side=1))
     except BadImageError as error:
         raise Refused(f"{len(image):,} bytes are too large, and the picture cannot be decoded ({error})") from error
     scale = min(1.0, most_side / max(page.size))

@@ -34,13 +34,14 @@ class TakesSeveral(Service, Protocol):
 
 def ask_together(
     service: TakesSeveral, images: Iterable[bytes], answers: Answers, desk: AnyDesk, price: Price, expected: Usage,
-    patience: Patience, again: str | None = None, sleep: Callable[[float], None] = time.sleep,
+    patience: Patience, opened: set[str], again: str | None = None, sleep: Callable[[float], None] = time.sleep,
     draw: Callable[[], float] = random.random,
-) -> set[str]:  # fmt: skip
-    """Asks about those that nobody has answered yet, and keeps what comes, as `ask` does.
+) -> None:  # fmt: skip
+    """Asks about those that nobody has answered yet, and keeps what comes, as `ask` does. What has no answer, for
+    whatever reason, is for `ask`, which waits, tries again, or hears why nobody may ask.
 
-    Returns: the keys of all that the desk has among its pages now. What has no answer, for whatever reason, is for
-    `ask`, which waits, tries again, or hears why nobody may ask.
+    Args:
+        opened: gets the keys of all that the desk has among its pages from now on.
     """
     pictures = {key_of(service.question, image): image for image in images}
     with answers.free(pictures) as free:
@@ -51,13 +52,13 @@ def ask_together(
                     desk.open()
                 except Closed:
                     break
+                opened.add(key)
                 pages.append(Page(service, pictures[key], answers, key, desk, price))
         for group in _groups(pages, service.most_bytes):
             left, failed = group, 0
             while len(left) > 1 and failed < ATTEMPTS:
                 sleep(patience.wait_s(failed, draw()) if failed else 0.0)
                 left, failed = _call(service, left, expected, patience.deadline_s), failed + 1
-    return {page.key for page in pages}
 
 
 def _groups(pages: Sequence[Page], most_bytes: int) -> Iterator[list[Page]]:
@@ -78,42 +79,46 @@ def _call(service: TakesSeveral, pages: Sequence[Page], expected: Usage, deadlin
     desk, price = pages[0].desk, pages[0].price
     before = [page.answers.tried(page.key).paid for page in pages]
     try:
-        call = desk.begin(len(pages) * cost_of(expected, price))
+        call = desk.begin(len(pages) * cost_of(expected, price), pages=len(pages))
     except Closed:  # what is left may be enough for some of them
         return []
     began = time.perf_counter()
     attempts = [Attempt(call, 1, paid, began) for paid in before]
 
     def ended(said: Said | BaseException) -> None:
-        """Keeps what came, whoever waits for it, and says what it cost."""
-        used = NOTHING
-        try:
-            for page, attempt, one in zip(pages, attempts, said if isinstance(said, Sequence) else (), strict=False):
-                if isinstance(one, Answer):
-                    used += one.usage
-                    if page.answers.get(page.key) is None:
-                        page.answered(one, attempt)
-                elif isinstance(one, Refused):
-                    used += one.usage
-                    page.gave_up(str(one), attempt.paid + one.usage)
-        finally:
-            desk.ended(call, cost_of(used, price))
+        """Keeps what came, whoever waits for it, and says what it cost. Raises what the first that was not kept did."""
+        answers = list(zip(pages, attempts, said, strict=True)) if isinstance(said, Sequence) else []
+        used = sum((one.usage for _, _, one in answers if isinstance(one, Answer | Refused)), NOTHING)
+        wrong: list[Exception] = []
+        for page, attempt, one in answers:
+            try:
+                _keep(page, attempt, one)
+            except Exception as error:  # the others were paid as well
+                wrong.append(error)
+        desk.ended(call, cost_of(used, price))
+        if wrong:
+            raise wrong[0]
 
     said: Said | BaseException
     try:
         said = in_time(partial(service.ask_several, [page.image for page in pages]), ended, deadline_s)
     except UnderWay:
         return []
-    except (Busy, Refused, Denied) as error:
+    except Exception as error:
         said = error
     ended(said)
     if isinstance(said, Denied):
         desk.close(str(said))
-    elif isinstance(said, Busy):
+    if isinstance(said, Busy):
         desk.hold(said.retry_after_s or 0.0)
         return list(pages)
-    return [
-        page
-        for page, one in zip(pages, said if isinstance(said, Sequence) else (), strict=False)
-        if isinstance(one, Busy)
-    ]
+    if isinstance(said, BaseException):  # each is asked about alone, and says so
+        return []
+    return [page for page, one in zip(pages, said, strict=True) if isinstance(one, Busy)]
+
+
+def _keep(page: Page, attempt: Attempt, said: Answer | Busy | Refused) -> None:
+    if isinstance(said, Answer) and page.answers.get(page.key) is None:
+        page.answered(said, attempt)
+    elif isinstance(said, Refused):
+        page.gave_up(str(said), attempt.paid + said.usage)

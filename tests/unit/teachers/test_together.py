@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from tdtrain.asking_pages import ask_pages
+from tdtrain.cli import parse
 from tdtrain.config import AskRun
 from tdtrain.data.storage import open_folder
 from tdtrain.options import Price
@@ -56,9 +57,12 @@ def pictures(num: int) -> list[bytes]:
 
 
 def asked(google: GoogleVision, answers: Answers, desk: Desk, images: list[bytes]) -> set[str]:
-    return ask_together(
-        google, images, answers, desk, Price(per_page=0.01), NOTHING, PATIENCE, sleep=lambda s: None, draw=lambda: 0.0
-    )
+    opened: set[str] = set()
+    ask_together(
+        google, images, answers, desk, Price(per_page=0.01), NOTHING, PATIENCE, opened, sleep=lambda s: None,
+        draw=lambda: 0.0,
+    )  # fmt: skip
+    return opened
 
 
 def test_each_picture_has_its_own_answer_of_one_call(google: GoogleVision, server: Server, tmp_path: Path) -> None:
@@ -95,27 +99,67 @@ def test_what_somebody_else_asks_for_is_left_to_them(google: GoogleVision, serve
     assert len(opened) == 2 and len(server.requests[0]["requests"]) == 2
 
 
-def test_pages_go_sixteen_a_call_and_a_budget_of_pages_is_kept(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("GOOGLE_API_KEY", "planted-secret")
-    (tmp_path / "scans").mkdir()
+def scans(folder: Path, num: int) -> str:
+    folder.mkdir()
     rng = np.random.default_rng(0)
-    for number in range(40):
-        Image.fromarray(rng.integers(0, 255, (20, 20, 3), np.uint8)).save(tmp_path / "scans" / f"{number}.png")
+    for number in range(num):
+        Image.fromarray(rng.integers(0, 255, (20, 20, 3), np.uint8)).save(folder / f"{number}.png")
+    return str(folder)
+
+
+@pytest.fixture
+def run(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AskRun:
+    """40 pages, as the command line asks about them."""
+    monkeypatch.setenv("GOOGLE_API_KEY", "planted-secret")
+    told = parse(AskRun, None, [
+        "--task", "text", "--service", "google-vision", "--service_url", server.url.removesuffix("/v1"),
+        "--dataset_path", scans(tmp_path / "scans", 40), "--output_dir", str(tmp_path / "out"), "--num_workers", "0",
+        "--min_confidence", "0.1",
+    ])  # fmt: skip
+    return told.model_copy(update={"calls_per_second": None})
+
+
+def test_pages_go_sixteen_a_call_and_a_budget_of_pages_is_kept(run: AskRun, server: Server) -> None:
     server.script = [each(*(14 if random.Random(n).random() < 0.2 else 0 for n in range(16)))] * 2 + [each()] * 99
-    run = AskRun.model_validate(dict(
-        task="text", service="google-vision", service_url=server.url.removesuffix("/v1"), calls_per_second=None,
-        dataset_path=str(tmp_path / "scans"), output_dir=str(tmp_path / "out"), num_workers=0, max_pages=35,
-        min_confidence=0.1,
-    ))  # fmt: skip
-    assert run.pages_per_call == 16
-    told = ask_pages(run)
-    assert (told.done, told.left, told.counts.pages) == (35, 5, 35) and max(
-        len(request["requests"]) for request in server.requests
-    ) == 16
+    told = ask_pages(run.model_copy(update={"max_pages": 35}))
+    assert (told.done, told.left, told.counts.pages) == (35, 5, 35)
+    assert max(len(request["requests"]) for request in server.requests) == 16
     num = len(server.requests)
-    assert ask_pages(run).done == 40 and len(server.requests) <= num + 5
+    assert ask_pages(run).done == 40 and len(server.requests) == num + 1
+
+
+def test_a_budget_of_money_is_used_up_and_never_overdrawn(run: AskRun, server: Server) -> None:
+    server.script = [each()] * 99
+    told = ask_pages(run.model_copy(update={"max_cost_usd": 0.305, "price": Price(per_page=0.01), "calls_at_once": 1}))
+    assert told.done == 30 and told.counts.cost_usd == pytest.approx(0.3)
+    assert [len(request["requests"]) for request in server.requests] == [16, *[1] * 14]  # 16 more may cost too much
+
+
+def test_a_key_that_nobody_knows_ends_the_job_at_the_first_call(run: AskRun, server: Server) -> None:
+    server.script = [says({"error": {"message": "who?"}}, 403)] * 99
+    with pytest.raises(ValueError, match=r"answers nobody: 403: .*who\?; 40 pages were not asked about"):
+        ask_pages(run.model_copy(update={"calls_at_once": 1}))
+    assert len(server.requests) == 1
+
+
+def test_what_cannot_be_kept_costs_no_other_answer(
+    google: GoogleVision, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers, desk, images = Answers(open_folder(str(tmp_path))), Desk(), pictures(3)
+    first = key_of(google.question, images[0])
+    put = Answers.put
+
+    def fails_once(self: Answers, key: str, entry: object) -> None:
+        if key == first:
+            raise OSError("away")
+        put(self, key, entry)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Answers, "put", fails_once)
+    server.script = [each()]
+    with pytest.raises(OSError, match="away"):
+        asked(google, answers, desk, images)
+    assert [answers.get(key_of(google.question, image)) is not None for image in images] == [False, True, True]
+    assert desk.counts().cost_usd == pytest.approx(0.03) and "cannot be stored" in desk.counts().denied
 
 
 def noise(side: int) -> bytes:
@@ -147,5 +191,4 @@ def test_pictures_are_fitted_in_bytes_and_sides() -> None:
         assert page.size == (25, 25) and scale == 0.5
     with pytest.raises(Refused, match="cannot be decoded"):
         fitted(b"x" * 100, 99)
-    kind, _ = picture(small)
-    assert kind == "image/png"
+    assert picture(small)[0] == "image/png" and picture(small, most_side=25)[0] == "image/jpeg"
