@@ -33,6 +33,7 @@ from tdtrain.stages import Stages, opened
 from tdtrain.train.fits import check_fits
 from tdtrain.train.language import plan_language
 from tdtrain.train.launch import fit
+from tdtrain.train.memory import FP32
 from tdtrain.train.runs import LanguageRun
 
 ADAPTER, MERGED = "adapter", "merged"
@@ -53,10 +54,10 @@ def adapt_to_documents(run: LoraDocumentRun) -> DocumentResults | None:
         check_four_bit(run.model_name)
     module, prompter = outline(run.model_name)
     with torch.device("meta"):
-        words = adapt(module, run.model_name, run.lora).words()
+        adapters = adapt(module, run.model_name, run.lora)
     with opened(run) as place:
         job = Stages(run, place)
-        job.display.say(words)
+        job.display.say(adapters.words())
         if tight := check_fits(run, job.compute):
             job.display.say(f"[yellow]memory[/yellow]: {tight}")
         manifest = job.pack_corpus(need_labels=False, options=PackOptions(use_boxes=False))
@@ -73,7 +74,7 @@ def adapt_to_documents(run: LoraDocumentRun) -> DocumentResults | None:
         steps = None
         for role, folder in learners.items():
             with job.stage("train", f"the adapters of {run.model_name}, {WORDS[role]}"):
-                steps = train(run, job, manifest, lexica[role], role, folder, steps)
+                steps = train(run, job, manifest, lexica[role], role, folder, adapters.num_parameters, steps)
         by_split = {split: [page for page in pages if page.split == split] for split in SPLITS}
         if not by_split["test"]:
             job.display.say("Nothing was measured, for no page of the test split has an annotation.")
@@ -173,11 +174,13 @@ def train(
     lexicon: Lexicon | None,
     name: str,
     output: Path,
+    num_parameters: int,
     steps: int | None = None,
 ) -> int:
     """Trains the adapters, and merges them into a folder of their own that appears at once.
 
     Args:
+        num_parameters: of the model.
         steps: None: as many as `epochs` take.
 
     Returns: how many it were.
@@ -187,9 +190,13 @@ def train(
     job.display.say(f"  {planned.total_steps:,} steps of {run.optimisation.batch_size} documents")
     fit(training, output / ADAPTER, job.watch, planned)
     if not (output / MERGED).exists():
-        base, _ = outline(run.model_name)
-        size = 2 * sum(weight.numel() * weight.element_size() for weight in base.parameters())
-        wherever(merge, output, run.model_dump_json(indent=2), lexicon, memory=size)
+        try:
+            wherever(merge, output, run.model_dump_json(indent=2), lexicon, memory=2 * FP32 * num_parameters)
+        except MemoryError as error:
+            raise ValueError(
+                f"model_name={run.model_name}: adapters are merged in fp32, and {error}; add a node that has them, and "
+                "run again"
+            ) from error
     return planned.total_steps
 
 

@@ -91,13 +91,20 @@ def cores_of_machine() -> int | None:
 
 def wherever(function: Callable[..., T], *args: Any, memory: float) -> T:
     """What a function returns that runs once: in this process where the cluster is a single machine, else on a node
-    that has so many bytes of memory, or has the most."""
-    alive = [node for node in ray.nodes() if node["Alive"]] if ray.is_initialized() else []
-    if len(alive) < 2:
+    that has a CPU and so many bytes of memory, or has the most.
+
+    Raises: MemoryError where that was not enough.
+    """
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]] if ray.is_initialized() else []
+    if len(alive) < 2 and not (alive and grows()):
         return function(*args)
-    most = max(node["Resources"].get("memory", 0.0) for node in alive)
-    task: Any = ray.remote(num_cpus=1, memory=int(min(memory, most)))(function)
-    return ray.get(task.remote(*args))
+    most = max((has.get("memory", 0.0) for has in alive if has.get("CPU", 0.0) >= 1), default=0.0)
+    needs: Any = {"memory": int(min(memory, most))} if most else {}
+    task: Any = ray.remote(num_cpus=1, max_retries=0, **needs)(function)
+    try:
+        return ray.get(task.remote(*args))
+    except (ray.exceptions.OutOfMemoryError, ray.exceptions.WorkerCrashedError) as error:
+        raise MemoryError(f"{memory / 2**30:.1f} GiB are needed on one node, and it died of it") from error
 
 
 def check_label(labels: Mapping[str, str], field: str = "worker_label") -> None:

@@ -24,7 +24,7 @@ from tdtrain.pipeline import Job, Prepared, prepare
 from tdtrain.ray_start import SPARE_CPUS, at_most, check_label, connect, cores_of_machine
 from tdtrain.report.search import write_search_report
 from tdtrain.report.tracking import Tracker
-from tdtrain.search.admission import check_temperature, hold, room, value_in
+from tdtrain.search.admission import check_temperature, hold, room, values_in
 from tdtrain.search.fit_best import fit_best
 from tdtrain.search.outcome import FITTED, OUTCOME, Outcome, outcome_of, rows_of
 from tdtrain.search.runs import SearchRun
@@ -73,7 +73,7 @@ def search_job(search: SearchRun, run: Searched) -> Outcome:
             trials = Trials(
                 run, axes, compute, share(search, run, axes, place), search.output_dir.absolute() / "workers"
             )
-            base = {axis.path: told for axis in axes for told in [value_in(run, axis)] if told is not None}
+            base = values_in(run, axes)
             if outside := [axis for axis in axes if axis.path not in base]:
                 display.say(f"the job as it was given is no trial, nor compared: it is outside of {outside[0]}")
             rounds = rounds_of(trials)

@@ -7,7 +7,7 @@ Shapes: T tokens of several documents, D width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,9 @@ from tdtrain.models.smollm2 import NAME, import_smollm2
 
 INSTRUCTION = "Write this timetable as JSON.\n\n"
 FEW = 64
-"""Tokens of a model that stands for another of its kind."""
+"""Tokens, and inner width, of a model that stands for another of its kind."""
+LARGE = 50.0
+"""Times its logits: those of trained weights reach a cap."""
 ANSWER = '{"timeblocks":[]}'
 """Stands for an answer where a template is asked what comes around it."""
 
@@ -144,8 +146,15 @@ def load_causal(
 
         module, prompter = load_causal(base, dtype)
         return merge_causal(module, Path(name_or_folder)), prompter
-    how = {"quantization_config": _in_four_bits(dtype) if four_bit else None}
-    model, tokenizer = _loaded(name_or_folder, dtype, how)
+    quantization = _in_four_bits(dtype) if four_bit else None
+
+    def whole(source: str, config: Any) -> Any:
+        return AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, attn_implementation=PACKED, trust_remote_code=trusted(),
+            quantization_config=quantization,
+        )  # fmt: skip
+
+    model, tokenizer = _loaded(name_or_folder, whole)
     if four_bit:
         _keep_gradients(model)
     return CausalModule(model).eval(), Prompter(tokenizer)
@@ -157,14 +166,25 @@ def outline(name_or_folder: str) -> tuple[CausalModule, Prompter]:
 
     Raises: as `load_causal`; ValueError also where training on packed documents does not follow it.
     """
-    model, tokenizer = _loaded(adapted_from(name_or_folder) or name_or_folder, torch.float32, {"device_map": "meta"})
-    with torch.device("cpu"):
-        few = AutoModelForCausalLM.from_config(
-            shortened(model.config, _layers_of_all_kinds(model.config), vocab_size=FEW, pad_token_id=None),
-            dtype=torch.float32, attn_implementation=PACKED, trust_remote_code=trusted(),
-        )  # fmt: skip
-    check_packed(CausalModule(few).eval(), name_or_folder)
+    base = base_of(name_or_folder)
+    model, tokenizer = _loaded(base, _without_numbers)
+    few = _stand_in(model.config)
+    check_packed(few or load_causal(base)[0], name_or_folder)
     return CausalModule(model).eval(), Prompter(tokenizer)
+
+
+def base_of(name_or_folder: str) -> str:
+    """The model that a folder's adapters are for, and those of that folder, and so on; the name itself where it is none
+    of adapters."""
+    while (base := adapted_from(name_or_folder)) is not None:
+        name_or_folder = base
+    return name_or_folder
+
+
+def is_packed(name_or_folder: str) -> bool:
+    """Whether a model's weights are stored in fewer bits than they are computed in."""
+    config = AutoConfig.from_pretrained(source_of(name_or_folder), trust_remote_code=trusted())
+    return getattr(config, "quantization_config", None) is not None
 
 
 def shortened(config: Any, layers: int, **changes: Any) -> Any:
@@ -174,26 +194,47 @@ def shortened(config: Any, layers: int, **changes: Any) -> Any:
     return type(config).from_dict(values | by_layer | {"num_hidden_layers": layers} | changes)
 
 
-def _layers_of_all_kinds(config: Any) -> int:
-    """So many layers have one of each kind, and two at least."""
-    kinds = getattr(config, "layer_types", None) or [""]
-    return min(config.num_hidden_layers, max(2, *(1 + kinds.index(kind) for kind in set(kinds))))
+def _without_numbers(source: str, config: Any) -> Any:
+    how: dict[str, Any] = {
+        "dtype": torch.float32, "attn_implementation": PACKED, "trust_remote_code": trusted()
+    }  # fmt: skip
+    if getattr(config, "quantization_config", None) is None:
+        return AutoModelForCausalLM.from_pretrained(source, use_safetensors=True, device_map="meta", **how)
+    with torch.device("meta"):  # packed weights cannot be looked at there
+        return AutoModelForCausalLM.from_config(config, **how)
 
 
-def _loaded(name_or_folder: str, dtype: torch.dtype, how: dict[str, Any]) -> tuple[Any, PreTrainedTokenizerBase]:
-    source = source_of(name_or_folder)
+@torch.no_grad()
+def _stand_in(config: Any) -> CausalModule | None:
+    """A model of the same kind with a layer of each sort, few tokens and narrow inner layers, weights at random; large
+    logits, so that a cap on them shows. None of families whose config names things in ways of its own."""
     try:
-        with loading(name_or_folder):
-            AutoConfig.from_pretrained(source, trust_remote_code=trusted())  # says what is wrong in fewer words
+        config = config.get_text_config(decoder=True)
+        kinds = getattr(config, "layer_types", None) or [""]
+        layers = min(config.num_hidden_layers, max(2, *(1 + kinds.index(kind) for kind in set(kinds))))
+        narrow = {name: FEW for name in config.to_dict() if name.endswith("intermediate_size")}
+        model = AutoModelForCausalLM.from_config(
+            shortened(config, layers, vocab_size=FEW, pad_token_id=None, **narrow),
+            dtype=torch.float32, attn_implementation=PACKED, trust_remote_code=trusted(),
+        )  # fmt: skip
+        module = CausalModule(model).eval()
+        module.head.weight.mul_(LARGE)
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError):
+        return None
+    return module
+
+
+def _loaded(name: str, model_of: Callable[[str, Any], Any]) -> tuple[Any, PreTrainedTokenizerBase]:
+    source = source_of(name)
+    try:
+        with loading(name):
+            config = AutoConfig.from_pretrained(source, trust_remote_code=trusted())  # says what is wrong shortly
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trusted())
-            model = AutoModelForCausalLM.from_pretrained(
-                source, dtype=dtype, use_safetensors=True, attn_implementation=PACKED, trust_remote_code=trusted(),
-                **how,
-            )  # fmt: skip
+            model = model_of(source, config)
     except OSError as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(
-            f"model_name={name_or_folder!r} is no folder with a causal language model, and the Hugging Face hub gave "
+            f"model_name={name!r} is no folder with a causal language model, and the Hugging Face hub gave "
             f"none ({reason}); use {NAME}, whose weights come with a package, or a folder with config.json, "
             "model.safetensors and tokenizer.json"
         ) from error

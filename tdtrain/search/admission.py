@@ -20,10 +20,14 @@ def check_temperature(run: Searched, axes: Sequence[Axis]) -> None:
     """Raises ValueError where trials of several temperatures would share labels that are kept at one."""
     if isinstance(run, LoraDocumentRun):
         return
-    teaching, model, hidden = "teaching", "teacher_model", True
+    teaching, model, hidden, targets = "teaching", "teacher_model", True, "teaching.targets"
     if isinstance(run, LoraOcrRun):
-        teaching, model, hidden = "teacher", "teacher.teacher_model", False
-    elif run.cache.cache_as == "hidden":
+        teaching, model, hidden, targets = "teacher", "teacher.teacher_model", False, "teacher.targets"
+    elif run.cache.cache_as == "hidden" or run.teaching.teacher_signal == "live":
+        return
+    elif run.teaching.vocabulary_bridge == "text":  # its text alone teaches
+        return
+    if value_of(run, targets) == "sequence":
         return
     by_path = {axis.path: axis for axis in axes}
     teachers = by_path[model].values if model in by_path else (value_of(run, model),)
@@ -88,14 +92,18 @@ def hold(search: SearchRun, run: Searched) -> None:
         raise ValueError(f"output_dir={search.output_dir} cannot be written ({error.strerror}); use another") from error
 
 
-def value_in(run: Searched, axis: Axis) -> Scalar:
-    """The value that a run has, as in `Axis.told`; None where the axis does not hold it."""
-    found = value_of(run, axis.path)
-    if axis.kind == "choice":
-        found = list(found) if isinstance(found, tuple) else found
-        return axis.told[axis.values.index(found)] if found in axis.values else None
-    low, high = axis.values
-    return found if found is not None and low <= found <= high else None  # type: ignore[operator]
+def values_in(run: Searched, axes: Sequence[Axis]) -> dict[str, Scalar]:
+    """The values that a run has, as in `Axis.told`, by their paths; those that the axes hold."""
+    values: dict[str, Scalar] = {}
+    for axis in axes:
+        found = value_of(run, axis.path)
+        if axis.kind == "choice":
+            found = list(found) if isinstance(found, tuple) else found
+            if found in axis.values:
+                values[axis.path] = axis.told[axis.values.index(found)]
+        elif found is not None and axis.values[0] <= found <= axis.values[1]:  # type: ignore[operator]
+            values[axis.path] = found
+    return values
 
 
 def value_of(run: Searched, path: str) -> Any:

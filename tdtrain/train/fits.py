@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
+
 from tdtrain.config import LoraDocumentRun
 from tdtrain.machine import memory
-from tdtrain.models.load import adapted_from
+from tdtrain.models.causal import base_of, is_packed
 from tdtrain.options import Compute
 from tdtrain.precision import use_bf16
 from tdtrain.train.memory import FP32, Memory, Sizes, memory_of, sizes_of
-from tdtrain.train.probe import gpus_here
 
 GIB = 2**30
 
 
 class Room(NamedTuple):
-    """Bytes that there are for a worker, of its host and of its GPU; None: nobody knows."""
+    """Bytes that there are for a worker, of its host and of its GPU; None: nobody knows. `on_gpu`: it trains there."""
 
     host: float | None
     gpu: float | None = None
+    on_gpu: bool = False
 
 
 def check_fits(run: LoraDocumentRun, compute: Compute) -> str:
@@ -31,29 +33,32 @@ def check_fits(run: LoraDocumentRun, compute: Compute) -> str:
     Returns: words where it may be too much, as documents may be as long as `max_tokens`; empty where it is not.
     Raises: ValueError where not even weights, gradients and optimizer state have room.
     """
-    precision = run.optimisation.precision
-    halves = precision != "fp32" if compute.gpus else use_bf16(precision, "cpu")
+    precision, room = run.optimisation.precision, room_of(compute)
+    halves = precision != "fp32" if room.on_gpu else use_bf16(precision, "cpu")
+    base = base_of(run.model_name)
     try:
-        sizes = sizes_of(adapted_from(run.model_name) or run.model_name, run.lora, run.max_tokens, halves)
+        if is_packed(base):
+            return ""
+        sizes = sizes_of(base, run.lora, run.max_tokens, halves)
     except (AttributeError, TypeError, RuntimeError):  # a family whose config names things in ways of its own
         return ""
     need = memory_of(
         sizes, compute.zero_stage, max(1, compute.num_workers), halves, run.gradient_checkpointing, run.four_bit
     )
-    return judge(run, compute, sizes, need, halves, room_of(compute))
+    return judge(run, compute, sizes, need, halves, room)
 
 
 def judge(run: LoraDocumentRun, compute: Compute, sizes: Sizes, need: Memory, halves: bool, room: Room) -> str:
     """`check_fits`, of what was counted."""
     held = need.weights + need.gradients + need.optimizer
     loaded = (2 if halves else FP32) * (sizes.frozen + sizes.trained)  # until they are on their device, or spread
-    where, has = ("GPU", room.gpu) if compute.gpus else ("host", room.host)
+    where, has = ("GPU", room.gpu) if room.on_gpu else ("host", room.host)
     way_out = (
         "use zero_stage=3 with more workers, gradient_checkpointing, four_bit on GPUs, a lower max_tokens, or a "
         "smaller model; --plan shows what each takes"
     )
     many = f"num_workers={compute.num_workers} and zero_stage={compute.zero_stage}"
-    if has is not None and held > has and not (compute.offload and compute.gpus):
+    if has is not None and held > has and not (compute.offload and room.on_gpu):
         raise ValueError(
             f"model_name={run.model_name} with {many} takes {held / GIB:.1f} GiB of each worker's {where} before a "
             f"document is read, and there are {has / GIB:.1f}; {way_out}"
@@ -74,11 +79,14 @@ def judge(run: LoraDocumentRun, compute: Compute, sizes: Sizes, need: Memory, ha
 def room_of(compute: Compute) -> Room:
     """What there is for each worker."""
     if not compute.num_workers:
-        return Room(memory(), min(gpus_here(), default=None) if compute.gpus else None)
+        if not torch.cuda.is_available():
+            return Room(memory())
+        return Room(memory(), torch.cuda.get_device_properties(0).total_memory, on_gpu=True)
     from tdtrain.train.nodes import memory_of_nodes  # Ray only where it is used
 
     host, gpus = memory_of_nodes(compute.labels, bool(compute.gpus))
+    on_gpu = compute.gpus > 0
     if not host:
-        return Room(None)
+        return Room(None, None, on_gpu)
     gpu = max(gpus) * min(1.0, compute.gpus) if gpus else None
-    return Room(min(max(host), sum(host) / compute.num_workers), gpu)
+    return Room(min(max(host), sum(host) / compute.num_workers), gpu, on_gpu)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
@@ -85,7 +86,11 @@ def memory_of_nodes(labels: Mapping[str, str], with_gpus: bool) -> tuple[list[fl
         for node in nodes
     ]
     ended, _ = ray.wait(asked, num_returns=len(asked), timeout=ANSWER_S) if asked else ([], [])
-    return host, [size for answer in ended for size in ray.get(answer)]
+    sizes: list[float] = []
+    for answer in ended:
+        with contextlib.suppress(RayError):  # of a node that fell
+            sizes += ray.get(answer)
+    return host, sizes
 
 
 def _living() -> dict[str, str]:

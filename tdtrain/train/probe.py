@@ -86,7 +86,10 @@ def gpus_here() -> list[float]:
     if (tool := shutil.which("nvidia-smi")) is None:
         return []
     asked = [tool, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    told = subprocess.run(asked, capture_output=True, text=True, timeout=30, check=False)
+    try:
+        told = subprocess.run(asked, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return []
     return [float(line) * 2**20 for line in told.stdout.splitlines() if line.strip().isdigit()]
 
 

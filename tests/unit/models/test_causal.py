@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,27 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
+    Gemma3Config,
+    Gemma3TextConfig,
     GraniteConfig,
     LlamaConfig,
     MistralConfig,
     PreTrainedConfig,
 )
 
-from tdtrain.models.causal import INSTRUCTION, CausalModule, Prompter, check_packed, load_causal, outline
+from tdtrain.models.causal import (
+    INSTRUCTION,
+    CausalModule,
+    Prompter,
+    base_of,
+    check_packed,
+    is_packed,
+    load_causal,
+    outline,
+)
+from tdtrain.models.lora import adapt
 from tdtrain.models.packed import PACKED
+from tdtrain.options import Lora
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
          "num_key_value_heads": 2, "vocab_size": 96, "max_position_embeddings": 64}  # fmt: skip
@@ -71,17 +85,60 @@ def test_an_outline_has_all_but_the_numbers(smol: tuple[CausalModule, Prompter])
     assert prompter.prompt("page") == told.prompt("page")
 
 
-def test_an_outline_of_a_model_that_packing_does_not_follow_or_that_is_not_there_is_refused(
-    smol: tuple[CausalModule, Prompter], tmp_path: Path
+def stored(config: PreTrainedConfig, smol: tuple[CausalModule, Prompter], folder: Path) -> str:
+    """A model of that kind in a folder, weights at random."""
+    smol[1].tokenizer.save_pretrained(folder)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        GraniteConfig(**SIZES, logits_scaling=4.0),
+        Gemma2Config(**SIZES, head_dim=8, attn_logit_softcapping=None, final_logit_softcapping=30.0),
+    ],
+    ids=["scales", "caps"],
+)
+def test_an_outline_of_a_model_that_packing_does_not_follow_is_refused(
+    config: PreTrainedConfig, smol: tuple[CausalModule, Prompter], tmp_path: Path
 ) -> None:
-    odd = GraniteConfig(**SIZES, logits_scaling=4.0, architectures=["GraniteForCausalLM"])
+    with pytest.raises(ValueError, match="training on packed documents does not"):
+        outline(stored(config, smol, tmp_path))
+
+
+def test_an_outline_without_weights_is_refused(smol: tuple[CausalModule, Prompter], tmp_path: Path) -> None:
     smol[1].tokenizer.save_pretrained(tmp_path)
-    odd.save_pretrained(tmp_path)
+    LlamaConfig(**SIZES).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="is no folder with a causal language model"):
         outline(str(tmp_path))
-    AutoModelForCausalLM.from_config(odd).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="training on packed documents does not"):
-        outline(str(tmp_path))
+
+
+def test_an_outline_is_of_the_text_of_a_model_that_also_sees(
+    smol: tuple[CausalModule, Prompter], tmp_path: Path
+) -> None:
+    text = SIZES | {"head_dim": 8, "final_logit_softcapping": None, "attn_logit_softcapping": None}
+    vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2,
+              "image_size": 28, "patch_size": 14}  # fmt: skip
+    config = Gemma3Config(text_config=Gemma3TextConfig(**text).to_dict(), vision_config=vision, mm_tokens_per_image=4)
+    assert outline(stored(config, smol, tmp_path))[0].head.weight.is_meta
+
+
+def test_an_outline_of_packed_weights_needs_none(smol: tuple[CausalModule, Prompter], tmp_path: Path) -> None:
+    smol[1].tokenizer.save_pretrained(tmp_path)
+    config = LlamaConfig(**SIZES, architectures=["LlamaForCausalLM"])
+    config.quantization_config = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    config.save_pretrained(tmp_path)
+    module, _ = outline(str(tmp_path))
+    adapters = adapt(module, "packed", Lora(rank=2, alpha=4, target_modules=("q_proj",), dora=True))
+    assert len(adapters.layers["q_proj"]) == 2 and is_packed(str(tmp_path))
+
+
+def test_adapters_on_adapters_are_for_one_model(tmp_path: Path) -> None:
+    for name, base in (("a", "smollm2-135m"), ("b", str(tmp_path / "a"))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
+    assert base_of(str(tmp_path / "b")) == base_of("smollm2-135m") == "smollm2-135m"
 
 
 def test_a_document_does_not_see_its_neighbours_and_sends_them_no_gradient() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tdtrain.config import DistillRun, LoraOcrRun
-from tdtrain.search.admission import check_temperature, hold, room, value_in
+from tdtrain.search.admission import check_temperature, hold, room, values_in
 from tdtrain.search.runs import GUIDE, SearchRun
 from tdtrain.search.space import Axis, check_space, parse_axis, put
 from tdtrain.search.study import distribution_of
@@ -133,7 +133,9 @@ def test_a_list_goes_to_a_searcher_as_text_and_comes_back_as_a_list() -> None:
     assert axis.told == ['["query", "key"]', '["all"]']
     run = put(RUNS["lora_ocr"], {axis.path: axis.value_of('["all"]')})
     assert run.lora.target_modules == ("all",)  # type: ignore[attr-defined]
-    assert value_in(run, axis) == '["all"]' and value_in(RUNS["lora_ocr"], axis) is None
+    assert values_in(run, [axis]) == {axis.path: '["all"]'} and values_in(RUNS["lora_ocr"], [axis]) == {}
+    nobody = parse_axis("teacher.teacher_model=choice(null, ppocrv6-small)")
+    assert values_in(RUNS["lora_ocr"], [nobody]) == {nobody.path: None}  # as it is, which is not outside
 
 
 def test_a_grid_has_every_choice_and_the_ends_of_every_range() -> None:
@@ -216,6 +218,8 @@ def test_labels_of_one_temperature_serve_no_space_of_several() -> None:
         check_temperature(written, [told])
     check_temperature(put(written, {"cache.cache_as": "hidden"}), [told])
     check_temperature(DistillRun(), [told])
+    for change in ({"teaching.teacher_signal": "live"}, {"teaching.targets": "sequence"}):
+        check_temperature(put(written, change), [told])  # labels are not asked
     models = parse_axis("teacher_model=choice(ppocrv6-small, microsoft/trocr-large-printed)")
     with pytest.raises(ValueError, match="teacher_model=microsoft/trocr-large-printed"):
         check_temperature(DistillRun(), [told, models])

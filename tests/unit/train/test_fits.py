@@ -20,7 +20,7 @@ NEEDED = Memory(weights=15 * GIB, gradients=GIB, optimizer=GIB, activations=20 *
 
 
 def said(room: Room, gpus: float = 1.0, **options: object) -> str:
-    compute = Compute(num_workers=2, gpus_per_worker=gpus, **options)
+    compute, room = Compute(num_workers=2, gpus_per_worker=gpus, **options), room._replace(on_gpu=gpus > 0)
     return judge(LoraDocumentRun(model_name="llama"), compute, LLAMA, NEEDED, True, room)
 
 
