@@ -25,7 +25,7 @@ from tdtrain.data.ingest import data_config, dataset
 from tdtrain.data.plan import Loader, Plan
 from tdtrain.data.storage import Folder, absolute, open_folder
 from tdtrain.options import Compute
-from tdtrain.ray_start import beside_us
+from tdtrain.ray_start import beside_us, drop_orphaned_groups
 from tdtrain.train.board import Board, Start, watching
 from tdtrain.train.torch_group import ReachableTorchConfig
 from tdtrain.train.whole import BEST_KEPT, by_score, names, step_of, to_resume_from
@@ -77,6 +77,8 @@ def _whatever_is_killed(
             failures += 1
             if failures > max_failures:
                 raise
+            time.sleep(1.0)  # until Ray has taken notice
+            drop_orphaned_groups()
             ray.get(board.say.remote("Ray Train's controller is gone; another one goes on from the newest checkpoint"))
 
 

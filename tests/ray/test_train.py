@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
-from ray.util import placement_group, remove_placement_group
+from ray.util import placement_group, placement_group_table, remove_placement_group
 
 from tdtrain.data import pack
 from tdtrain.data.ingest import dataset, dealt
@@ -148,6 +148,7 @@ def test_what_is_killed_changes_no_bit(
 
     fit(run_of(corpus, model, tmp_path / "killed", 2, epochs=epochs), tmp_path / "killed" / "out", kill)
     assert len(killed) == len(doomed) and len(steps) > len(there) and steps[-1] == len(there)
+    assert not [group for group in placement_group_table().values() if group["state"] != "REMOVED"]
     first, second = (tmp_path / name / "out" / "model.safetensors" for name in ("there", "killed"))
     assert first.read_bytes() == second.read_bytes()
 
