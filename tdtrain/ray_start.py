@@ -106,7 +106,7 @@ def wherever(function: Callable[..., T], *args: Any, memory: float) -> T:
     try:
         return ray.get(task.remote(*args))
     except (ray.exceptions.OutOfMemoryError, ray.exceptions.WorkerCrashedError) as error:
-        raise MemoryError(f"{memory / 2**30:.1f} GiB are needed on one node, and it died of it") from error
+        raise MemoryError(f"{memory / 2**30:.1f} GiB are needed on one node, and whoever did it there died") from error
 
 
 def drop_orphaned_groups() -> None:

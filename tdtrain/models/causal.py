@@ -181,9 +181,8 @@ def base_of(name_or_folder: str) -> str:
     return name_or_folder
 
 
-def is_packed(name_or_folder: str) -> bool:
+def is_quantized(config: Any) -> bool:
     """Whether a model's weights are stored in fewer bits than they are computed in."""
-    config = AutoConfig.from_pretrained(source_of(name_or_folder), trust_remote_code=trusted())
     return getattr(config, "quantization_config", None) is not None
 
 
@@ -198,9 +197,9 @@ def _without_numbers(source: str, config: Any) -> Any:
     how: dict[str, Any] = {
         "dtype": torch.float32, "attn_implementation": PACKED, "trust_remote_code": trusted()
     }  # fmt: skip
-    if getattr(config, "quantization_config", None) is None:
+    if not is_quantized(config):
         return AutoModelForCausalLM.from_pretrained(source, use_safetensors=True, device_map="meta", **how)
-    with torch.device("meta"):  # packed weights cannot be looked at there
+    with torch.device("meta"):  # quantized weights cannot be looked at there
         return AutoModelForCausalLM.from_config(config, **how)
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from transformers import AutoConfig
 
 from tdtrain.config import LoraDocumentRun
 from tdtrain.machine import memory
-from tdtrain.models.causal import base_of, is_packed
+from tdtrain.models.causal import base_of, is_quantized, source_of
+from tdtrain.models.remote_code import trusted
 from tdtrain.options import Compute
 from tdtrain.precision import use_bf16
 from tdtrain.train.memory import FP32, Memory, Sizes, memory_of, sizes_of
@@ -36,9 +38,10 @@ def check_fits(run: LoraDocumentRun, compute: Compute) -> str:
     precision, room = run.optimisation.precision, room_of(compute)
     halves = precision != "fp32" if room.on_gpu else use_bf16(precision, "cpu")
     base = base_of(run.model_name)
+    config = AutoConfig.from_pretrained(source_of(base), trust_remote_code=trusted())
+    if is_quantized(config):  # which the plan does not count
+        return ""
     try:
-        if is_packed(base):
-            return ""
         sizes = sizes_of(base, run.lora, run.max_tokens, halves)
     except (AttributeError, TypeError, RuntimeError):  # a family whose config names things in ways of its own
         return ""
@@ -84,8 +87,8 @@ def room_of(compute: Compute) -> Room:
         return Room(memory(), torch.cuda.get_device_properties(0).total_memory, on_gpu=True)
     from tdtrain.train.nodes import memory_of_nodes  # Ray only where it is used
 
-    host, gpus = memory_of_nodes(compute.labels, bool(compute.gpus))
     on_gpu = compute.gpus > 0
+    host, gpus = memory_of_nodes(compute.labels, on_gpu)
     if not host:
         return Room(None, None, on_gpu)
     gpu = max(gpus) * min(1.0, compute.gpus) if gpus else None

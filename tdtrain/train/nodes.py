@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayError
@@ -13,6 +13,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tdtrain.ray_start import grows
 from tdtrain.train.probe import Place, Seen, differences, gpus_here, look, marked, there, versions
 
+T = TypeVar("T")
 ANSWER_S = 300
 """A node may have to install the job's runtime env first."""
 WAYS_OUT = {
@@ -72,25 +73,14 @@ def memory_of_nodes(labels: Mapping[str, str], with_gpus: bool) -> tuple[list[fl
 
     Returns: nothing where an autoscaler may bring others.
     """
-    nodes = [node for node in ray.nodes() if node["Alive"] and labels.items() <= node.get("Labels", {}).items()]
-    nodes = [node for node in nodes if not with_gpus or node["Resources"].get("GPU")]
     if grows():
         return [], []
+    nodes = [node for node in ray.nodes() if node["Alive"] and labels.items() <= node.get("Labels", {}).items()]
+    nodes = [node for node in nodes if not with_gpus or node["Resources"].get("GPU")]
     # Ray takes a machine's memory, or a container's, for tasks and for objects.
     host = [sum(node["Resources"].get(kind, 0.0) for kind in ("memory", "object_store_memory")) for node in nodes]
-    if not with_gpus:
-        return host, []
-    ask = ray.remote(num_cpus=0, max_retries=0)(gpus_here)
-    asked = [
-        ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote()
-        for node in nodes
-    ]
-    ended, _ = ray.wait(asked, num_returns=len(asked), timeout=ANSWER_S) if asked else ([], [])
-    sizes: list[float] = []
-    for answer in ended:
-        with contextlib.suppress(RayError):  # of a node that fell
-            sizes += ray.get(answer)
-    return host, sizes
+    answers = _on_each(gpus_here, {node["NodeID"]: () for node in nodes}) if with_gpus else {}
+    return host, [size for answer in answers.values() if isinstance(answer, list) for size in answer]
 
 
 def _living() -> dict[str, str]:
@@ -98,21 +88,27 @@ def _living() -> dict[str, str]:
 
 
 def _ask(nodes: Mapping[str, str], places: tuple[Place, ...]) -> dict[str, Seen | str]:
-    ask = ray.remote(num_cpus=0, max_retries=0)(look)
+    answers = _on_each(look, {node: (places, node) for node in nodes})
+    still = (node for node in _living() if node in answers)  # one that fell gets no work
+    return by_address((nodes[node], answers[node]) for node in still)
+
+
+def _on_each(function: Callable[..., T], arguments: Mapping[str, tuple]) -> dict[str, T | str]:
+    """What a function returns on each of these nodes; in words where there is none."""
+    task: Any = ray.remote(num_cpus=0, max_retries=0)(function)
     asked = {
-        ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(places, node): node
-        for node in nodes
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(*told): node
+        for node, told in arguments.items()
     }
-    ended, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_S)
-    answers: dict[str, Seen | str] = {node: f"has not answered within {ANSWER_S} s" for node in asked.values()}
+    ended, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_S) if asked else ([], [])
+    answers: dict[str, T | str] = {node: f"has not answered within {ANSWER_S} s" for node in asked.values()}
     for answer in ended:
         try:
             answers[asked[answer]] = ray.get(answer)
         except RayError as error:
             last = str(error).strip().splitlines()[-1]
             answers[asked[answer]] = NO_CODE if "No module named 'tdtrain" in last else f"runs no task ({last})"
-    still = (node for node in _living() if node in answers)  # one that fell gets no work
-    return by_address((nodes[node], answers[node]) for node in still)
+    return answers
 
 
 def by_address(answers: Iterable[tuple[str, Seen | str]]) -> dict[str, Seen | str]:

@@ -46,10 +46,8 @@ def picture(image: bytes, most_bytes: float = math.inf, most_side: float = math.
         except BadImageError as error:
             raise Refused(f"the picture cannot be decoded ({error})") from error
         kind = "png"
-    small = fitted(image, most_bytes, most_side).content
-    kind = kind if small is image else "jpeg"
-    image = small
-    return f"image/{kind}", base64.b64encode(image).decode()
+    sent = fitted(image, most_bytes, most_side).content
+    return f"image/{kind if sent is image else 'jpeg'}", base64.b64encode(sent).decode()
 
 
 def answer_of(content: str, cut: bool, used: Usage, raw: str) -> Answer:

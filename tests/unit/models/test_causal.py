@@ -25,7 +25,7 @@ from tdtrain.models.causal import (
     Prompter,
     base_of,
     check_packed,
-    is_packed,
+    is_quantized,
     load_causal,
     outline,
 )
@@ -124,14 +124,14 @@ def test_an_outline_is_of_the_text_of_a_model_that_also_sees(
     assert outline(stored(config, smol, tmp_path))[0].head.weight.is_meta
 
 
-def test_an_outline_of_packed_weights_needs_none(smol: tuple[CausalModule, Prompter], tmp_path: Path) -> None:
+def test_an_outline_of_quantized_weights_needs_none(smol: tuple[CausalModule, Prompter], tmp_path: Path) -> None:
     smol[1].tokenizer.save_pretrained(tmp_path)
     config = LlamaConfig(**SIZES, architectures=["LlamaForCausalLM"])
     config.quantization_config = {"quant_method": "bitsandbytes", "load_in_4bit": True}
     config.save_pretrained(tmp_path)
     module, _ = outline(str(tmp_path))
     adapters = adapt(module, "packed", Lora(rank=2, alpha=4, target_modules=("q_proj",), dora=True))
-    assert len(adapters.layers["q_proj"]) == 2 and is_packed(str(tmp_path))
+    assert len(adapters.layers["q_proj"]) == 2 and is_quantized(config)
 
 
 def test_adapters_on_adapters_are_for_one_model(tmp_path: Path) -> None:
