@@ -188,7 +188,8 @@ def _in_batches(
 
 
 def _desk(run: AskRun) -> AnyDesk:
-    rate = None if run.service == "local" else run.calls_per_second
+    shared = None if run.service == "local" else f"{run.service} at {run.service_url or 'its own address'}"
+    rate = run.calls_per_second if shared else None
     if not run.num_workers:
         desk = Desk(rate, run.max_pages, run.max_cost_usd)
         if run.batches:
@@ -201,7 +202,7 @@ def _desk(run: AskRun) -> AnyDesk:
     connect()
     others = {f"vote_with[{number}]": folder for number, folder in enumerate(run.vote_with)}
     check_nodes({"output_dir": run.output_dir}, {"dataset_path": run.dataset_path, **others})
-    return SharedDesk(rate, run.max_pages, run.max_cost_usd, run.calls_at_once)
+    return SharedDesk(shared, rate, run.max_pages, run.max_cost_usd, run.calls_at_once)
 
 
 def _tasks(images: dict[str, str], own: dict[str, list[str]], run: AskRun) -> Iterator[Task]:

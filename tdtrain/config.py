@@ -289,7 +289,8 @@ class AskRun(WithPlaces):
     """Folder (or s3://) for a corpus: images/, with annotations/NAME.json (document) or boxes/NAME.json (text) of each;
     and answers/, which other jobs may share."""
     calls_per_second: float | None = Field(default=1.0, gt=0)
-    """Calls that may begin in any second, of all workers together."""
+    """Calls that may begin in any second, of all workers together, and of other jobs on the cluster that ask the same
+    service: the lowest of their limits holds for all."""
     calls_at_once: Positive = 8
     """Calls that wait for an answer side by side, of all workers together."""
     pages_per_call: int | None = Field(default=None, ge=1, le=16)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from http.server import BaseHTTPRequestHandler
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,38 @@ from PIL import Image
 
 from tdtrain.asking_pages import ask_pages
 from tdtrain.config import AskRun
+from tdtrain.ray_start import connect
+from tdtrain.teachers.services.desk_on_ray import SharedDesk
 from tests.unit.teachers.test_services import RIGHT, Server
 
 pytestmark = pytest.mark.ray
 PAGES, PER_SECOND = 160, 20
+
+
+def test_jobs_that_ask_one_service_keep_to_one_rate_also_when_one_of_them_ends() -> None:
+    connect()
+    desks = [SharedDesk("a service", limit, None, None) for limit in (20.0, 30.0)]
+    began: list[tuple[float, int]] = []
+
+    def ask(which: int, num: int) -> None:
+        for _ in range(num):
+            call = desks[which].begin()
+            began.append((time.monotonic(), which))
+            desks[which].ended(call, 0.0)
+
+    first, second = (threading.Thread(target=ask, args=told) for told in ((0, 30), (1, 80)))
+    first.start()
+    second.start()
+    first.join()
+    ended = time.monotonic()
+    desks[0] = None  # type: ignore[call-overload]  # with it goes its actor
+    second.join()
+    assert len(began) == 110 and sum(which == 0 for _, which in began[10:40]) in range(10, 21)  # they take turns
+    # When a call begins is noted a moment later than it began.
+    together, alone = [at for at, _ in began if at <= ended], [at for at, _ in began if at > ended]
+    for times, limit in ((together, 20), (alone, 30)):
+        assert max(sum(at <= one < at + 0.95 for one in times) for at in times) <= limit
+    assert len(alone) > 30 and max(later - one for one, later in pairwise(alone)) < 10
 
 
 def test_four_workers_keep_to_one_rate_and_one_budget(tmp_path: Path) -> None:

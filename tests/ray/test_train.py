@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -30,6 +31,7 @@ from tdtrain.train.launch import fit, plan_job
 from tdtrain.train.on_ray import SNAPSHOT, new_board
 from tdtrain.train.runs import TrainRun
 from tdtrain.train.whole import damage, names, step_of
+from tests.buckets import local_bucket
 from tests.corpora import packed_lines
 from tests.models_small import small_trocr_folder, timetable_texts
 
@@ -39,8 +41,10 @@ TOLERANCE = 2e-3
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _ray() -> None:
-    connect(num_cpus=6)
+def bucket() -> Iterator[str]:
+    with local_bucket() as uri:
+        connect(num_cpus=6)  # whose workers find the bucket as this process does
+        yield uri
 
 
 @pytest.fixture(scope="module")
@@ -132,9 +136,9 @@ def test_two_workers_equal_one(
     ("family", "doomed"), [("ppocr", ("RayTrainWorker", "TrainController")), ("trocr", ("RayTrainWorker",))]
 )
 def test_what_is_killed_changes_no_bit(
-    family: str, doomed: tuple[str, ...], corpus: str, models: dict[str, str], tmp_path: Path
+    family: str, doomed: tuple[str, ...], corpus: str, models: dict[str, str], bucket: str, tmp_path: Path
 ) -> None:
-    """The driver hears of steps once a second; these take several."""
+    """Of TrOCR the checkpoints lie in a bucket. The driver hears of steps once a second; these take several."""
     model, epochs = models[family], 10.0
     there = curve(run_of(corpus, model, tmp_path / "there", 2, epochs=epochs), tmp_path / "there" / "out")
     killed: list[int] = []
@@ -146,8 +150,12 @@ def test_what_is_killed_changes_no_bit(
         if len(killed) == resumed < len(doomed) and record.step > total // 2:  # after the first of two checkpoints
             killed.extend(kill_one(doomed[resumed]))
 
-    fit(run_of(corpus, model, tmp_path / "killed", 2, epochs=epochs), tmp_path / "killed" / "out", kill)
+    storage = {"ppocr": str(tmp_path / "killed"), "trocr": f"{bucket}/runs"}[family]
+    run = run_of(corpus, model, tmp_path, 2, epochs=epochs).model_copy(update={"storage": storage})
+    fit(run, tmp_path / "killed" / "out", kill)
     assert len(killed) == len(doomed) and len(steps) > len(there) and steps[-1] == len(there)
+    record = open_folder(f"{storage}/student")
+    assert len(names(record)) >= 2 and not any(damage(record.within(name)) for name in names(record))
     assert not [group for group in placement_group_table().values() if group["state"] != "REMOVED"]
     first, second = (tmp_path / name / "out" / "model.safetensors" for name in ("there", "killed"))
     assert first.read_bytes() == second.read_bytes()

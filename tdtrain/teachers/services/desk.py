@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from tdtrain.teachers.services.rate import Rate
+from tdtrain.teachers.services.rate import AnyRate, Rate
 
 LONGEST_CALL_S = 400.0
 """So long a page waits for calls under way, which may cost less than was set aside; one that was killed never ends."""
@@ -53,6 +51,8 @@ class Desk:
         per_second: calls, at most; None: as they come. See `Rate`.
         max_pages: pages that may be asked about.
         max_cost_usd: what they may cost together.
+        rate: that other jobs share.
+        job: whose desk it is, for them.
     """
 
     def __init__(
@@ -60,10 +60,11 @@ class Desk:
         per_second: float | None = None,
         max_pages: int | None = None,
         max_cost_usd: float | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        rate: AnyRate | None = None,
+        job: str = "",
     ) -> None:
-        self._max_pages, self._max_cost_usd = max_pages, max_cost_usd
-        self._rate, self._changed = Rate(per_second, clock), threading.Condition()
+        self._per_second, self._max_pages, self._max_cost_usd = per_second, max_pages, max_cost_usd
+        self._rate, self._job, self._changed = rate or Rate(), job, threading.Condition()
         self._counts, self._aside, self._dearest = Counts(), dict[int, tuple[float, int]](), 0.0
 
     def open(self) -> None:
@@ -98,16 +99,16 @@ class Desk:
             self._counts = replace(now, calls=now.calls + 1, cost_usd=now.cost_usd + aside)
             waiting = -now.calls - 1  # it has no number yet
             self._aside[waiting] = (aside, pages)
-            while (wait := self._rate.wait_s()) and not self._counts.denied:
-                self._changed.wait(wait)
-            if self._counts.denied:
-                del self._aside[waiting]
-                now = self._counts
-                self._counts = replace(now, calls=now.calls - 1, cost_usd=now.cost_usd - aside)
-            self._check_denied()
-            call = self._rate.begin(asker)
-            self._aside[call] = self._aside.pop(waiting)
-            return call
+            while not self._counts.denied:
+                begun = self._rate.begin(self._per_second, asker, self._job)
+                if begun.call is not None:
+                    self._aside[begun.call] = self._aside.pop(waiting)
+                    return begun.call
+                self._changed.wait(min(begun.wait_s, self._rate.recheck_s))
+            del self._aside[waiting]
+            now = self._counts
+            self._counts = replace(now, calls=now.calls - 1, cost_usd=now.cost_usd - aside)
+            raise Closed(now.denied)
 
     def _check_denied(self) -> None:
         if self._counts.denied:

@@ -22,7 +22,7 @@ from tdtrain.teachers.services.answers import Answers, key_of, moment
 from tdtrain.teachers.services.asking import GivenUp, Patience, ask
 from tdtrain.teachers.services.attempt import failure, seconds_of
 from tdtrain.teachers.services.desk import Closed, Desk
-from tdtrain.teachers.services.rate import FIRST_S, TRAVEL_S, Rate
+from tdtrain.teachers.services.rate import FIRST_S, FORGOTTEN_S, TRAVEL_S, Rate
 from tdtrain.teachers.services.service import Answer, Busy, Denied, Question, Refused, SpokenLine, Unusable, Usage
 
 QUESTION = Question(service="fake/1", prompt="Read this.", form="lines-1")
@@ -107,7 +107,7 @@ def simulate(
     """When calls begin and when they are at the service; `trips` are how long ways there and back take, the ways there
     `slowness` times as long before there is an answer."""
     now, begun, there, ends, came_back, answered = [0.0], [], [], [], [], False
-    rate = Rate(per_second, clock=lambda: now[0])
+    rate = Rate(clock=lambda: now[0])
     for gap, (way, back) in zip(gaps, trips, strict=True):
         now[0] += gap
         while True:
@@ -115,16 +115,16 @@ def simulate(
                 if end <= now[0]:
                     rate.end(call)
             ends = [(end, call) for end, call in ends if end > now[0]]
-            wait = rate.wait_s()
-            if not wait:
+            said = rate.begin(per_second)
+            if said.call is not None:
                 break
-            now[0] = min([now[0] + wait, *(end for end, _ in ends)])
+            now[0] = min([now[0] + said.wait_s, *(end for end, _ in ends)])
         answered = answered or any(end <= now[0] for end in came_back)
         way *= 1.0 if answered else slowness
         begun.append(now[0])
         there.append(now[0] + way)
         came_back.append(now[0] + way + back)
-        ends.append((came_back[-1], rate.begin()))
+        ends.append((came_back[-1], said.call))
     return begun, sorted(there)
 
 
@@ -144,6 +144,29 @@ def test_a_limit_is_used_to_more_than_nine_tenths() -> None:
     begun, _ = simulate(20.0, [0.0] * 401, [(0.001, 30.0)] * 401)  # long answers
     steady = [at for at in begun if at >= 30]  # from the first one on
     assert 0.6 * 20 <= (len(steady) - 1) / (steady[-1] - steady[0]) <= 20
+
+
+def test_jobs_share_a_rate_and_the_lowest_limit_holds_while_its_job_asks() -> None:
+    now = [0.0]
+    rate = Rate(clock=lambda: now[0])
+
+    def within(seconds: float, limits: dict[str, float]) -> list[str]:
+        """Whose calls begin; each is answered at once."""
+        begun, until = [], now[0] + seconds
+        while now[0] < until:
+            for job, limit in limits.items():  # a always comes first
+                if (call := rate.begin(limit, job=job).call) is not None:
+                    rate.end(call)
+                    begun.append(job)
+            now[0] += 0.01
+        return begun
+
+    assert 95 <= len(within(10, {"a": 10.0})) <= 100
+    both = within(10, {"a": 10.0, "b": 2.0})
+    assert 18 <= len(both) <= 20 + 1 and abs(both.count("a") - both.count("b")) <= 1  # they take turns
+    assert len(within(FORGOTTEN_S - 1, {"a": 10.0})) <= 2 * FORGOTTEN_S
+    within(2, {"a": 10.0})  # nothing has been heard of b for long
+    assert 95 <= len(within(10, {"a": 10.0})) <= 100
 
 
 def test_what_is_given_up_for_good_is_not_asked_again_unless_told(tmp_path: Path) -> None:
