@@ -29,9 +29,9 @@ from claim import add_row, claim, rows_in
 from local_services import LARGE, SMALL, LocalServices
 from pydantic import BaseModel
 
+from tdtrain.ask_config import AskRun
 from tdtrain.asking_pages import ask_pages
 from tdtrain.cli import parse
-from tdtrain.config import AskRun
 from tdtrain.data.annotation import parse_document
 from tdtrain.data.batches import decode
 from tdtrain.data.manifest import load_manifest, read_lines, some_lines

@@ -18,6 +18,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
+import psutil
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -97,7 +98,7 @@ def extra_memory_mb(make: Callable[..., Callable[[], object]], *arguments: objec
 
 
 def _in_child(pipe: Any, make: Callable[..., Callable[[], object]], arguments: tuple) -> None:
-    available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    available = psutil.virtual_memory().available
     call = make(*arguments)
     held = _status_kb("VmSize") * 1024
     resource.setrlimit(resource.RLIMIT_AS, (held + int(0.9 * available),) * 2)  # an error rather than a kill

@@ -25,8 +25,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from tdtrain.ask_config import AskRun
 from tdtrain.cli import parse, run_job, show, task_of
-from tdtrain.config import AskRun, LabelRun
+from tdtrain.config import LabelRun
 
 
 def main() -> None:

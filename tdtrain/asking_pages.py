@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tdtrain.config import AskRun
+from tdtrain.ask_config import AskRun
 from tdtrain.data.annotation import LABELLED_BY
 from tdtrain.data.corpus import FAILED, images_of, scan_annotations, write_failed
 from tdtrain.data.rows import content_id

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from tdtrain.config import AskRun
+from tdtrain.ask_config import AskRun
 from tdtrain.data.storage import Folder, open_folder
 from tdtrain.ray_map import Task
 from tdtrain.teachers.services.answers import Answers, Kept, key_of

@@ -106,12 +106,22 @@ class Trl:
             processing_class=prompter.tokenizer,
         )  # fmt: skip
         trainer._get_train_sampler = lambda *_: torch.utils.data.SequentialSampler(rows)  # type: ignore[method-assign]
-        threading.Thread(target=trainer.train, daemon=True).start()
+        self._trainer, self._failure = trainer, list[BaseException]()
+        threading.Thread(target=self._train, daemon=True).start()
+
+    def _train(self) -> None:
+        try:
+            self._trainer.train()
+        except BaseException as error:
+            self._failure.append(error)
+            self._done.release()
 
     def __call__(self) -> None:
         torch.backends.cuda.enable_cudnn_sdp(True)  # torch's own default, which tdtrain changes
         self._go.release()
         self._done.acquire()
+        if self._failure:
+            raise self._failure[0]
         torch.backends.cuda.enable_cudnn_sdp(False)
 
 

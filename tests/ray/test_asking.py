@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tdtrain.ask_config import AskRun
 from tdtrain.asking_pages import ask_pages
-from tdtrain.config import AskRun
 from tdtrain.ray_start import connect
 from tdtrain.teachers.services.desk_on_ray import SharedDesk
 from tests.unit.teachers.test_services import RIGHT, Server

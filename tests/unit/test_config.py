@@ -9,8 +9,9 @@ from pydantic import ValidationError
 
 from tdtrain import machine
 from tdtrain.admission import check_free, check_models, check_place, claim
+from tdtrain.ask_config import AskRun
 from tdtrain.cli import task_of
-from tdtrain.config import AskRun, DistillDocumentRun, DistillRun, LoraDocumentRun
+from tdtrain.config import DistillDocumentRun, DistillRun, LoraDocumentRun
 from tdtrain.options import Compute, Optimisation, Teaching, check_batch, evaluation_steps, micro_batches
 from tdtrain.stages import Opened, Stages
 

@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
+from tdtrain.ask_config import AskRun
 from tdtrain.asking_pages import ask_pages
-from tdtrain.config import AskRun
 from tdtrain.teachers.services.asking import GivenUp
 from tdtrain.teachers.services.service import NOTHING
 from tests.unit.teachers.test_services import TIMETABLE, Server, completion, cut_short, hangs_up, right, says

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
+from tdtrain.ask_config import AskRun
 from tdtrain.asking_pages import ask_pages
-from tdtrain.config import AskRun
 from tdtrain.data.storage import open_folder
 from tdtrain.options import Price
 from tdtrain.teachers.services import batches

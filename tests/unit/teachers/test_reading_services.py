@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
+from tdtrain.ask_config import AskRun
 from tdtrain.asking_pages import ask_pages
-from tdtrain.config import AskRun
 from tdtrain.data.card import load_card
 from tdtrain.data.manifest import read_lines
 from tdtrain.data.pack import pack

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tdtrain.ask_config import AskRun
 from tdtrain.asking_pages import ask_pages
 from tdtrain.cli import parse
-from tdtrain.config import AskRun
 from tdtrain.data.storage import open_folder
 from tdtrain.options import Price
 from tdtrain.teachers.services.answers import Answers, key_of
