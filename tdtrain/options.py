@@ -146,6 +146,9 @@ class Teaching(Frozen):
     min_agreement: Share = 0.0
     """Lines of which the teacher reads a worse picture differently, beyond this share of the characters, are not learnt
     from where nobody annotated them. 0: it is not asked twice."""
+    max_teacher_wer: float | None = Field(default=None, ge=0)
+    """Annotated lines that the teacher reads with a higher word error rate are not learnt from (Distil-Whisper, arXiv
+    2311.00430, sec. 3: 0.1). Left out: all are."""
     targets: Literal["soft", "sequence", "both"] = "both"
     """soft: its distributions. sequence: its reading is the text of lines nobody annotated. both: both."""
     min_confidence: Share = 0.9

@@ -20,6 +20,7 @@ from pyarrow.fs import FileType
 from tdtrain.data.augment import augment
 from tdtrain.data.plan import Window, cut
 from tdtrain.data.soft import Memory, beside, soft_arrays
+from tdtrain.data.spelling import word_error_rate
 from tdtrain.data.storage import locate
 from tdtrain.models.reader import IGNORED, Codec, Kind, Pixels
 
@@ -59,6 +60,7 @@ class Recipe:
     memory: Memory | None = None
     streamed: bool = False
     teacher_codec: Codec | None = None
+    max_teacher_wer: float | None = None
     augment_seed: int | None = None
     views: int = 0
     ctc_codec: Codec | None = None
@@ -91,8 +93,11 @@ def select(lines: pa.Table, labels: pa.Table | None, recipe: Recipe) -> tuple[li
     readings = _readings(labels) if labels is not None else {}
     for row_id, width, height, text in zip(*columns, strict=True):
         told, confidence, agreement = text is not None or recipe.targets != "soft", 1.0, None
+        wer = 0.0
         if text is None:
             text, confidence, agreement = readings.get(row_id, (None, 0.0, None))
+        elif recipe.max_teacher_wer is not None and row_id in readings:
+            wer = word_error_rate(text, readings[row_id][0])
         frames = int(recipe.pixels.frames(np.asarray(recipe.pixels.resized_width(width, height))))
         reason = None
         if text is None:
@@ -101,6 +106,8 @@ def select(lines: pa.Table, labels: pa.Table | None, recipe: Recipe) -> tuple[li
             reason = "the teacher is not sure of it"
         elif agreement is not None and agreement < recipe.min_agreement:
             reason = "the teacher reads a worse picture of it differently"
+        elif recipe.max_teacher_wer is not None and wer > recipe.max_teacher_wer:
+            reason = "the teacher reads it differently from its annotation"
         elif recipe.codec.unknown(text):
             reason = "a character the student does not know"
         elif not recipe.codec.fits(text, frames):

@@ -61,6 +61,7 @@ def plan_job(run: TrainRun) -> Job:
         targets=run.targets,
         min_confidence=run.min_confidence,
         min_agreement=run.min_agreement,
+        max_teacher_wer=run.max_teacher_wer,
         parts=accumulation * max(run.compute.num_workers, 1),
         seed=run.optimisation.seed,
         memory=memory,

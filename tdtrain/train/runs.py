@@ -42,6 +42,7 @@ class TrainRun(WithPlaces):
     targets: Literal["soft", "sequence", "both"] = "both"
     min_confidence: Share = 0.9
     min_agreement: Share = 0.0
+    max_teacher_wer: float | None = Field(default=None, ge=0)
     augment: bool = True
     views: int = Field(default=0, ge=0)
     """Augmented pictures of each line, as a stored teacher saw them; its control sees the same. 0: new ones."""

@@ -15,11 +15,12 @@ from tdtrain.data.annotation import Boxes, parse_document, parse_text
 from tdtrain.data.crop import crop_line, encode_png
 from tdtrain.data.decode import BadImageError, decode_rgb
 from tdtrain.data.pack_options import PackOptions
+from tdtrain.data.spelling import alike
 from tdtrain.data.timetable import Timetable
 from tdtrain.evaluate.fields import blocks_of
 from tdtrain.teachers.services.service import Answer, SpokenLine
 from tdtrain.teachers.services.targets import why_not
-from tdtrain.teachers.services.vote import plain, same_lines
+from tdtrain.teachers.services.vote import same_lines
 
 STEPS = 10
 """Of the histogram of confidences."""
@@ -66,12 +67,12 @@ def check_document(own: bytes, answer: Answer | None) -> tuple[int, int, int]:
 
 
 def check_lines(own: Mapping[str, bytes], answer: Answer | None) -> tuple[int, int, int]:
-    """The same of lines, wherever they stand and spelling aside (`plain`); `own`: annotation files, of which a text
+    """The same of lines, wherever they stand and spelling aside (`alike`); `own`: annotation files, of which a text
     counts before boxes."""
     texts = [content for path, content in own.items() if path.lower().endswith(".txt")]
     boxes = [box.text for content in own.values() if not texts for box in Boxes.model_validate_json(content).lines]
-    true = Counter(plain(line) for line in (parse_text(texts[0]) if texts else boxes) if line)
-    said = Counter(plain(line.text) for line in (answer.lines if answer else ()) if line.text.strip())
+    true = Counter(alike(line) for line in (parse_text(texts[0]) if texts else boxes) if line)
+    said = Counter(alike(line.text) for line in (answer.lines if answer else ()) if line.text.strip())
     return (said & true).total(), said.total(), true.total()
 
 
@@ -87,7 +88,10 @@ def look_at(
     same = {}
     for name in others:
         found = same_lines(said[first], said[name])
-        same[name] = (sum(plain(said[first][at].text) == plain(line.text) for at, line in found.items()), len(found))
+        same[name] = (
+            sum(alike(said[first][at].text) == alike(line.text) for at, line in found.items()),
+            len(found),
+        )
     dropped = {why: reasons.count(why) for why in sorted({why for why in reasons if why})}
     return LabelledPage(image=image, lines=len(elected), dropped=dropped, confidences=confidences, same=same)
 
@@ -101,7 +105,7 @@ def show(
     found = {name: same_lines(said[first], said[name]) for name in others}
     chosen: dict[str, int] = {}
     for at, line in enumerate(elected):
-        texts = {plain(lines[at].text) for lines in found.values() if at in lines} | {plain(said[first][at].text)}
+        texts = {alike(lines[at].text) for lines in found.values() if at in lines} | {alike(said[first][at].text)}
         why = why_not(line, min_confidence) or ("teachers differ" if len(texts) > 1 else "kept")
         if line.quad is not None:
             chosen.setdefault(why, at)

@@ -2,39 +2,13 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Sequence
 
-from rapidfuzz.distance import Levenshtein
-
+from tdtrain.data.spelling import word_error_rate
 from tdtrain.teachers.services.service import SpokenLine
 
 SAME_PLACE = 0.5
 """Share of the area that two boxes have together from which they hold the same line (intersection over union)."""
-_DASHES = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"), "-")
-_QUOTES = {ord(quote): "'" for quote in "\u2018\u2019\u201a\u00b4`"} | {
-    ord(quote): '"' for quote in "\u201c\u201d\u201e"
-}
-_TIME = re.compile(r"(?<!\d)(\d{1,2})\s?[.:h]\s?(\d{2})(?!\d)")
-
-
-def plain(text: str) -> str:
-    """A text as teachers are compared by it: what they spell in several ways becomes the same. What is learnt from
-    keeps its spelling.
-
-    Unicode's compatible forms are one (NFKC), dashes are `-` without spaces around them, quotes are straight, times of
-    day are H:MM (`8.05`, `8h05`), and spaces are single.
-    """
-    text = unicodedata.normalize("NFKC", text).translate(_DASHES | _QUOTES)
-    text = re.sub(r"\s*-\s*", "-", text)
-    return " ".join(_TIME.sub(r"\1:\2", text).split())
-
-
-def word_error_rate(text: str, other: str) -> float:
-    """Words to change of `text` over its words, both plain."""
-    words = plain(text).split()
-    return Levenshtein.distance(words, plain(other).split()) / max(len(words), 1)
 
 
 def vote(teachers: Sequence[Sequence[SpokenLine]], max_wer: float = 0.0) -> list[SpokenLine]:

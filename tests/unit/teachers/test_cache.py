@@ -22,6 +22,7 @@ from tdtrain.data import batches, pack
 from tdtrain.data.augment import augment
 from tdtrain.data.batches import VIEW_SEED
 from tdtrain.data.manifest import load_manifest, read_lines
+from tdtrain.data.spelling import word_error_rate
 from tdtrain.data.storage import open_folder
 from tdtrain.models.trocr import load_trocr
 from tdtrain.options import Compute, Optimisation
@@ -292,3 +293,18 @@ def test_lines_that_the_teacher_reads_differently_in_worse_light_are_left_out(
     lines = list(read_lines(load_manifest(corpus), "train"))
     doubtful = [line for line, value in zip(lines, agreed, strict=True) if line.text is None and value < 1]
     assert doubtful and plan_job(asked).left_out[reason] == len(doubtful)
+
+
+def test_annotated_lines_that_the_teacher_reads_differently_are_left_out(tmp_path: Path) -> None:
+    corpus = packed_lines(tmp_path, num=64, annotated=40)
+    labels = labelled("ppocrv6-tiny", corpus, tmp_path / "labels", k=8)
+    run = TrainRun(name="student", model="ppocrv6-tiny", lines=corpus, labels=labels, storage=str(tmp_path), alpha=0.5)
+    read = [text for file in Path(labels).glob("*.parquet") for text in pq.read_table(file)["text"].to_pylist()]
+    lines = list(read_lines(load_manifest(corpus), "train"))
+    rates = [word_error_rate(line.text, text) for line, text in zip(lines, read, strict=True) if line.text is not None]
+    reason = "the teacher reads it differently from its annotation"
+    assert min(rates) == 0 and max(rates) > 0.01, rates
+    for most in (0.0, max(rates) - 0.01):
+        asked = run.model_copy(update={"min_confidence": 0.0, "max_teacher_wer": most})
+        assert 0 < plan_job(asked).left_out[reason] == sum(rate > most for rate in rates) < len(rates)
+    assert reason not in plan_job(run).left_out

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tdtrain.data.spelling import alike, word_error_rate
 from tdtrain.teachers.services.service import SpokenLine
-from tdtrain.teachers.services.vote import plain, same_lines, vote, word_error_rate
+from tdtrain.teachers.services.vote import same_lines, vote
 
 
 def line(text: str, confidence: float | None = 1.0, top: float = 0.0, left: float = 0.0) -> SpokenLine:
@@ -28,7 +29,7 @@ def line(text: str, confidence: float | None = 1.0, top: float = 0.0, left: floa
     ],
 )
 def test_spellings_of_the_same(text: str, same: str) -> None:
-    assert plain(text) == same and plain(same) == same
+    assert alike(text) == same and alike(same) == same
 
 
 def test_the_text_with_most_confidence_behind_it_wins() -> None:
