@@ -224,6 +224,8 @@ class Lora(Frozen):
     """Of the product B A."""
     alpha: float = Field(default=32.0, gt=0)
     """Scales the product by alpha / rank."""
+    alpha_over_rank: float | None = Field(default=None, gt=0)
+    """alpha as so many times the rank, in its place: what to search where ranks differ."""
     target_modules: tuple[str, ...] = ("query", "key", "value")
     """Layers that get an adapter, by any part of their names, in either spelling (query is q_proj, and part of a fused
     qkv); all: every linear layer and 1x1 convolution but the head."""
@@ -243,6 +245,11 @@ class Lora(Frozen):
         if not self.target_modules:
             raise ValueError("target_modules is empty, so nothing would be trained; name layers, or all")
         return self
+
+    @property
+    def scaled_by(self) -> float:
+        """alpha, however it was given."""
+        return self.alpha if self.alpha_over_rank is None else self.alpha_over_rank * self.rank
 
 
 class Compute(Frozen):

@@ -95,7 +95,7 @@ def adapt(module: nn.Module, name: str, lora: Lora) -> Adapters:
     layers = {asked: tuple(layer for layer in found if layer not in left_out) for asked, found in layers.items()}
     config = LoraConfig(
         r=lora.rank,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft divides it, whatever it is
+        lora_alpha=lora.scaled_by,  # type: ignore[arg-type]  # peft divides it, whatever it is
         target_modules=sorted(wanted - left_out),
         lora_dropout=lora.lora_dropout,
         use_rslora=lora.rslora,

@@ -19,14 +19,14 @@ GUIDE: dict[JobName, tuple[str, ...]] = {
     ),
     "lora_ocr": (
         "lora.rank=choice(8, 16, 32, 64)",
-        "lora.alpha=log(8.0, 256.0)",
+        "lora.alpha_over_rank=uniform(1.0, 4.0)",
         "lora.lora_dropout=uniform(0.0, 0.2)",
         'lora.target_modules=choice(["query", "key", "value"], ["all"])',
         "optimisation.learning_rate=log(1e-4, 3e-3)",
     ),
     "lora_document": (
         "lora.rank=choice(8, 16, 32, 64)",
-        "lora.alpha=log(8.0, 256.0)",
+        "lora.alpha_over_rank=uniform(1.0, 4.0)",
         "lora.lora_dropout=uniform(0.0, 0.2)",
         'lora.target_modules=choice(["q_proj", "v_proj"], ["q_proj", "k_proj", "v_proj", "o_proj"])',
         "optimisation.learning_rate=log(1e-4, 3e-3)",
@@ -42,7 +42,7 @@ class SearchRun(WithPlaces):
     """Which job is searched."""
     space: tuple[str, ...] = ()
     """Fields by their dotted paths: PATH=uniform(LOW, HIGH), PATH=log(LOW, HIGH) or PATH=choice(A, B, ...), such as
-    teaching.temperature=log(1.0, 10.0). Left out: temperature, alpha and learning rate of distill; rank, alpha,
+    teaching.temperature=log(1.0, 10.0). Left out: temperature, alpha and learning rate of distill; rank, alpha over it,
     dropout, layers and learning rate of LoRA."""
     num_trials: Positive = 16
     """How many combinations are tried; of a grid, how many points each range is cut into."""

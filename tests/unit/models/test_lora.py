@@ -112,12 +112,20 @@ def test_only_the_adapters_are_trained(family: str, bases: dict[str, str]) -> No
     assert f"query: {len(adapters.layers['query'])}" in adapters.words()
 
 
-@pytest.mark.parametrize(("rslora", "scale"), [(False, 32 / 4), (True, 32 / 4**0.5)])
-def test_an_adapted_layer_is_its_formula(rslora: bool, scale: float, bases: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("scaling", "scale"),
+    [
+        ({"alpha": 32}, 32 / 4),
+        ({"alpha": 32, "rslora": True}, 32 / 4**0.5),
+        ({"alpha_over_rank": 3}, 3),
+        ({"alpha_over_rank": 3, "rslora": True}, 3 * 4**0.5),
+    ],
+)
+def test_an_adapted_layer_is_its_formula(scaling: dict, scale: float, bases: dict[str, str]) -> None:
     reader = load_reader(bases["trocr"])
     layer = "decoder.model.decoder.layers.0.fc1"
     weight = part_of(reader.module).model.get_submodule(layer).weight.detach().double().clone()
-    shaken(reader, Lora(rank=4, alpha=32, target_modules=("fc1",), rslora=rslora))
+    shaken(reader, Lora(rank=4, target_modules=("fc1",), **scaling))
     adapted = part_of(reader.module).model.get_submodule(layer)
     a, b = (getattr(adapted, f"lora_{side}")["default"].weight.detach().double() for side in "AB")
     x = torch.randn(7, weight.shape[1])
