@@ -14,8 +14,6 @@ from tdtrain.teachers.services.desk import Counts, Desk
 from tdtrain.teachers.services.rate import Begun, Rate
 
 NAMESPACE = "tdtrain"
-UNKNOWN_S = 1.0
-"""So long before its first call a rate may have had calls that it knows nothing of: of one that just ended."""
 
 
 class SharedRate:
@@ -57,7 +55,7 @@ class SharedRate:
         return actor.options(
             name=f"rate of {self._service}", namespace=NAMESPACE, get_if_exists=True, num_cpus=0,
             scheduling_strategy=beside_us(),
-        ).remote(UNKNOWN_S)  # fmt: skip
+        ).remote(heir=True)  # fmt: skip
 
 
 class SharedDesk:

@@ -76,14 +76,14 @@ class Rate:
     calls, the last one to begin was not let go before the first of them had been there for a second.
 
     Args:
-        held_s: no call begins for so long: it is not known what did just before.
+        heir: of calls before it nothing is known, so none begins for a second, or for as long as the limit speaks of.
     """
 
     recheck_s = math.inf
 
-    def __init__(self, held_s: float = 0.0, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, heir: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._next = clock() + held_s
+        self._next, self._heir_from = clock(), clock() if heir else -math.inf
         self._calls = itertools.count(random.getrandbits(48))  # unlike those of another one, before or after
         self._there_by: dict[int, float] = {}
         self._askers: dict[int, str] = {}
@@ -122,7 +122,7 @@ class Rate:
         self._longest_s = max(self._longest_s, lowest.window_s)
         self._there_by = {call: by for call, by in self._there_by.items() if by + self._longest_s > now}
         recent = sorted(by for by in self._there_by.values() if by + lowest.window_s > now)
-        wait = self._next - now
+        wait = max(self._next, self._heir_from + max(1.0, lowest.window_s)) - now
         if len(recent) >= lowest.most:
             wait = max(wait, recent[-int(lowest.most)] + lowest.window_s - now)
         return max(0.0, wait)

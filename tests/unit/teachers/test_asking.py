@@ -169,6 +169,13 @@ def test_jobs_share_a_rate_and_the_lowest_limit_holds_while_its_job_asks() -> No
     assert 95 <= len(within(10, {"a": 10.0})) <= 100
 
 
+def test_a_rate_that_takes_over_begins_with_silence() -> None:
+    for limit, silence in ((20.0, 1.0), (0.25, 4.0), (None, 1.0)):
+        rate = Rate(heir=True, clock=iter([0.0, 0.0, silence - 0.01, silence]).__next__)
+        assert rate.begin(limit).wait_s == pytest.approx(0.01)
+        assert rate.begin(limit).call is not None
+
+
 def test_what_is_given_up_for_good_is_not_asked_again_unless_told(tmp_path: Path) -> None:
     hopeless = [Unusable("no JSON", Usage(input_tokens=10))] * 3
     for script, calls, paid in (([Refused("no picture")], 1, 0), (hopeless, 3, 30), ([Busy("503")] * 8, 8, 0)):
