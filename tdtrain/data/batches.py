@@ -93,11 +93,11 @@ def select(lines: pa.Table, labels: pa.Table | None, recipe: Recipe) -> tuple[li
     readings = _readings(labels) if labels is not None else {}
     for row_id, width, height, text in zip(*columns, strict=True):
         told, confidence, agreement = text is not None or recipe.targets != "soft", 1.0, None
-        wer = 0.0
+        misread = False
         if text is None:
             text, confidence, agreement = readings.get(row_id, (None, 0.0, None))
         elif recipe.max_teacher_wer is not None and row_id in readings:
-            wer = word_error_rate(text, readings[row_id][0])
+            misread = word_error_rate(text, readings[row_id][0]) > recipe.max_teacher_wer
         frames = int(recipe.pixels.frames(np.asarray(recipe.pixels.resized_width(width, height))))
         reason = None
         if text is None:
@@ -106,7 +106,7 @@ def select(lines: pa.Table, labels: pa.Table | None, recipe: Recipe) -> tuple[li
             reason = "the teacher is not sure of it"
         elif agreement is not None and agreement < recipe.min_agreement:
             reason = "the teacher reads a worse picture of it differently"
-        elif recipe.max_teacher_wer is not None and wer > recipe.max_teacher_wer:
+        elif misread:
             reason = "the teacher reads it differently from its annotation"
         elif recipe.codec.unknown(text):
             reason = "a character the student does not know"

@@ -23,8 +23,8 @@ Searched = DistillRun | LoraOcrRun | LoraDocumentRun
 SHARED = (
     "teacher_model", "student_model", "ctc_head", "model_name", "reader", "serialisation", "lexicon", "corpus", "cache",
     "teaching.vocabulary_bridge", "teaching.trim_vocabulary", "teaching.adapt_teacher", "teaching.adapt_epochs",
-    "teaching.adapt_learning_rate", "teaching.min_agreement", "teaching.max_teacher_wer", "teaching.min_confidence",
-    "teacher.teacher_model", "optimisation.precision", "max_document_tokens", "max_tokens",
+    "teaching.adapt_learning_rate", "teaching.min_agreement", "teaching.min_confidence", "teacher.teacher_model",
+    "optimisation.precision", "max_document_tokens", "max_tokens",
 )  # fmt: skip
 """What corpus, teacher, labels and the model as it begins are made by. Trials share them, so they are made before."""
 TRAINED = ("corpus.augment",)

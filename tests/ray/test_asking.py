@@ -25,6 +25,7 @@ PAGES, PER_SECOND = 160, 20
 def test_jobs_that_ask_one_service_keep_to_one_rate_also_when_one_of_them_ends() -> None:
     connect()
     desks = [SharedDesk("a service", limit, None, None) for limit in (20.0, 30.0)]
+    assert [desk.counts().calls for desk in desks] == [0, 0]  # both are there
     began: list[tuple[float, int]] = []
 
     def ask(which: int, num: int) -> None:
