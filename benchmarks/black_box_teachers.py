@@ -6,19 +6,15 @@
 The same pages, unlabelled, are read by a reader in the asking process, by one that is served as PaddleX serves, by a
 weaker one that answers as Google Cloud Vision does, and by the last two in a vote; what rayjobs/label.py runs asks them
 through the real clients. A student learns from each teacher's labels alone, as many steps each, and one from the truth.
-Measured on annotated pages of another seed. Documents are written by rules behind OpenAI's and Anthropic's wire
-formats; of them the labels are measured.
+Measured on annotated pages of another seed. document_teachers.py is about those that write documents.
 
-Writes `cells.jsonl`, a line a student, `documents.json` and `black_box_teachers.md`.
+Writes `cells.jsonl`, a line a student, and `black_box_teachers.md`.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import sys
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,21 +28,20 @@ from pydantic import BaseModel
 from tdtrain.ask_config import AskRun
 from tdtrain.asking_pages import ask_pages
 from tdtrain.cli import parse
-from tdtrain.data.annotation import parse_document
+from tdtrain.compute import Compute
 from tdtrain.data.batches import decode
 from tdtrain.data.manifest import load_manifest, read_lines, some_lines
 from tdtrain.data.pack import pack
 from tdtrain.data.prepare import prepare
 from tdtrain.data.rows import SPLITS
 from tdtrain.data.sample.corpus import write_sample
-from tdtrain.evaluate.fields import blocks_of
 from tdtrain.evaluate.metrics import edits
 from tdtrain.evaluate.score import read_lines_with
 from tdtrain.evaluate.significance import paired_permutation_p
 from tdtrain.machine import cores
 from tdtrain.models.load import load_reader
 from tdtrain.models.students import alphabet, build_student
-from tdtrain.options import Compute, Frozen, Optimisation, Positive
+from tdtrain.options import Frozen, Optimisation, Positive
 from tdtrain.pipeline import FITTED_LINES
 from tdtrain.ray_start import connect
 from tdtrain.train.launch import fit
@@ -59,7 +54,6 @@ READERS = {
     "google-vision": f"{SMALL}, served as Google Cloud Vision",
     "vote": "the last two, voting",
 }
-WRITERS = {"openai": "rules, served as OpenAI's completions", "claude": "rules, served as Claude"}
 
 
 class Study(Frozen):
@@ -109,11 +103,10 @@ def main() -> None:
     """Runs what is missing and writes the table."""
     study = parse(Study, __doc__)
     if study.dry_run:
-        print(*(READERS | WRITERS).items(), sep="\n")
+        print(*READERS.items(), sep="\n")
         return
     root = study.output_dir.absolute()
     claim(root, study, "seeds")
-    os.environ.setdefault("ANTHROPIC_API_KEY", "none")  # before Ray starts, whose workers ask
     connect(num_cpus=cores())
     truth = root / "pages"
     write_sample(truth, study.pages, study.pages, seed=study.page_seed)
@@ -123,9 +116,8 @@ def main() -> None:
         (root / "scans.partial").rename(root / "scans")
     prepare(root / "test", None, study.test_pages, study.test_pages, study.page_seed + 1000)
     with LocalServices() as services:
-        for teacher in (*READERS, *WRITERS):
+        for teacher in READERS:
             ask_pages(asking(teacher, root, services.url))
-    (root / "documents.json").write_text(json.dumps(documents(root)))
     there = {(one.teacher, one.seed) for one in read_cells(root)}
     for teacher in (TRUTH, *READERS):
         pack(truth if teacher == TRUTH else root / "asked" / teacher, root / "lines" / teacher)
@@ -146,29 +138,15 @@ def main() -> None:
 
 def asking(teacher: str, root: Path, url: str) -> AskRun:
     """What is asked of a teacher."""
-    told: dict = {"task": "document" if teacher in WRITERS else "text", "service": teacher}
+    told: dict = {"service": teacher}
     if teacher == "vote":
         told |= {"service": "google-vision", "vote_with": (str(root / "asked" / "paddleocr"),)}
     model = {"local": LARGE, "google-vision": "builtin/stable"}.get(told["service"], "local")
-    address = {"local": None, "openai": f"{url}/v1"}.get(told["service"], url)
+    address = None if teacher == "local" else url
     return AskRun(
-        service_model=model, service_url=address, dataset_path=str(root / "scans"), calls_per_second=None,
+        task="text", service_model=model, service_url=address, dataset_path=str(root / "scans"), calls_per_second=None,
         output_dir=str(root / "asked" / teacher), **told,
     )  # fmt: skip
-
-
-def documents(root: Path) -> dict[str, dict[str, float]]:
-    """How right the documents are that teachers wrote, by teacher."""
-    found = {}
-    for teacher in WRITERS:
-        right = said = true = 0
-        for path in sorted((root / "pages" / "annotations").glob("*.json")):
-            written = root / "asked" / teacher / "annotations" / path.name
-            told = blocks_of(parse_document(written.read_bytes())) if written.exists() else Counter()
-            wanted = blocks_of(parse_document(path.read_bytes()))
-            right, said, true = right + (told & wanted).total(), said + told.total(), true + wanted.total()
-        found[teacher] = {"block_f1": 2 * right / max(1, said + true), "blocks": true}
-    return found
 
 
 @ray.remote(num_cpus=1, max_retries=2)
@@ -223,9 +201,6 @@ def table(root: Path) -> str:
             cer, digits = (sum(one.cer(kind) for one in own) / len(own) for kind in ("lines", "digits"))
             name = READERS.get(teacher, teacher)
             rows.append(f"| {name} | {own[0].learnt_lines:,} | {cer:.2%} | {digits:.2%} | {len(own)} | {p} |")
-    told = json.loads((root / "documents.json").read_text())
-    rows += ["", "| writer of documents | block F1 of its labels | blocks |", "|---|---|---|"]
-    rows += [f"| {WRITERS[name]} | {own['block_f1']:.3f} | {own['blocks']:,} |" for name, own in told.items()]
     return "\n".join(rows) + "\n"
 
 

@@ -26,6 +26,7 @@ from efficiency_report import Cell, Measured, read_cells, write_report
 from pydantic import Field
 
 from tdtrain.cli import parse
+from tdtrain.compute import Compute
 from tdtrain.data.batches import decode
 from tdtrain.data.manifest import load_manifest, read_lines, some_lines
 from tdtrain.data.prepare import prepare
@@ -33,7 +34,7 @@ from tdtrain.data.rows import SPLITS
 from tdtrain.evaluate.score import read_lines_with, score_lines
 from tdtrain.models.load import load_reader
 from tdtrain.models.students import alphabet, build_student
-from tdtrain.options import Compute, Frozen, Optimisation, Positive
+from tdtrain.options import Frozen, Optimisation, Positive
 from tdtrain.pipeline import FITTED_LINES
 from tdtrain.ray_start import connect
 from tdtrain.teachers.cache import confident

@@ -63,8 +63,8 @@ class LocalServices:
             "/v1/images:annotate": lambda asked: vision(
                 *(self._lines(SMALL, one["image"]["content"]) for one in asked["requests"])
             ),
-            "/v1/chat/completions": lambda asked: completion(self._json(_sent_to_openai(asked))),
-            "/v1/messages": lambda asked: message(self._json(asked["messages"][0]["content"][0]["source"]["data"])),
+            "/v1/chat/completions": lambda asked: completion(self._json(SMALL, _sent_to_openai(asked))),
+            "/v1/messages": lambda asked: message(self._json(LARGE, _sent_to_claude(asked))),
         }
         way = ways.get(path.partition("?")[0])
         return way(request) if way else None
@@ -77,13 +77,17 @@ class LocalServices:
                 self._read[key] = self._readers[reader].ask(image).lines
             return self._read[key]
 
-    def _json(self, picture: str) -> str:
-        lines = self._lines(LARGE, picture)
+    def _json(self, reader: str, picture: str) -> str:
+        lines = self._lines(reader, picture)
         return parse_page([PlacedLine(line.text, line.quad) for line in lines if line.quad and line.text]).canonical()
 
 
 def _sent_to_openai(request: Any) -> str:
     return request["messages"][0]["content"][1]["image_url"]["url"].partition(",")[2]
+
+
+def _sent_to_claude(request: Any) -> str:
+    return request["messages"][0]["content"][0]["source"]["data"]
 
 
 def _corners(line: SpokenLine) -> list[list[float]]:

@@ -30,6 +30,7 @@ from line_corpus import HEIGHT, WIDTH, write_corpus
 from pydantic import BaseModel
 
 from tdtrain.cli import parse
+from tdtrain.compute import Compute
 from tdtrain.data.manifest import load_manifest, read_lines
 from tdtrain.data.pack import pack
 from tdtrain.data.pack_options import PackOptions
@@ -42,7 +43,7 @@ from tdtrain.evaluate.significance import paired_permutation_p
 from tdtrain.machine import cores
 from tdtrain.models.load import load_reader
 from tdtrain.models.trocr_build import build_trocr
-from tdtrain.options import Compute, Frozen, Lora, Optimisation, Positive
+from tdtrain.options import Frozen, Lora, Optimisation, Positive
 from tdtrain.ray_start import connect
 from tdtrain.train.launch import fit
 from tdtrain.train.loop import Diverged

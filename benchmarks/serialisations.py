@@ -21,10 +21,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from pydantic import Field
 
 from tdtrain.cli import parse
+from tdtrain.compute import Compute
 from tdtrain.config import LoraDocumentRun
 from tdtrain.data.sequences import load_sequences
 from tdtrain.data.serialise import Serialisation
-from tdtrain.options import Compute, Frozen, Optimisation, Pages, Positive
+from tdtrain.options import Frozen, Optimisation, Pages, Positive
 from tdtrain.report.documents import DocumentResults
 
 READ = "readings.parquet"

@@ -27,6 +27,7 @@ from line_corpus import HEIGHT, WIDTH, write_corpus
 from pydantic import Field
 
 from tdtrain.cli import parse
+from tdtrain.compute import Compute
 from tdtrain.data.manifest import load_manifest, read_lines
 from tdtrain.data.rows import SPLITS
 from tdtrain.evaluate.metrics import edits
@@ -34,7 +35,7 @@ from tdtrain.evaluate.score import read_lines_with
 from tdtrain.models.load import load_reader
 from tdtrain.models.students import build_student
 from tdtrain.models.trocr_build import build_trocr
-from tdtrain.options import Compute, Frozen, Optimisation, Positive
+from tdtrain.options import Frozen, Optimisation, Positive
 from tdtrain.ray_start import connect
 from tdtrain.teachers.cache import Keep, confident
 from tdtrain.teachers.label_pass import label, plan_labels

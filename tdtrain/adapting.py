@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 
+from tdtrain.compute import Compute
 from tdtrain.config import LoraOcrRun
 from tdtrain.data.manifest import Manifest
 from tdtrain.data.training_set import left_out_words
@@ -13,7 +14,7 @@ from tdtrain.models.bridges import bridge_of
 from tdtrain.models.load import is_trocr, load_reader
 from tdtrain.models.lora import adapt as put_adapters_on
 from tdtrain.models.reader import Kind
-from tdtrain.options import Compute, Kept
+from tdtrain.options import Kept
 from tdtrain.report.finish import report_training
 from tdtrain.report.results import Results
 from tdtrain.stages import Stages, opened

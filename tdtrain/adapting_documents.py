@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from tdtrain.compute import Compute
 from tdtrain.config import DistillDocumentRun, LoraDocumentRun
 from tdtrain.data.documents import PageText, read_pages
 from tdtrain.data.known import NOTHING
@@ -25,7 +26,6 @@ from tdtrain.data.serialise import serialise
 from tdtrain.evaluate.documents import evaluate_documents
 from tdtrain.models.causal import Prompter, check_four_bit, load_causal, outline, save_causal
 from tdtrain.models.lora import adapt
-from tdtrain.options import Compute
 from tdtrain.page_readings import annotated_text, read_annotated_pages
 from tdtrain.ray_start import wherever
 from tdtrain.report.documents import DocumentResults, report_documents

@@ -11,10 +11,10 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from tdtrain.compute import Compute, check_batch
 from tdtrain.data.detect import Detector
 from tdtrain.data.serialise import Serialisation
 from tdtrain.options import (
-    Compute,
     Corpus,
     Kept,
     Lora,
@@ -27,7 +27,6 @@ from tdtrain.options import (
     TeacherCache,
     Teaching,
     WithPlaces,
-    check_batch,
 )
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from tdtrain.admission import check_models
+from tdtrain.compute import Compute
 from tdtrain.config import DistillRun
 from tdtrain.data.batches import decode
 from tdtrain.data.manifest import Manifest, read_lines, some_lines
@@ -22,7 +23,6 @@ from tdtrain.models.bridges import bridge_of, loss_of
 from tdtrain.models.load import is_trocr
 from tdtrain.models.reader import Kind
 from tdtrain.models.students import BUILT, alphabet, build_student
-from tdtrain.options import Compute
 from tdtrain.report.finish import report_training
 from tdtrain.report.results import Results
 from tdtrain.stages import Opened, Stages, opened

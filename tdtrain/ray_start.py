@@ -17,8 +17,8 @@ from ray.core.generated import gcs_pb2
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from tdtrain.compute import Compute
 from tdtrain.machine import cores
-from tdtrain.options import Compute
 
 T = TypeVar("T")
 SPARE_CPUS = 2

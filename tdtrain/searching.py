@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from tdtrain.adapting import check_teacher, label_lines
 from tdtrain.adapting_documents import mend, write_examples
 from tdtrain.admission import check_models, check_place, places_of
+from tdtrain.compute import evaluation_steps
 from tdtrain.config import DistillRun, LoraOcrRun
 from tdtrain.data.documents import read_pages
 from tdtrain.data.pack_options import PackOptions
 from tdtrain.models.causal import outline
-from tdtrain.options import evaluation_steps
 from tdtrain.page_readings import read_annotated_pages
 from tdtrain.pipeline import Job, Prepared, prepare
 from tdtrain.ray_start import SPARE_CPUS, at_most, check_label, connect, cores_of_machine

@@ -12,8 +12,9 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from tdtrain.models.trocr import TrOCRReader, load_trocr
+from tdtrain.models.trocr import TrOCRReader
 from tdtrain.models.trocr_build import Like, build_trocr
+from tdtrain.models.trocr_load import load_trocr
 
 LIKES: tuple[Like, ...] = ("large", "base", "small")
 _SUBJECTS = ("Mathe", "Deutsch", "Sport", "Kunst", "Физика", "Čeština", "Français", "Biologie")

@@ -20,13 +20,14 @@ import torch.nn.functional as F
 from harness import Measured, Row, Settings, flops_of, gpu_utilisation, in_turns, peak_flops, peak_mb, summary, wait
 from line_corpus import line_texts, write_corpus
 
+from tdtrain.compute import Compute
 from tdtrain.data.training_set import stream
 from tdtrain.losses.objective import Objective
 from tdtrain.models.load import load_reader
 from tdtrain.models.reader import IGNORED
 from tdtrain.models.students import build_student
 from tdtrain.models.trocr_build import build_trocr
-from tdtrain.options import Compute, Optimisation
+from tdtrain.options import Optimisation
 from tdtrain.teachers.cache import Keep
 from tdtrain.teachers.label_pass import label, plan_labels
 from tdtrain.teachers.live import LiveTeacher

@@ -13,10 +13,11 @@ from pathlib import Path
 from harness import Measured, Row, Settings, summary
 from line_corpus import write_corpus
 
+from tdtrain.compute import Compute
 from tdtrain.data.batches import from_bytes
 from tdtrain.data.ingest import dataset
 from tdtrain.data.training_set import stream
-from tdtrain.options import Compute, Optimisation
+from tdtrain.options import Optimisation
 from tdtrain.ray_start import connect
 from tdtrain.train.launch import plan_job
 from tdtrain.train.runs import TrainRun

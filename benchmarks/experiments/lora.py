@@ -21,6 +21,7 @@ import torch
 from harness import Measured, Row, Settings, extra_memory_mb, in_turns, summary
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
+from tdtrain.compute import Compute
 from tdtrain.data.layout import PlacedLine
 from tdtrain.data.order import in_order_of_page
 from tdtrain.data.sample.page import make_page
@@ -31,7 +32,7 @@ from tdtrain.losses.objective import Objective
 from tdtrain.models.causal import CausalModule, Prompter, load_causal, source_of
 from tdtrain.models.lora import adapt
 from tdtrain.models.reader import IGNORED
-from tdtrain.options import Compute, Lora, Optimisation
+from tdtrain.options import Lora, Optimisation
 from tdtrain.train.engine import build_engine
 from tdtrain.train.language import LanguageLearner, plan_language
 from tdtrain.train.loop import take_step

@@ -15,11 +15,12 @@ import torch
 from harness import Measured, Row, Settings, extra_memory_mb, in_turns, peak_flops, summary
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
+from tdtrain.compute import Compute
 from tdtrain.losses.objective import Counts
 from tdtrain.models.causal import CausalModule
 from tdtrain.models.lora import adapt
 from tdtrain.models.packed import PACKED
-from tdtrain.options import Compute, Lora, Optimisation
+from tdtrain.options import Lora, Optimisation
 from tdtrain.train.engine import build_engine
 from tdtrain.train.language import LanguageLearner
 from tdtrain.train.memory import memory_of, sizes_of

@@ -11,7 +11,7 @@ from transformers.utils import logging
 from tdtrain.models.ppocr import load_ppocr
 from tdtrain.models.ppocr_import import BUILT_IN
 from tdtrain.models.reader import Reader
-from tdtrain.models.trocr import load_trocr
+from tdtrain.models.trocr_load import load_trocr
 
 ADAPTERS = "adapter_config.json"
 

@@ -26,7 +26,7 @@ from transformers import (
 )
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from tdtrain.models.trocr import load_trocr
+from tdtrain.models.trocr_load import load_trocr
 
 Like = Literal["large", "base", "small"]
 SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>"]

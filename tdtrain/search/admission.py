@@ -7,9 +7,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tdtrain.compute import Compute
 from tdtrain.config import LoraDocumentRun, LoraOcrRun
 from tdtrain.models.load import is_trocr
-from tdtrain.options import Compute
 from tdtrain.ray_start import SPARE_CPUS, check_room_on_a_node, cores_of_machine, grows
 from tdtrain.search.runs import SearchRun
 from tdtrain.search.space import Axis, Scalar

@@ -20,11 +20,11 @@ from ray import tune
 from ray.train import TrainingFailedError
 from safetensors import safe_open
 
+from tdtrain.compute import evaluation_steps
 from tdtrain.data.batches import decode
 from tdtrain.data.training_set import stream
 from tdtrain.evaluate.timing import time_readers
 from tdtrain.models.load import load_reader
-from tdtrain.options import evaluation_steps
 from tdtrain.search.state import reports_of
 from tdtrain.search.trials import Trials
 from tdtrain.train import checkpoint

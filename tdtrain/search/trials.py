@@ -9,9 +9,9 @@ from pathlib import Path
 
 from tdtrain.adapting import adapter_run
 from tdtrain.adapting_documents import language_run
+from tdtrain.compute import Compute
 from tdtrain.config import DistillRun, LoraDocumentRun, LoraOcrRun
 from tdtrain.data.manifest import Manifest
-from tdtrain.options import Compute
 from tdtrain.pipeline import Prepared, student_run
 from tdtrain.search.space import Axis, Scalar, put
 from tdtrain.train.language import LanguageJob, plan_language

@@ -27,7 +27,7 @@ from ray.tune.schedulers import (
 from ray.tune.search import Searcher
 from ray.tune.search.sample import Domain
 
-from tdtrain.options import Compute
+from tdtrain.compute import Compute
 from tdtrain.search.runs import SearchRun
 from tdtrain.search.space import Axis, Scalar
 from tdtrain.search.state import drop_unknown, journal_of, keep_state, mend_state, write_report

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 from pyarrow import fs
 from torch import Tensor
 
+from tdtrain.compute import evaluation_steps
 from tdtrain.data.manifest import load_manifest, read_lines
 from tdtrain.data.rows import Split
 from tdtrain.data.storage import Folder, open_folder
-from tdtrain.options import evaluation_steps
 from tdtrain.train.engine import Engine
 from tdtrain.train.learner import of_student
 from tdtrain.train.room import check_room, whole_or_gone

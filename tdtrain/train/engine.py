@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from tdtrain.options import Compute, Optimisation
+from tdtrain.compute import Compute
+from tdtrain.options import Optimisation
 from tdtrain.precision import autocast, use_bf16
 from tdtrain.train.universal import NAME, converted, parts_of
 

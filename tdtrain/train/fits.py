@@ -7,11 +7,11 @@ from typing import NamedTuple
 import torch
 from transformers import AutoConfig
 
+from tdtrain.compute import Compute
 from tdtrain.config import LoraDocumentRun
 from tdtrain.machine import memory
 from tdtrain.models.causal import base_of, is_quantized, source_of
 from tdtrain.models.remote_code import trusted
-from tdtrain.options import Compute
 from tdtrain.precision import use_bf16
 from tdtrain.train.memory import FP32, Memory, Sizes, memory_of, sizes_of
 

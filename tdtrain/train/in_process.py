@@ -11,8 +11,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from tdtrain.compute import Compute
 from tdtrain.data.training_set import stream
-from tdtrain.options import Compute
 from tdtrain.train.checkpoint import LocalStore, publish
 from tdtrain.train.language import LanguageJob
 from tdtrain.train.notice import NEVER, Notice

@@ -7,13 +7,13 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tdtrain.compute import micro_batches
 from tdtrain.data.batches import Recipe
 from tdtrain.data.manifest import annotated_lines, load_manifest
 from tdtrain.data.rows import Split
 from tdtrain.data.training_set import training_set
 from tdtrain.models.load import load_reader
 from tdtrain.models.trocr_inputs import codec_of
-from tdtrain.options import micro_batches
 from tdtrain.teachers.cache import memory_of
 from tdtrain.train.checkpoint import progress
 from tdtrain.train.in_process import fit_here

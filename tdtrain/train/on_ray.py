@@ -21,10 +21,10 @@ import ray
 import ray.train
 import ray.train.torch
 
+from tdtrain.compute import Compute
 from tdtrain.data.ingest import data_config, dataset
 from tdtrain.data.plan import Loader, Plan
 from tdtrain.data.storage import Folder, absolute, open_folder
-from tdtrain.options import Compute
 from tdtrain.ray_start import beside_us, drop_orphaned_groups
 from tdtrain.train.board import Board, Start, watching
 from tdtrain.train.torch_group import ReachableTorchConfig

@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from tdtrain.options import Compute, Lora, Mix, Optimisation, Positive, Share, WithPlaces
+from tdtrain.compute import Compute
+from tdtrain.options import Lora, Mix, Optimisation, Positive, Share, WithPlaces
 
 
 class TrainRun(WithPlaces):

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from tdtrain.compute import evaluation_steps
 from tdtrain.data.batches import Recipe, decode
 from tdtrain.data.plan import Plan
 from tdtrain.data.storage import Folder
@@ -23,7 +24,7 @@ from tdtrain.losses.objective import Objective
 from tdtrain.models.load import load_reader
 from tdtrain.models.reader import Reader, read_images
 from tdtrain.models.trocr import TrOCRReader
-from tdtrain.options import Optimisation, evaluation_steps
+from tdtrain.options import Optimisation
 from tdtrain.precision import Precision, autocast
 from tdtrain.teachers.live import Asked, LiveTeacher
 from tdtrain.teachers.stored import StoredTeacher

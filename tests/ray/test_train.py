@@ -18,11 +18,12 @@ import pytest
 import ray
 from ray.util import placement_group, placement_group_table, remove_placement_group
 
+from tdtrain.compute import Compute
 from tdtrain.data import pack
 from tdtrain.data.ingest import dataset, dealt
 from tdtrain.data.storage import open_folder
 from tdtrain.models.students import build_student
-from tdtrain.options import Compute, Lora, Optimisation
+from tdtrain.options import Lora, Optimisation
 from tdtrain.ray_start import check_room, connect, wherever
 from tdtrain.teachers.label_pass import label, plan_labels
 from tdtrain.train import loop

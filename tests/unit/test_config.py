@@ -11,8 +11,9 @@ from tdtrain import machine
 from tdtrain.admission import check_free, check_models, check_place, claim
 from tdtrain.ask_config import AskRun
 from tdtrain.cli import task_of
+from tdtrain.compute import Compute, check_batch, evaluation_steps, micro_batches
 from tdtrain.config import DistillDocumentRun, DistillRun, LoraDocumentRun
-from tdtrain.options import Compute, Optimisation, Teaching, check_batch, evaluation_steps, micro_batches
+from tdtrain.options import Optimisation, Teaching
 from tdtrain.stages import Opened, Stages
 
 
@@ -197,7 +198,7 @@ def test_models_that_do_not_match_are_refused_before_anything_else(models: dict,
 
 def test_a_ctc_head_is_for_students_that_write_token_by_token(tmp_path: Path) -> None:
     from tdtrain.models.students import build_student
-    from tdtrain.models.trocr import load_trocr
+    from tdtrain.models.trocr_load import load_trocr
     from tests.models_small import small_trocr_folder
 
     with pytest.raises(ValueError, match=r"student_model mobile reads by CTC alone"):

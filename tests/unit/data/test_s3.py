@@ -36,8 +36,9 @@ def test_a_corpus_on_s3_packs_to_the_same_bytes_as_on_disk(bucket: str, tmp_path
 
 
 def test_a_student_learns_from_s3_as_from_disk(bucket: str, tmp_path: Path) -> None:
+    from tdtrain.compute import Compute
     from tdtrain.models.students import build_student
-    from tdtrain.options import Compute, Optimisation
+    from tdtrain.options import Optimisation
     from tdtrain.teachers.label_pass import label, plan_labels
     from tdtrain.train.launch import fit
     from tdtrain.train.runs import TrainRun

@@ -16,9 +16,10 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from tdtrain.models.reader import IGNORED, read_images
 from tdtrain.models.rehead import old_pieces, rehead
 from tdtrain.models.trim import trim
-from tdtrain.models.trocr import TrOCRReader, load_trocr
+from tdtrain.models.trocr import TrOCRReader
 from tdtrain.models.trocr_build import Like
 from tdtrain.models.trocr_inputs import TrOCRCodec
+from tdtrain.models.trocr_load import load_trocr
 from tests.models_small import LIKES, draw_line, small_trocr, timetable_texts
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]

@@ -17,8 +17,9 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from tdtrain.models.reader import read_images
 from tdtrain.models.trim import kept_tokens, trim, trim_tokenizer
-from tdtrain.models.trocr import TrOCRReader, load_trocr
+from tdtrain.models.trocr import TrOCRReader
 from tdtrain.models.trocr_inputs import TrOCRCodec, load_inputs
+from tdtrain.models.trocr_load import load_trocr
 from tests.models_small import LIKES, draw_line, small_trocr, small_trocr_folder, timetable_texts
 
 CORPUS = timetable_texts(12, seed=1)

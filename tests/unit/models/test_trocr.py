@@ -27,9 +27,10 @@ from transformers import (
 
 from tdtrain.models.bridges import bridge_of
 from tdtrain.models.reader import IGNORED, read_images
-from tdtrain.models.trocr import CTC_TOKENS, CTC_WEIGHTS, TrOCRReader, load_trocr
+from tdtrain.models.trocr import CTC_TOKENS, CTC_WEIGHTS, TrOCRReader
 from tdtrain.models.trocr_build import build_trocr
 from tdtrain.models.trocr_inputs import vocabulary
+from tdtrain.models.trocr_load import load_trocr
 from tests.models_small import LIKES, draw_line, small_trocr, small_trocr_folder, timetable_texts
 
 TEXTS = ["Mo 8:05 Mathe 204", "Di 17:30 Čeština 7", "Fr 9:00 Kunst 31"]

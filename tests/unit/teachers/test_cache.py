@@ -18,14 +18,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from tdtrain.compute import Compute
 from tdtrain.data import batches, pack
 from tdtrain.data.augment import augment
 from tdtrain.data.batches import VIEW_SEED
 from tdtrain.data.manifest import load_manifest, read_lines
 from tdtrain.data.spelling import word_error_rate
 from tdtrain.data.storage import open_folder
-from tdtrain.models.trocr import load_trocr
-from tdtrain.options import Compute, Optimisation
+from tdtrain.models.trocr_load import load_trocr
+from tdtrain.options import Optimisation
 from tdtrain.teachers.cache import MANIFEST, Keep, LabelManifest, differences
 from tdtrain.teachers.label_pass import label, plan_labels
 from tdtrain.teachers.positions import _drawn, _kept

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from tdtrain.compute import Compute
 from tdtrain.models.load import load_reader
-from tdtrain.options import Compute, Lora, Optimisation
+from tdtrain.options import Lora, Optimisation
 from tdtrain.train import loop
 from tdtrain.train.launch import fit
 from tdtrain.train.runs import TrainRun

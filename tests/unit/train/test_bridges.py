@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tdtrain.models.trocr import load_trocr
-from tdtrain.options import Compute, Optimisation
+from tdtrain.compute import Compute
+from tdtrain.models.trocr_load import load_trocr
+from tdtrain.options import Optimisation
 from tdtrain.teachers.cache import Keep
 from tdtrain.teachers.label_pass import label, plan_labels
 from tdtrain.train.launch import fit

@@ -12,9 +12,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
+from tdtrain.compute import Compute
 from tdtrain.data.batches import to_bytes
 from tdtrain.data.ingest import STEPS_PER_ROW, dealt
-from tdtrain.options import Compute, Optimisation
+from tdtrain.options import Optimisation
 from tdtrain.train.engine import build_engine
 
 OPTIMISATION = Optimisation(batch_size=8, learning_rate=0.05, weight_decay=0.5, precision="fp32", max_grad_norm=0.1)

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from tdtrain.compute import Compute
 from tdtrain.data.manifest import load_manifest, read_lines
 from tdtrain.data.storage import open_folder
 from tdtrain.models.students import build_student
-from tdtrain.options import Compute, Optimisation
+from tdtrain.options import Optimisation
 from tdtrain.train.checkpoint import progress
 from tdtrain.train.in_process import LocalContext
 from tdtrain.train.launch import fit

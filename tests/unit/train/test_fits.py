@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tdtrain import machine
+from tdtrain.compute import Compute
 from tdtrain.config import LoraDocumentRun
-from tdtrain.options import Compute
 from tdtrain.train.fits import GIB, Room, check_fits, judge, room_of
 from tdtrain.train.memory import Memory, Sizes
 from tdtrain.train.probe import gpus_here

@@ -10,9 +10,10 @@ from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tdtrain.compute import Compute
 from tdtrain.data.sequences import Example, write_sequences
 from tdtrain.models.causal import Prompter, load_causal
-from tdtrain.options import Compute, Lora, Optimisation
+from tdtrain.options import Lora, Optimisation
 from tdtrain.train import loop
 from tdtrain.train.language import plan_language
 from tdtrain.train.launch import fit

@@ -13,8 +13,8 @@ import ray
 from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import _TrainingResultState
 from safetensors import SafetensorError
 
+from tdtrain.compute import Compute
 from tdtrain.data.storage import Folder, open_folder
-from tdtrain.options import Compute
 from tdtrain.ray_start import check_elastic
 from tdtrain.train import on_ray
 from tdtrain.train.on_ray import SNAPSHOT, drop_leftovers

@@ -11,12 +11,13 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from tdtrain.compute import Compute
 from tdtrain.losses.objective import Objective
 from tdtrain.models.causal import CausalModule
 from tdtrain.models.lora import adapt
 from tdtrain.models.packed import PACKED
 from tdtrain.models.reader import IGNORED
-from tdtrain.options import Compute, Lora, Optimisation
+from tdtrain.options import Lora, Optimisation
 from tdtrain.train.engine import build_engine
 from tdtrain.train.language import LanguageLearner
 from tdtrain.train.loop import take_step

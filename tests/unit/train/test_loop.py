@@ -11,11 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tdtrain.compute import Compute
 from tdtrain.data.manifest import load_manifest
 from tdtrain.models.load import load_reader
 from tdtrain.models.reader import Reader
 from tdtrain.models.students import build_student
-from tdtrain.options import Compute, Optimisation
+from tdtrain.options import Optimisation
 from tdtrain.teachers.label_pass import label, plan_labels
 from tdtrain.train import loop, worker
 from tdtrain.train.engine import TorchEngine, parameter_groups
