@@ -34,7 +34,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     teacher, student = (small_trocr_folder(shared / like, like, texts) for like in ("large", "base"))
     return [
         "python", "rayjobs/distill.py", "--teacher_model", str(teacher), "--student_model", str(student),
-        "--dataset_path", corpus, "--epochs", "3", "--evaluations", "3", "--batch_size", "12", "--no_adapt_teacher",
+        "--dataset_path", corpus, "--epochs", "6", "--evaluations", "6", "--batch_size", "12", "--no_adapt_teacher",
         "--min_confidence", "0", "--no_control", "--num_workers", "3", "--zero_stage", "3", "--placement",
         "STRICT_SPREAD", "--teacher_actors", "1",
     ]  # fmt: skip

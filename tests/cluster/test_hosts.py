@@ -67,7 +67,7 @@ def test_a_slow_link_is_slow_and_fast_again(hosts: Hosts) -> None:
     hosts.network.slow(3, megabits=1)
     slow = took_s()
     hosts.network.steady(3)
-    assert took_s() < slow / 2
+    assert min(took_s() for _ in range(3)) < slow / 2
     with pytest.raises(ValueError, match="slow nothing"):
         hosts.network.slow(3)
 

@@ -15,12 +15,10 @@ from tdtrain.gauges import WORDS
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parents[2]
 CODE = """
-import socket, time, urllib.request
+import time, urllib.request
 import ray
-with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    port = free.getsockname()[1]
-ray.init(num_cpus=1, include_dashboard=False, _metrics_export_port=port, logging_level="ERROR")
+ray.init(num_cpus=1, include_dashboard=False, logging_level="ERROR")
+port = ray.nodes()[0]["MetricsExportPort"]
 from tdtrain.train.progress import Display
 from tdtrain.train.state import Record
 record = Record(

@@ -169,7 +169,7 @@ def test_large_into_small_on_two_workers_under_zero_2_survives_a_kill(tmp_path: 
     out = tmp_path / "out"
     command = [
         "rayjobs/distill.py", "--teacher_model", teacher, "--student_model", student, "--dataset_path", corpus,
-        "--output_dir", out, "--epochs", "6", "--batch_size", "16", "--no_adapt_teacher", "--min_confidence", "0",
+        "--output_dir", out, "--epochs", "18", "--batch_size", "16", "--no_adapt_teacher", "--min_confidence", "0",
         "--cache_k", "64", "--num_workers", "2", "--zero_stage", "2", "--no_control", "--evaluations", "4",
     ]  # fmt: skip
     log = tmp_path / "log"

@@ -26,7 +26,7 @@ from tdtrain.models.students import build_student
 from tdtrain.options import Lora, Optimisation
 from tdtrain.ray_start import check_room, connect, wherever
 from tdtrain.teachers.label_pass import label, plan_labels
-from tdtrain.train import loop
+from tdtrain.train import board, loop
 from tdtrain.train.board import Start
 from tdtrain.train.launch import fit, plan_job
 from tdtrain.train.on_ray import SNAPSHOT, new_board
@@ -137,10 +137,12 @@ def test_two_workers_equal_one(
     ("family", "doomed"), [("ppocr", ("RayTrainWorker", "TrainController")), ("trocr", ("RayTrainWorker",))]
 )
 def test_what_is_killed_changes_no_bit(
-    family: str, doomed: tuple[str, ...], corpus: str, models: dict[str, str], bucket: str, tmp_path: Path
-) -> None:
-    """Of TrOCR the checkpoints lie in a bucket. The driver hears of steps once a second; these take several."""
-    model, epochs = models[family], 10.0
+    family: str, doomed: tuple[str, ...], corpus: str, models: dict[str, str], bucket: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Of TrOCR the checkpoints lie in a bucket. The driver hears of a step before the last checkpoint is made."""
+    monkeypatch.setattr(board, "POLL_S", 0.05)
+    model, epochs = models[family], {"ppocr": 10.0, "trocr": 30.0}[family]
     there = curve(run_of(corpus, model, tmp_path / "there", 2, epochs=epochs), tmp_path / "there" / "out")
     killed: list[int] = []
     steps: list[int] = []

@@ -24,7 +24,10 @@ def test_the_real_clients_get_lines_with_places_and_documents(monkeypatch: pytes
     monkeypatch.setenv("ANTHROPIC_API_KEY", "none")
     page, truth = make_page(5, 1)
     with LocalServices() as services:
-        read = {LARGE: PaddleServed("p", services.url), SMALL: GoogleVision("builtin/stable", services.url)}
+        read = {
+            LARGE: PaddleServed("p", services.url, timeout_s=600),
+            SMALL: GoogleVision("builtin/stable", services.url, timeout_s=600),
+        }
         for reader, service in read.items():
             lines = service.ask(page).lines
             there = services._read[reader, next(key for name, key in services._read if name == reader)]

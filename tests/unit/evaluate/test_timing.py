@@ -4,20 +4,37 @@ import numpy as np
 import pytest
 import torch
 
+from tdtrain.evaluate import timing
 from tdtrain.evaluate.timing import time_readers
 
+from . import readers as small_readers
 from .readers import ShadeReader
 
 IMAGES = [np.full((8, 20 + i, 3), i, dtype=np.uint8) for i in range(10)]
 
 
-def test_times_follow_the_delay_and_batches_share_it() -> None:
+class Clock:
+    """Time that passes where somebody sleeps, and nowhere else."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_times_follow_the_delay_and_batches_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    for module in (timing, small_readers):
+        monkeypatch.setattr(module, "time", clock)
     readers = {"slow": ShadeReader(0.06), "fast": ShadeReader(0.01)}
     timings = time_readers(readers, IMAGES, repeats=2, batch_size=4)
     slow, fast = timings["slow"], timings["fast"]
-    assert 60 <= slow.ms_per_line_p50 <= slow.ms_per_line_p95
-    assert 10 <= fast.ms_per_line_p50 < slow.ms_per_line_p50
-    assert 15 <= slow.ms_per_line_batched_p50 <= slow.ms_per_line_batched_p95 < 60
+    assert (slow.ms_per_line_p50, slow.ms_per_line_p95, fast.ms_per_line_p50) == pytest.approx((60, 60, 10))
+    assert (slow.ms_per_line_batched_p50, slow.ms_per_line_batched_p95) == pytest.approx((15, 15))
     assert (slow.num_lines, slow.batch_size, slow.num_threads, slow.device) == (10, 4, 1, "cpu")
 
 

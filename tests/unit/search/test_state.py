@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 
 from tdtrain.search.state import drop_unknown, is_whole, keep_state, mend_state, reports_of, write_report
 
+MOMENTS = itertools.count(10**18, 10**9)
 WHOLE = {"experiment_state-1.json": b'{"trial_data": []}', "search_gen_state-1.json": pickle.dumps({"a": [1, 2]})}
 
 
@@ -18,6 +21,8 @@ def write(folder: Path, files: dict[str, bytes] = WHOLE) -> Path:
     folder.mkdir(exist_ok=True)
     for name, content in files.items():
         (folder / name).write_bytes(content)
+        moment = next(MOMENTS)  # two writes may share a tick of the kernel's clock
+        os.utime(folder / name, ns=(moment, moment))
     return folder
 
 

@@ -196,11 +196,13 @@ def test_a_faulty_service_and_five_kills_cost_no_page_twice(server: Server, tmp_
         Image.fromarray(np.full((4, 4, 3), number, np.uint8)).save(tmp_path / "images" / f"{number:02}.png")
     answered: Counter[str] = Counter()
     unusable: Counter[str] = Counter()
+    busy: Counter[str] = Counter()
 
     def sometimes(handler: BaseHTTPRequestHandler, request: dict) -> None:
         time.sleep(0.02)
         picture = request["messages"][0]["content"][1]["image_url"]["url"]
-        if rng.random() < 0.3:
+        if rng.random() < 0.3 and busy[picture] < 6:  # a page is given up in time
+            busy[picture] += 1
             fault = rng.choice(BUSY + (UNUSABLE if unusable[picture] < 2 else ()))  # a third one ends it for good
             unusable[picture] += fault in UNUSABLE
             fault(handler, request)

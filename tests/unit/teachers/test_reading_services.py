@@ -81,7 +81,7 @@ def wire(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 
 def service(wire: str, server: Server) -> Service:
-    return WIRES[wire][0]("some-model", server.url.removesuffix("/v1"), timeout_s=5.0)
+    return WIRES[wire][0]("some-model", server.url.removesuffix("/v1"), timeout_s=60.0)
 
 
 def test_a_page_goes_as_a_picture_and_comes_back_as_lines_with_their_places(wire: str, server: Server) -> None:

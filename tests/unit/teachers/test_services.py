@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import threading
-import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -79,19 +79,20 @@ def hangs_up(handler: BaseHTTPRequestHandler, request: dict) -> None:
     handler.connection.close()
 
 
-def drips(handler: BaseHTTPRequestHandler, request: dict) -> None:
+def drips(until: threading.Event) -> Step:
     """A byte now and then: each arrives before a read would time out, the whole never does."""
-    handler.send_response(200)
-    handler.send_header("Content-Type", "application/json")
-    handler.send_header("Content-Length", "1000")
-    handler.end_headers()
-    for _ in range(100):
-        try:
-            handler.wfile.write(b" ")
-            handler.wfile.flush()
-        except OSError:
-            return
-        time.sleep(0.1)
+
+    def step(handler: BaseHTTPRequestHandler, request: dict) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Type", "application/json")
+        handler.send_header("Content-Length", "100000")
+        handler.end_headers()
+        with contextlib.suppress(OSError):
+            while not until.wait(0.1):
+                handler.wfile.write(b" ")
+                handler.wfile.flush()
+
+    return step
 
 
 RIGHT = says(completion(json.dumps(TIMETABLE)))
@@ -121,8 +122,11 @@ class Server:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.daemon_threads = True
+        class Http(ThreadingHTTPServer):
+            daemon_threads = True
+            request_queue_size = 128  # a connection that finds no room is tried again a second later
+
+        self._http = Http(("127.0.0.1", 0), Handler)
         threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
         self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
 
@@ -138,7 +142,7 @@ def wire(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     return request.param
 
 
-def service(wire: str, server: Server, timeout_s: float = 5.0) -> Service:
+def service(wire: str, server: Server, timeout_s: float = 60.0) -> Service:
     return WIRES[wire][0](
         "qwen", server.url if wire == "openai" else server.url.removesuffix("/v1"), timeout_s=timeout_s
     )
@@ -261,17 +265,13 @@ def test_a_refusal_of_the_model_is_final(server: Server, monkeypatch: pytest.Mon
 
 
 def test_an_answer_that_drips_is_given_up_in_time(wire: str, server: Server, tmp_path: Path) -> None:
-    server.script = [drips]
-    began = time.perf_counter()
-    with pytest.raises(GivenUp, match=r"no answer in 0\.5 s"):
-        ask(
-            service(wire, server),
-            PICTURE,
-            Answers(open_folder(tmp_path)),
-            Desk(),
-            patience=Patience(attempts=1, deadline_s=0.5),
-        )
-    assert time.perf_counter() - began < 5
+    until, patience = threading.Event(), Patience(attempts=1, deadline_s=0.5)
+    server.script = [drips(until)]
+    try:
+        with pytest.raises(GivenUp, match=r"no answer in 0\.5 s"):
+            ask(service(wire, server), PICTURE, Answers(open_folder(tmp_path)), Desk(), patience=patience)
+    finally:
+        until.set()
 
 
 def test_after_any_faults_the_page_is_answered_and_kept(wire: str, server: Server, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def each(*faults: int) -> object:
 @pytest.fixture
 def google(server: Server, monkeypatch: pytest.MonkeyPatch) -> GoogleVision:
     monkeypatch.setenv("GOOGLE_API_KEY", "planted-secret")
-    return GoogleVision("m", server.url.removesuffix("/v1"), timeout_s=5.0)
+    return GoogleVision("m", server.url.removesuffix("/v1"), timeout_s=60.0)
 
 
 def pictures(num: int) -> list[bytes]:
