@@ -48,7 +48,7 @@ class AskRun(WithPlaces):
     """Calls that may begin in any second, of all workers together, and of other jobs on the cluster that ask the same
     service: the lowest of their limits holds for all."""
     calls_at_once: Positive = 8
-    """Calls that wait for an answer side by side, of all workers together."""
+    """Calls that wait for an answer side by side, of all workers together, and of other jobs, as above."""
     pages_per_call: int | None = Field(default=None, ge=1, le=16)
     """Pages that go in one call; those that it leaves unanswered are asked about one by one. Left out: 16 of
     google-vision, 1 of others, which take no more."""

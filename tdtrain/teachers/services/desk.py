@@ -6,10 +6,7 @@ import threading
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from tdtrain.teachers.services.rate import AnyRate, Rate
-
-LONGEST_CALL_S = 400.0
-"""So long a page waits for calls under way, which may cost less than was set aside; one that was killed never ends."""
+from tdtrain.teachers.services.rate import LONGEST_CALL_S, AnyRate, Rate
 
 
 class AnyDesk(Protocol):
@@ -53,6 +50,7 @@ class Desk:
         max_cost_usd: what they may cost together.
         rate: that other jobs share.
         job: whose desk it is, for them.
+        at_once: calls of all these jobs that may be under way.
     """
 
     def __init__(
@@ -62,7 +60,9 @@ class Desk:
         max_cost_usd: float | None = None,
         rate: AnyRate | None = None,
         job: str = "",
+        at_once: int | None = None,
     ) -> None:
+        self._at_once = at_once
         self._per_second, self._max_pages, self._max_cost_usd = per_second, max_pages, max_cost_usd
         self._rate, self._job, self._changed = rate or Rate(), job, threading.Condition()
         self._counts, self._aside, self._dearest = Counts(), dict[int, tuple[float, int]](), 0.0
@@ -85,6 +85,7 @@ class Desk:
             pages: that it is about.
         """
         with self._changed:
+            # Calls under way may cost less than was set aside.
             self._changed.wait_for(
                 lambda: self._counts.denied or self._affordable(may_cost_usd, pages) or not self._aside, LONGEST_CALL_S
             )
@@ -100,7 +101,7 @@ class Desk:
             waiting = -now.calls - 1  # it has no number yet
             self._aside[waiting] = (aside, pages)
             while not self._counts.denied:
-                begun = self._rate.begin(self._per_second, asker, self._job)
+                begun = self._rate.begin(self._per_second, asker, self._job, self._at_once)
                 if begun.call is not None:
                     self._aside[begun.call] = self._aside.pop(waiting)
                     return begun.call

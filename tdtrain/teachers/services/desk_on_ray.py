@@ -30,9 +30,9 @@ class SharedRate:
         self._service = service
         self._actor: Any = None
 
-    def begin(self, per_second: float | None, asker: str = "", job: str = "") -> Begun:
+    def begin(self, per_second: float | None, asker: str = "", job: str = "", at_once: int | None = None) -> Begun:
         """See `Rate`."""
-        return self._call("begin", per_second, asker, job)
+        return self._call("begin", per_second, asker, job, at_once)
 
     def end(self, call: int) -> None:
         """See `Rate`."""
@@ -62,8 +62,9 @@ class SharedDesk:
     """A desk that lives in an actor of its own. Picklable; every copy is the same desk.
 
     Args:
-        service: other jobs on the cluster that name the same one share its rate; None: there are no others.
-        askers: that may call it at the same time; some wait there, so the actor has a thread for each.
+        service: other jobs on the cluster that name the same one share its limits; None: there are no others.
+        at_once: calls that may be under way, of these jobs together. As many askers wait here, so the actor has a
+            thread for each.
     """
 
     def __init__(
@@ -72,12 +73,12 @@ class SharedDesk:
         per_second: float | None,
         max_pages: int | None,
         max_cost_usd: float | None,
-        askers: int = 64,
+        at_once: int = 64,
     ) -> None:
         actor: Any = ray.remote(Desk)
-        options = actor.options(num_cpus=0, max_concurrency=askers + 8, scheduling_strategy=beside_us())
+        options = actor.options(num_cpus=0, max_concurrency=at_once + 8, scheduling_strategy=beside_us())
         rate = SharedRate(service) if service else None
-        self._actor = options.remote(per_second, max_pages, max_cost_usd, rate, uuid.uuid4().hex)
+        self._actor = options.remote(per_second, max_pages, max_cost_usd, rate, uuid.uuid4().hex, at_once)
 
     def open(self) -> None:
         """See `Desk`."""

@@ -1,4 +1,5 @@
-"""When calls to a service may begin, so that no second has more of them than the limit, as the service counts."""
+"""When calls to a service may begin, so that no second has more of them than the limit, as the service counts, and no
+more are under way than may be at once."""
 
 from __future__ import annotations
 
@@ -21,7 +22,11 @@ TURN_S = 0.01
 GIVES_UP_S = 0.5
 """A job that was told to wait and has not asked again for so long waits no more."""
 FORGOTTEN_S = 60.0
-"""A job that has not asked for so long leaves the rate to the others."""
+"""A job of which nothing was heard for so long leaves the rate to the others."""
+LONGEST_CALL_S = 400.0
+"""No call is under way for longer; one that was killed never ends."""
+SLOT_S = 1.0
+"""After so long it is looked again whether a call has ended, where nobody says so."""
 
 
 class AnyRate(Protocol):
@@ -30,7 +35,7 @@ class AnyRate(Protocol):
     recheck_s: float
     """After so long a wait may be shorter than was said."""
 
-    def begin(self, per_second: float | None, asker: str = "", job: str = "") -> Begun: ...
+    def begin(self, per_second: float | None, asker: str = "", job: str = "", at_once: int | None = None) -> Begun: ...
 
     def end(self, call: int) -> None: ...
 
@@ -52,7 +57,9 @@ class _Job:
     more that makes it one, such as 1 in 2 s."""
 
     per_second: float
+    at_once: float
     asked: float
+    heard: float
     waits: bool = False
     began: float = -math.inf
 
@@ -66,6 +73,13 @@ class _Job:
     @property
     def window_s(self) -> float:
         return self.most / self.per_second if self.per_second < math.inf else 0.0
+
+
+@dataclass(frozen=True)
+class _Call:
+    asker: str
+    job: str
+    began: float
 
 
 class Rate:
@@ -86,26 +100,27 @@ class Rate:
         self._next, self._heir_from = clock(), clock() if heir else -math.inf
         self._calls = itertools.count(random.getrandbits(48))  # unlike those of another one, before or after
         self._there_by: dict[int, float] = {}
-        self._askers: dict[int, str] = {}
+        self._under_way: dict[int, _Call] = {}
         self._answered: set[str] = set()
         self._jobs: dict[str, _Job] = {}
         self._longest_s = 1.0
 
-    def begin(self, per_second: float | None, asker: str = "", job: str = "") -> Begun:
+    def begin(self, per_second: float | None, asker: str = "", job: str = "", at_once: int | None = None) -> Begun:
         """Lets a call begin, or says when to ask again.
 
         Args:
             per_second: calls of all jobs, at most; None: as they come. Where jobs differ, the lowest is kept to. They
                 take turns.
             asker: the process that calls.
-            job: whose limit this is.
+            job: whose limits these are.
+            at_once: calls of all jobs that may be under way; None: any number.
         """
         now = self._clock()
-        own = self._jobs.setdefault(job, _Job(math.inf, now))
-        own.per_second, own.asked = per_second or math.inf, now
-        self._jobs = {name: one for name, one in self._jobs.items() if one.asked + FORGOTTEN_S > now}
+        own = self._jobs.setdefault(job, _Job(math.inf, math.inf, now, now))
+        own.per_second, own.at_once, own.asked, own.heard = per_second or math.inf, at_once or math.inf, now, now
+        self._jobs = {name: one for name, one in self._jobs.items() if one.heard + FORGOTTEN_S > now}
         lowest = min(self._jobs.values(), key=lambda one: one.per_second)
-        wait = self._wait_s(lowest, now)
+        wait = self._wait_s(lowest, now) or (SLOT_S if self._full(now) else 0.0)
         if not wait and any(one.waits_at(now) and one.began < own.began for one in self._jobs.values()):
             wait = TURN_S  # their turn
         own.waits = wait > 0
@@ -115,7 +130,7 @@ class Rate:
         apart_s = 1 / lowest.per_second
         self._next = max(self._next, now - max(MADE_UP_S, apart_s)) + apart_s
         self._there_by[call] = now + (TRAVEL_S if asker in self._answered else FIRST_S)
-        self._askers[call] = asker
+        self._under_way[call] = _Call(asker, job, now)
         return Begun(call)
 
     def _wait_s(self, lowest: _Job, now: float) -> float:
@@ -127,12 +142,19 @@ class Rate:
             wait = max(wait, recent[-int(lowest.most)] + lowest.window_s - now)
         return max(0.0, wait)
 
+    def _full(self, now: float) -> bool:
+        self._under_way = {call: one for call, one in self._under_way.items() if one.began + LONGEST_CALL_S > now}
+        of_jobs = sum(one.job in self._jobs for one in self._under_way.values())
+        return of_jobs >= min(one.at_once for one in self._jobs.values())
+
     def end(self, call: int) -> None:
         """A call has its answer, or none."""
         if call in self._there_by:
             self._there_by[call] = min(self._there_by[call], self._clock())
-        if call in self._askers:
-            self._answered.add(self._askers.pop(call))
+        if ended := self._under_way.pop(call, None):
+            self._answered.add(ended.asker)
+            if ended.job in self._jobs:
+                self._jobs[ended.job].heard = self._clock()
 
     def hold(self, seconds: float) -> None:
         """No call begins for so long."""

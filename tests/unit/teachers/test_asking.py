@@ -22,7 +22,7 @@ from tdtrain.teachers.services.answers import Answers, key_of, moment
 from tdtrain.teachers.services.asking import GivenUp, Patience, ask
 from tdtrain.teachers.services.attempt import failure, seconds_of
 from tdtrain.teachers.services.desk import Closed, Desk
-from tdtrain.teachers.services.rate import FIRST_S, FORGOTTEN_S, TRAVEL_S, Rate
+from tdtrain.teachers.services.rate import FIRST_S, FORGOTTEN_S, LONGEST_CALL_S, TRAVEL_S, Rate
 from tdtrain.teachers.services.service import Answer, Busy, Denied, Question, Refused, SpokenLine, Unusable, Usage
 
 QUESTION = Question(service="fake/1", prompt="Read this.", form="lines-1")
@@ -167,6 +167,29 @@ def test_jobs_share_a_rate_and_the_lowest_limit_holds_while_its_job_asks() -> No
     assert len(within(FORGOTTEN_S - 1, {"a": 10.0})) <= 2 * FORGOTTEN_S
     within(2, {"a": 10.0})  # nothing has been heard of b for long
     assert 95 <= len(within(10, {"a": 10.0})) <= 100
+
+
+def test_jobs_share_what_may_be_under_way() -> None:
+    now = [0.0]
+    rate = Rate(clock=lambda: now[0])
+
+    def begin(job: str, at_once: int) -> int | None:
+        return rate.begin(None, job=job, at_once=at_once).call
+
+    calls = [begin(job, 4) for job in "aabb"]
+    assert None not in calls and begin("b", 4) is None
+    rate.end(calls[0] or 0)
+    assert begin("a", 3) is None  # the lowest limit holds for all
+    rate.end(calls[1] or 0)
+    now[0] = 1.0
+    assert begin("b", 4) is not None and begin("a", 3) is None
+    now[0] = FORGOTTEN_S + 0.5
+    assert begin("a", 3) is None  # b was heard of
+    began = now[0] = now[0] + 1
+    assert None not in [begin("a", 3) for _ in range(3)]  # b was killed, and its calls with it
+    for _ in range(8):
+        now[0] += FORGOTTEN_S - 1
+        assert (begin("a", 3) is None) == (now[0] < began + LONGEST_CALL_S)
 
 
 def test_a_rate_that_takes_over_begins_with_silence() -> None:
