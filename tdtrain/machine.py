@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 from math import ceil
 from pathlib import Path
@@ -20,6 +22,16 @@ def cores() -> int:
         return max(1, min(bound, ceil(int(quota) / int(period))))
     except (OSError, ValueError):  # no cgroup v2, or "max"
         return bound
+
+
+def give_back_memory() -> None:
+    """Has the C library hand what it keeps for later back to the system.
+
+    Pictures of ever new widths leave its heap full of holes: who had read 24 pages held 1.7 GB, 150 pages 5 GB, and
+    0.7 GB where this came after each page, which took 40 ms of two seconds.
+    """
+    with contextlib.suppress(AttributeError, OSError):  # not every C library keeps, or is told, anything
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def memory() -> int:

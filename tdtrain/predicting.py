@@ -26,6 +26,7 @@ from tdtrain.data.timetable import Document
 from tdtrain.evaluate.fields import parse_answer
 from tdtrain.evaluate.test_split import load_on
 from tdtrain.evaluate.write_pages import load_writer
+from tdtrain.machine import give_back_memory
 from tdtrain.models.causal import is_causal
 from tdtrain.models.load import load_reader
 from tdtrain.models.reader import read_images
@@ -201,6 +202,7 @@ class _Predictor:
             raise ValueError(page.problems[0].reason)
         lines = [whole_image(page, ref, "test")] if self.run.lines else page_lines(page, ref, "test", options)[0]
         readings = read_images(self._reader, [decode(line.image) for line in lines])
+        give_back_memory()
         nowhere = (0.0, 0.0, float(page.pixels.shape[1]), 0.0, float(page.pixels.shape[1]), 1.0, 0.0, 1.0)
         found = [
             PlacedLine(reading.text, line.quad or nowhere)

@@ -8,6 +8,7 @@ import pyarrow as pa
 import torch
 
 from tdtrain.data.batches import decode, open_table
+from tdtrain.machine import give_back_memory
 from tdtrain.models.reader import Reader, Reading, read_images
 from tdtrain.ray_map import Task, map_tasks
 
@@ -74,6 +75,7 @@ class _ReadingActor:
         lines = lines.filter(pa.array([line_id in self._wanted for line_id in lines["id"].to_pylist()], pa.bool_()))
         images = [decode(image) for image in lines["image"].to_pylist()]
         readings = read_images(self._reader(row["reader"]), images, self._batch_size)
+        give_back_memory()
         return {
             "reader": row["reader"],
             "ids": lines["id"].to_pylist(),

@@ -15,6 +15,7 @@ import torch
 from tdtrain.data.augment import augment
 from tdtrain.data.batches import VIEW_SEED, decode
 from tdtrain.evaluate.metrics import cer
+from tdtrain.machine import give_back_memory
 from tdtrain.models.ctc_decode import path_readings
 from tdtrain.models.reader import Reader, Reading
 from tdtrain.models.trocr import TrOCRReader
@@ -73,6 +74,7 @@ def label_lines(
         for row_id, reading, agreed, row in zip(ids, readings, agreement, rows, strict=True):
             said = {"text": reading.text, "confidence": reading.confidence, "agreement": agreed}
             table.append({**row, "id": row_id, "view": view, **said})
+    give_back_memory()
     return pa.Table.from_pylist(table, schema=LABEL_SCHEMA)
 
 

@@ -21,6 +21,7 @@ from tdtrain.evaluate.metrics import cer
 from tdtrain.losses.across import across
 from tdtrain.losses.divergence import Divergence
 from tdtrain.losses.objective import Objective
+from tdtrain.machine import give_back_memory
 from tdtrain.models.load import load_reader
 from tdtrain.models.reader import Reader, read_images
 from tdtrain.models.trocr import TrOCRReader
@@ -182,6 +183,7 @@ def _error(lines: tuple[tuple[bytes, str], ...], whole: Whole, context: Context,
     with whole() as reader, autocast(precision, context.device.type):
         own = lines[context.rank :: context.world_size]
         readings = read_images(reader, [decode(raw) for raw, _ in own])
+    give_back_memory()
     texts = [text for _, text in own]
     sizes = float(sum(map(len, texts)))
     values = torch.tensor([cer(texts, [reading.text for reading in readings]) * sizes if own else 0.0, sizes])

@@ -13,6 +13,7 @@ from tdtrain.data.detect import finder_fingerprint
 from tdtrain.data.pack_options import PackOptions
 from tdtrain.data.page_lines import page_lines
 from tdtrain.data.rows import content_id
+from tdtrain.machine import give_back_memory
 from tdtrain.models.load import load_reader
 from tdtrain.models.reader import read_images
 from tdtrain.teachers.services.service import Answer, Question, Refused, SpokenLine, Usage
@@ -43,6 +44,7 @@ class LocalReader:
             page = Page("", "", pixels, None, None, ())
             found, _ = page_lines(page, PageRef(image="page"), "train", self._options)
             readings = read_images(self._reader, [decode(line.image) for line in found])
+            give_back_memory()
         lines = tuple(
             SpokenLine(text=reading.text, confidence=reading.confidence, quad=line.quad)
             for line, reading in zip(found, readings, strict=True)
