@@ -3,6 +3,8 @@
     python benchmarks/black_box_teachers.py               # an hour on two cores; the same command again resumes
     python benchmarks/black_box_teachers.py --dry_run     # the teachers, and nothing else
 
+Needs the extra `services`.
+
 The same pages, unlabelled, are read by a reader in the asking process, by one that is served as PaddleX serves, by a
 weaker one that answers as Google Cloud Vision does, and by the last two in a vote; what rayjobs/label.py runs asks them
 through the real clients. A student learns from each teacher's labels alone, as many steps each, and one from the truth.
@@ -42,6 +44,7 @@ from tdtrain.machine import cores
 from tdtrain.models.load import load_reader
 from tdtrain.models.students import alphabet, build_student
 from tdtrain.options import Frozen, Optimisation, Positive
+from tdtrain.page_asker import service_of
 from tdtrain.pipeline import FITTED_LINES
 from tdtrain.ray_start import connect
 from tdtrain.train.launch import fit
@@ -107,6 +110,8 @@ def main() -> None:
         return
     root = study.output_dir.absolute()
     claim(root, study, "seeds")
+    for teacher in READERS:
+        service_of(asking(teacher, root, "http://127.0.0.1"))  # says what is not installed
     connect(num_cpus=cores())
     truth = root / "pages"
     write_sample(truth, study.pages, study.pages, seed=study.page_seed)

@@ -3,6 +3,8 @@
     python benchmarks/document_teachers.py               # two hours on two cores; the same command again resumes
     python benchmarks/document_teachers.py --dry_run     # the runs, and nothing else
 
+Needs the extra `services`.
+
 Pages of the sample corpus, of which the test split alone is annotated, are written as JSON by rules on what readers
 read: on a good one's lines behind Anthropic's wire format, on a weaker one's behind OpenAI's. rayjobs/label.py's way
 asks both through the real clients. A language model learns each teacher's documents with LoRA, as rayjobs/distill.py
@@ -34,6 +36,7 @@ from tdtrain.data.sample.corpus import write_sample
 from tdtrain.evaluate.fields import blocks_of
 from tdtrain.evaluate.score_documents import DocumentScores
 from tdtrain.options import Compute, Frozen, Optimisation, Pages, Positive
+from tdtrain.page_asker import service_of
 from tdtrain.ray_start import connect
 
 TRUTH = "truth"
@@ -83,6 +86,8 @@ def main() -> None:
         return
     claim(root, study)
     os.environ.setdefault("ANTHROPIC_API_KEY", "none")  # before Ray starts, whose workers ask
+    for teacher in TEACHERS:
+        service_of(asking(teacher, root, "http://127.0.0.1"))  # says what is not installed
     connect()
     write_sample(root / "pages", study.pages, seed=study.page_seed)
     write_sample(root / "scans", study.pages, annotated_pages=0, seed=study.page_seed)
