@@ -27,7 +27,8 @@ from tdtrain.teachers.services.service import NOTHING, Busy, Denied, Refused, Se
 from tdtrain.train.progress import Display
 
 ROUNDS = 4
-"""Calls side by side that a task of one worker has, one after the other."""
+"""Calls side by side that a task of one worker has, one after the other; fewer where each worker would have no second
+task, and nobody would hear of pages until the end."""
 SHOWN_PAGES = 24
 """Pages of which the report shows lines."""
 _TEACHER = re.compile(rf'"{LABELLED_BY}"\s*:\s*"'.encode())
@@ -206,7 +207,8 @@ def _desk(run: AskRun) -> AnyDesk:
 
 
 def _tasks(images: dict[str, str], own: dict[str, list[str]], run: AskRun) -> Iterator[Task]:
-    names, size = sorted(images), ROUNDS * threads(run) * run.together
+    names, side = sorted(images), threads(run) * run.together
+    size = side * min(ROUNDS, max(1, len(names) // (2 * side * max(1, run.num_workers))))
     shown = set(sorted(names, key=content_id)[:SHOWN_PAGES])
     for start in range(0, len(names), size):
         some = names[start : start + size]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import random
+import re
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -134,6 +135,14 @@ def test_a_budget_of_money_is_used_up_and_never_overdrawn(run: AskRun, server: S
     told = ask_pages(run.model_copy(update={"max_cost_usd": 0.305, "price": Price(per_page=0.01), "calls_at_once": 1}))
     assert told.done == 30 and told.counts.cost_usd == pytest.approx(0.3)
     assert [len(request["requests"]) for request in server.requests] == [16, *[1] * 14]  # 16 more may cost too much
+
+
+def test_pages_are_counted_before_all_are_answered(
+    run: AskRun, server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.script = [each()] * 99
+    assert ask_pages(run.model_copy(update={"calls_at_once": 1})).done == 40
+    assert re.search(r"ask +16/40", capsys.readouterr().err)
 
 
 def test_a_key_that_nobody_knows_ends_the_job_at_the_first_call(run: AskRun, server: Server) -> None:
