@@ -30,12 +30,13 @@ from tdtrain.adapting_documents import adapt_to_documents
 from tdtrain.ask_config import AskRun
 from tdtrain.asking_pages import ask_pages
 from tdtrain.cli import parse
+from tdtrain.compute import Compute
 from tdtrain.config import DistillDocumentRun, LoraDocumentRun
 from tdtrain.data.annotation import parse_document
 from tdtrain.data.sample.corpus import write_sample
 from tdtrain.evaluate.fields import blocks_of
 from tdtrain.evaluate.score_documents import DocumentScores
-from tdtrain.options import Compute, Frozen, Optimisation, Pages, Positive
+from tdtrain.options import Frozen, Optimisation, Pages, Positive
 from tdtrain.page_asker import service_of
 from tdtrain.ray_start import connect
 

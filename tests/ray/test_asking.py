@@ -16,7 +16,7 @@ from tdtrain.ask_config import AskRun
 from tdtrain.asking_pages import ask_pages
 from tdtrain.ray_start import connect
 from tdtrain.teachers.services.desk_on_ray import SharedDesk
-from tdtrain.teachers.services.rate import FORGOTTEN_S, GIVES_UP_S
+from tdtrain.teachers.services.rate import GIVES_UP_S
 from tests.unit.teachers.test_services import RIGHT, Server
 
 pytestmark = pytest.mark.ray
@@ -51,7 +51,7 @@ def test_jobs_that_ask_one_service_keep_to_one_rate_also_when_one_of_them_ends()
     together, alone = ([one[:2] for one in began if (one[1] > ended) == late] for late in (False, True))
     for times, limit in ((together, 20), (alone, 30)):
         assert max(sum(at <= before and after < at + 1 for before, after in times) for at, _ in times) <= limit
-    assert len(alone) > 30 and max(later[1] - one[1] for one, later in pairwise(alone)) < FORGOTTEN_S
+    assert len(alone) > 30 and max(later[1] - one[1] for one, later in pairwise(alone)) < 10
 
 
 def test_four_workers_keep_to_one_rate_and_one_budget(tmp_path: Path) -> None:
