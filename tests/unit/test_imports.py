@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -23,3 +24,12 @@ def test_no_process_waits_for_what_it_never_uses(module: str, heavy: tuple[str, 
     code = f"import sys, {module}; print(*(name for name in {heavy!r} if name in sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout.split() == []
+
+
+def test_every_study_can_be_imported() -> None:
+    """They take hours, so that no test runs them."""
+    folder = Path(__file__).parents[2] / "benchmarks"
+    names = sorted(path.stem for path in folder.glob("*.py"))
+    code = f"import sys; sys.path.insert(0, {str(folder)!r}); import {', '.join(names)}"
+    assert len(names) > 10
+    subprocess.run([sys.executable, "-c", code], check=True)
