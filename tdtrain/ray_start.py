@@ -6,6 +6,7 @@ import logging
 import os
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping
 from math import ceil
 from pathlib import Path
@@ -142,6 +143,14 @@ def at_most(there: Mapping[str, float]) -> dict[str, float]:
     return {kind: max(there.get(kind, 0.0), float(told.get(kind, 0))) for kind in {*there, *told}}
 
 
+def within_reach(labels: Mapping[str, str]) -> dict[str, float]:
+    """What nodes with these labels have together or, where the cluster grows, all may have, by resource."""
+    there: Counter[str] = Counter()
+    for node in (node for node in ray.nodes() if node["Alive"] and labels.items() <= node.get("Labels", {}).items()):
+        there.update(node["Resources"])
+    return at_most(there)
+
+
 def grows() -> bool:
     """Whether an autoscaler may add nodes."""
     return _state.get_max_resources_from_cluster_config() is not None
@@ -166,6 +175,11 @@ def check_elastic(compute: Compute) -> None:
             )
 
 
+def whose(compute: Compute) -> str:
+    """Who has what a run may use, with its verb."""
+    return f"nodes with worker_label={compute.worker_label} have" if compute.labels else "the cluster has"
+
+
 def check_room_on_a_node(compute: Compute) -> None:
     """Raises ValueError where no single node has room for one worker, however much the cluster has.
 
@@ -188,7 +202,7 @@ def check_room(compute: Compute) -> None:
     until = time.monotonic() + (NODES_COME_S if _joins() else 0.0)
     while True:
         try:
-            return _check_room(compute, at_most(ray.cluster_resources()))
+            return _check_room(compute, within_reach(compute.labels))
         except ValueError:
             if time.monotonic() >= until:
                 raise
@@ -201,7 +215,7 @@ def _check_room(compute: Compute, resources: Mapping[str, float]) -> None:
     for kind, each in (("CPU", compute.cpus), ("GPU", compute.gpus)):
         if workers * each > (has := resources.get(kind, 0.0)):
             raise ValueError(
-                f"{field}={workers} with {kind.lower()}s_per_worker={each:g}, and the cluster has {has:g} {kind}s, so "
+                f"{field}={workers} with {kind.lower()}s_per_worker={each:g}, and {whose(compute)} {has:g} {kind}s, so "
                 "that training could never start; give less"
             )
     if grows():

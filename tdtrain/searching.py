@@ -21,10 +21,10 @@ from tdtrain.data.pack_options import PackOptions
 from tdtrain.models.causal import outline
 from tdtrain.page_readings import read_annotated_pages
 from tdtrain.pipeline import Job, Prepared, prepare
-from tdtrain.ray_start import SPARE_CPUS, at_most, check_label, connect, cores_of_machine
+from tdtrain.ray_start import SPARE_CPUS, at_most, check_label, connect, cores_of_machine, within_reach
 from tdtrain.report.search import write_search_report
 from tdtrain.report.tracking import Tracker
-from tdtrain.search.admission import check_temperature, hold, room, values_in
+from tdtrain.search.admission import check_memory, check_temperature, hold, room, values_in
 from tdtrain.search.fit_best import fit_best
 from tdtrain.search.outcome import FITTED, OUTCOME, Outcome, outcome_of, rows_of
 from tdtrain.search.runs import SearchRun
@@ -33,7 +33,7 @@ from tdtrain.search.state import journal_of
 from tdtrain.search.study import check_study
 from tdtrain.search.told import Told
 from tdtrain.search.trials import Adapting, Searched, Trials, check_paths, is_shared, shared_key
-from tdtrain.search.tuner import tune_trials
+from tdtrain.search.tuner import num_trials_of, tune_trials
 from tdtrain.stages import Opened, Stages
 from tdtrain.train.nodes import check_nodes
 from tdtrain.train.progress import Display
@@ -65,7 +65,8 @@ def search_job(search: SearchRun, run: Searched) -> Outcome:
     check_label(run.compute.labels)
     writes, reads = places_of(run)
     check_nodes(writes | {"output_dir": str(search.output_dir.absolute())}, reads)
-    compute, at_once = room(search, run.compute, resources)
+    compute, at_once = room(search, run.compute, within_reach(run.compute.labels))
+    tight = check_memory(run, axes, compute, at_once)
     with Tracker(search.output_dir, search.tracking_uri, run_name=search.output_dir.name, resume=True) as tracker:
         with Display(search.output_dir.name) as display:
             tracker.log_run({"search": search.model_dump(mode="json"), "run": run.model_dump(mode="json")})
@@ -76,13 +77,15 @@ def search_job(search: SearchRun, run: Searched) -> Outcome:
             base = values_in(run, axes)
             if outside := [axis for axis in axes if axis.path not in base]:
                 display.say(f"the job as it was given is no trial, nor compared: it is outside of {outside[0]}")
-            rounds = rounds_of(trials)
+            if tight:
+                display.say(f"[yellow]memory[/yellow]: {tight}")
+            rounds, num_trials = rounds_of(trials), num_trials_of(search, axes)
             display.say(
-                f"[bold]search[/bold]: {search.num_trials} trials, {at_once} at once with {compute.cpus:g} CPUs"
+                f"[bold]search[/bold]: {num_trials} trials, {at_once} at once with {compute.cpus:g} CPUs"
                 f"{f' and {compute.gpus:g} GPUs' if compute.gpus else ''} each, over {', '.join(map(str, axes))}"
             )
             began = time.perf_counter()
-            told = Told(display, tracker, search.num_trials, search.output_dir.name)
+            told = Told(display, tracker, num_trials, search.output_dir.name)
             done = tune_trials(search, trials, rounds, at_once, base if len(base) == len(axes) else {}, told)
             rows = rows_of(done, search.objectives, journal_of(search.output_dir.absolute(), "trials"))
             outcome = outcome_of(search, rows, rounds, time.perf_counter() - began, seconds_shared(search))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,10 +11,22 @@ from typing import Any
 from tdtrain.compute import Compute
 from tdtrain.config import LoraDocumentRun, LoraOcrRun
 from tdtrain.models.load import is_trocr
-from tdtrain.ray_start import SPARE_CPUS, check_room_on_a_node, cores_of_machine, grows
+from tdtrain.ray_start import SPARE_CPUS, check_room_on_a_node, cores_of_machine, grows, whose
 from tdtrain.search.runs import SearchRun
-from tdtrain.search.space import Axis, Scalar
+from tdtrain.search.space import Axis, Scalar, put
 from tdtrain.search.trials import Searched
+from tdtrain.train.fits import check_fits
+
+SIZING = (
+    "model_name",
+    "lora.rank",
+    "lora.target_modules",
+    "lora.dora",
+    "max_tokens",
+    "gradient_checkpointing",
+    "four_bit",
+)
+"""What memory a language model takes depends on."""
 
 
 def check_temperature(run: Searched, axes: Sequence[Axis]) -> None:
@@ -41,7 +54,11 @@ def check_temperature(run: Searched, axes: Sequence[Axis]) -> None:
 
 
 def room(search: SearchRun, asked: Compute, resources: Mapping[str, float]) -> tuple[Compute, int]:
-    """What a trial gets, and how many run at once. Raises ValueError where not even one has room."""
+    """What a trial gets, and how many run at once. Raises ValueError where not even one has room.
+
+    Args:
+        resources: of the nodes on which a trial may train.
+    """
     cores, gpus = cores_of_machine(), resources.get("GPU", 0.0)
     one = asked.on(gpus, None)
     workers = max(1, asked.num_workers)
@@ -56,11 +73,30 @@ def room(search: SearchRun, asked: Compute, resources: Mapping[str, float]) -> t
             beside = f" beside {spare} for data" if spare and cores is None and kind == "CPU" else ""
             field = f"num_workers={workers} with {kind.lower()}s_per_worker={needed / workers:g}"
             raise ValueError(
-                f"{field}, and the cluster has {there:g} {kind}s{beside}, so that no trial could ever start"
+                f"{field}, and {whose(asked)} {there:g} {kind}s{beside}, so that no trial could ever start"
             )
     most = int(min(there / needed + 1e-9 for needed, there in needs.values() if needed))
     at_once = max(1, min(search.trials_at_once or most, most, search.num_trials))
     return asked.on(gpus, cores, at_once), at_once
+
+
+def check_memory(run: Searched, axes: Sequence[Axis], compute: Compute, at_once: int) -> str:
+    """`check_fits`, of the trials at the ends of the space that change what a language model takes.
+
+    Args:
+        compute: of a trial.
+        at_once: trials that share the nodes.
+
+    Raises: ValueError where one of them has no room for weights, gradients and optimizer state.
+    """
+    if not isinstance(run, LoraDocumentRun):
+        return ""
+    sizing = [axis for axis in axes if axis.path.startswith(SIZING)]
+    tight = ""
+    for values in itertools.product(*(axis.values if axis.kind == "choice" else axis.values[-1:] for axis in sizing)):
+        one = put(run, dict(zip((axis.path for axis in sizing), values, strict=True)))
+        tight = check_fits(one, compute, at_once) or tight
+    return tight
 
 
 def hold(search: SearchRun, run: Searched) -> None:

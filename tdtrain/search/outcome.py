@@ -39,7 +39,8 @@ class Row(BaseModel):
         values: by dotted path.
         figures: of the objectives; empty where it failed.
         reason: why it failed.
-        in_steps_s, in_trial_s: seconds in training steps, and in the trial altogether.
+        in_steps_s, in_trial_s: seconds in training steps, and in the trial altogether, over all processes that trained
+            it.
         model: folder of its best weights.
     """
 
@@ -142,10 +143,15 @@ def _row(number: int, trial: TuneTrial, objectives: Sequence[str], reports: Sequ
             Point(round=one["training_iteration"], score=one["score"], now=one["now"], time_s=one["time_total_s"])
             for one in seen
         ),
-        in_steps_s=last.get("in_steps_s", 0.0),
-        in_trial_s=last.get("time_total_s", 0.0),
+        in_steps_s=_over_processes(reports, "in_steps_s"),
+        in_trial_s=_over_processes(reports, "in_trial_s"),
         model=last.get("model") or best_model(trial),
     )
+
+
+def _over_processes(reports: Sequence[Mapping], name: str) -> float:
+    """Seconds, of which each process that trained a trial reports its own so far."""
+    return sum({one["begun"]: float(one[name]) for one in reports if "begun" in one}.values())
 
 
 def best_model(trial: TuneTrial) -> str | None:

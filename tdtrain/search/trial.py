@@ -41,8 +41,8 @@ FAILURES = (Diverged, ValueError, torch.OutOfMemoryError, MemoryError, TrainingF
 SEED = "seed"
 """Of a trial that is trained again."""
 REPORTED = (
-    "score", "now", "loss", "images_per_s", "epoch", "step", "complete", "in_steps_s", "in_trial_s", "parameters",
-    "ms_per_line", "weights", "begun_from", "model", "failure",
+    "score", "now", "loss", "images_per_s", "epoch", "step", "complete", "begun", "in_steps_s", "in_trial_s",
+    "parameters", "ms_per_line", "weights", "begun_from", "model", "failure",
 )  # fmt: skip
 
 
@@ -135,6 +135,7 @@ class Figures:
 
     def __init__(self, job: Job | LanguageJob, objectives: Sequence[str], began: float) -> None:
         self._job, self._objectives, self._began = job, objectives, began
+        self._begun = time.time()  # tells one process of a trial from another
         self._in_steps_s = 0.0
         self._best = math.inf
         self._about: dict[str, float] = {}
@@ -170,6 +171,7 @@ class Figures:
             "epoch": record.epoch,
             "step": record.step,
             "complete": complete,
+            "begun": self._begun,
             "in_steps_s": self._in_steps_s,
             "in_trial_s": time.perf_counter() - self._began,
             **self._about,

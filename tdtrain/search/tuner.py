@@ -60,12 +60,11 @@ def tune_trials(
     points = grid(trials.axes, search.num_trials) if search.searcher == "grid" else [dict(base)] if base else []
     picks = None if search.scheduler == "pbt" else study_of(search, trials.axes, points)
     folder = search.output_dir.absolute()
-    number = len(points) if search.searcher == "grid" else search.num_trials
     return run_all(
         partial(run_trial, trials=trials, objectives=search.objectives, journal=journal_of(folder, "trials")),
         folder,
         "trials",
-        number,
+        num_trials_of(search, trials.axes),
         at_once,
         trials,
         told,
@@ -144,6 +143,11 @@ def resources_of(compute: Compute) -> PlacementGroupFactory:
     needs = {"CPU": compute.cpus} | ({"GPU": compute.gpus} if compute.gpus else {})
     where = {"bundle_label_selector": [compute.labels]} if compute.labels else {}
     return PlacementGroupFactory([needs], **where)
+
+
+def num_trials_of(search: SearchRun, axes: Sequence[Axis]) -> int:
+    """How many trials there are: of a grid, all its points."""
+    return len(grid(axes, search.num_trials)) if search.searcher == "grid" else search.num_trials
 
 
 def domain_of(axis: Axis) -> Domain:

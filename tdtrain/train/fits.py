@@ -26,16 +26,17 @@ class Room(NamedTuple):
     on_gpu: bool = False
 
 
-def check_fits(run: LoraDocumentRun, compute: Compute) -> str:
+def check_fits(run: LoraDocumentRun, compute: Compute, at_once: int = 1) -> str:
     """What a run needs against what the nodes have, as far as that is known.
 
     Args:
         compute: with what was left out decided.
+        at_once: such runs that share the nodes.
 
     Returns: words where it may be too much, as documents may be as long as `max_tokens`; empty where it is not.
     Raises: ValueError where not even weights, gradients and optimizer state have room.
     """
-    precision, room = run.optimisation.precision, room_of(compute)
+    precision, room = run.optimisation.precision, room_of(compute, at_once)
     halves = precision != "fp32" if room.on_gpu else use_bf16(precision, "cpu")
     base = base_of(run.model_name)
     config = AutoConfig.from_pretrained(source_of(base), trust_remote_code=trusted())
@@ -79,12 +80,12 @@ def judge(run: LoraDocumentRun, compute: Compute, sizes: Sizes, need: Memory, ha
     return ""
 
 
-def room_of(compute: Compute) -> Room:
-    """What there is for each worker."""
+def room_of(compute: Compute, at_once: int = 1) -> Room:
+    """What there is for each worker, of each of so many runs."""
     if not compute.num_workers:
         if not torch.cuda.is_available():
-            return Room(memory())
-        return Room(memory(), torch.cuda.get_device_properties(0).total_memory, on_gpu=True)
+            return Room(memory() / at_once)
+        return Room(memory() / at_once, torch.cuda.get_device_properties(0).total_memory, on_gpu=True)
     from tdtrain.train.nodes import memory_of_nodes  # Ray only where it is used
 
     on_gpu = compute.gpus > 0
@@ -92,4 +93,4 @@ def room_of(compute: Compute) -> Room:
     if not host:
         return Room(None, None, on_gpu)
     gpu = max(gpus) * min(1.0, compute.gpus) if gpus else None
-    return Room(min(max(host), sum(host) / compute.num_workers), gpu, on_gpu)
+    return Room(min(max(host), sum(host) / (at_once * compute.num_workers)), gpu, on_gpu)

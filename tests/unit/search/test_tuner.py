@@ -13,14 +13,14 @@ from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune.schedulers.pbt import _explore
 
 from tdtrain.config import DistillRun
-from tdtrain.ray_start import at_most, grows
+from tdtrain.ray_start import _check_room, at_most, grows, within_reach
 from tdtrain.search.admission import room
 from tdtrain.search.outcome import _row
 from tdtrain.search.runs import SearchRun
 from tdtrain.search.space import parse_axis, put
 from tdtrain.search.study import Samplers
 from tdtrain.search.trials import check_paths
-from tdtrain.search.tuner import HyperBand, kills_are_failures, scheduler_of, within
+from tdtrain.search.tuner import HyperBand, kills_are_failures, num_trials_of, scheduler_of, within
 
 AXES = (
     parse_axis("teaching.alpha=uniform(0.1, 0.9)"),
@@ -114,6 +114,43 @@ def test_the_score_of_a_trial_is_its_own() -> None:
         for number, now in ((1, 0.4), (2, 0.3))
     ]
     assert _row(0, trial, ("score",), reports).figures == {"score": 0.3}  # not that of whose weights it went on from
+
+
+def test_the_seconds_of_a_trial_are_those_of_all_processes_that_trained_it() -> None:
+    trial: Any = SimpleNamespace(
+        status="TERMINATED", config={}, trial_id="a", run_metadata=SimpleNamespace(checkpoint_manager=None)
+    )
+    reports = [
+        {"training_iteration": number, "score": 0.1, "now": 0.1, "time_total_s": 1.0}
+        | {"begun": begun, "in_steps_s": in_steps, "in_trial_s": 2 * in_steps}
+        for number, begun, in_steps in ((1, 100.5, 1.0), (2, 100.5, 2.0), (3, 200.5, 3.0), (4, 200.5, 5.0))
+    ]
+    row = _row(0, trial, ("score",), [*reports, {"training_iteration": 5, "failure": "it fell"}])
+    assert (row.in_steps_s, row.in_trial_s) == (7.0, 14.0)
+
+
+def test_nodes_without_the_label_of_trials_are_not_counted_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tdtrain.search.admission.cores_of_machine", lambda: None)
+    monkeypatch.setattr(state, "get_max_resources_from_cluster_config", lambda: None)
+    nodes = [
+        {"Alive": alive, "Labels": {"pool": pool}, "Resources": {"CPU": 4.0}}
+        for alive, pool in ((True, "spot"), (True, "head"), (False, "spot"), (True, "spot"))
+    ]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    spot = put(DistillRun(), {"compute.worker_label": "pool=spot"}).compute
+    assert room(SearchRun(), spot, within_reach(spot.labels))[1] == 8
+    assert room(SearchRun(), DistillRun().compute, within_reach({}))[1] == 12
+    many = put(DistillRun(), {"compute.worker_label": "pool=spot", "compute.num_workers": 8}).compute
+    with pytest.raises(ValueError, match=r"num_workers=8 .* nodes with worker_label=pool=spot have 6 CPUs beside 2"):
+        room(SearchRun(), many, within_reach(many.labels))
+    with pytest.raises(ValueError, match=r"num_workers=9 .* nodes with worker_label=pool=spot have 8 CPUs, so"):
+        _check_room(many.model_copy(update={"num_workers": 9}), within_reach(many.labels))
+
+
+def test_all_points_of_a_grid_are_counted() -> None:
+    axes = [parse_axis("teaching.temperature=log(1.0, 10.0)"), parse_axis("corpus.augment=choice(true, false)")]
+    assert num_trials_of(SearchRun(searcher="grid", scheduler="none", num_trials=3), axes) == 6
+    assert num_trials_of(SearchRun(num_trials=3), axes) == 3
 
 
 def test_what_an_autoscaler_may_add_is_counted_on(monkeypatch: pytest.MonkeyPatch) -> None:

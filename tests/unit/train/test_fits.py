@@ -9,6 +9,8 @@ import pytest
 from tdtrain import machine
 from tdtrain.compute import Compute
 from tdtrain.config import LoraDocumentRun
+from tdtrain.search.admission import check_memory
+from tdtrain.search.space import parse_axis
 from tdtrain.train.fits import GIB, Room, check_fits, judge, room_of
 from tdtrain.train.memory import Memory, Sizes
 from tdtrain.train.probe import gpus_here
@@ -61,6 +63,14 @@ def test_a_small_model_has_room_here_and_a_container_has_its_limit(
     assert room_of(Compute(num_workers=0)) == Room(1e8)
     with pytest.raises(ValueError, match="model_name=smollm2-135m with num_workers=0"):
         check_fits(run, Compute(num_workers=0))
+    axes = [parse_axis("lora.rank=choice(8, 64)"), parse_axis("optimisation.learning_rate=log(1e-4, 1e-2)")]
+    for at_once, gib in ((1, 1), (8, 8), (8, 1)):
+        limit.write_text(f"{gib * GIB}\n")
+        if gib < at_once:
+            with pytest.raises(ValueError, match="model_name=smollm2-135m"):
+                check_memory(run, axes, Compute(num_workers=0), at_once)
+        else:
+            check_memory(run, axes, Compute(num_workers=0), at_once)
 
 
 def test_gpus_say_how_large_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
