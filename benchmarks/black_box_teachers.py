@@ -28,6 +28,7 @@ from local_services import LARGE, SMALL, LocalServices
 from pydantic import BaseModel
 
 from tdtrain.ask_config import AskRun
+from tdtrain.asked_services import service_of
 from tdtrain.asking_pages import ask_pages
 from tdtrain.cli import parse
 from tdtrain.compute import Compute
@@ -44,7 +45,6 @@ from tdtrain.machine import cores
 from tdtrain.models.load import load_reader
 from tdtrain.models.students import alphabet, build_student
 from tdtrain.options import Frozen, Optimisation, Positive
-from tdtrain.page_asker import service_of
 from tdtrain.pipeline import FITTED_LINES
 from tdtrain.ray_start import connect
 from tdtrain.train.launch import fit

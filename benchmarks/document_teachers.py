@@ -28,6 +28,7 @@ from pydantic import BaseModel, Field
 
 from tdtrain.adapting_documents import adapt_to_documents
 from tdtrain.ask_config import AskRun
+from tdtrain.asked_services import service_of
 from tdtrain.asking_pages import ask_pages
 from tdtrain.cli import parse
 from tdtrain.compute import Compute
@@ -37,7 +38,6 @@ from tdtrain.data.sample.corpus import write_sample
 from tdtrain.evaluate.fields import blocks_of
 from tdtrain.evaluate.score_documents import DocumentScores
 from tdtrain.options import Frozen, Optimisation, Pages, Positive
-from tdtrain.page_asker import service_of
 from tdtrain.ray_start import connect
 
 TRUTH = "truth"

@@ -31,14 +31,20 @@ class AskRun(WithPlaces):
     """Text file with what to ask in place of the built-in prompt; the answer has to fit the same schema (document)."""
     max_answer_tokens: Positive | None = None
     """Of one document; a longer one fails. Left out: 4,096 of openai, 8,192 of claude."""
+    timeout_s: float = Field(default=300.0, gt=0)
+    """An answer that is not whole by then is none; it may be paid all the same."""
     min_confidence: Share = 0.8
     """Lines that the service is less sure of keep their place and lose their text (text)."""
     vote_with: tuple[str, ...] = ()
-    """Output folders of other services that read the same pages. Where they find the same line, the text with the most
-    confidence behind it wins; its confidence is the sum of theirs over the number of all (text)."""
+    """Output folders of other services that were asked about the same pages. Text: where they find the same line, the
+    one with the most confidence behind it wins; its confidence is the sum of theirs over the number of all. Documents:
+    see min_agreement."""
     max_wer: Share = 0.0
     """Up to which word error rate two texts are the same in a vote; dashes, quotes and times may be spelt differently
     anyway (text)."""
+    min_agreement: Share = 0.0
+    """Pages are dropped whose time blocks agree less with those of vote_with: their F1, a mean over these services, 0
+    of one without an answer (document)."""
     dataset_path: str
     """Folder of images, or of images/ (or s3://); those below it as well."""
     output_dir: str = "output/asked"
@@ -102,14 +108,15 @@ class AskRun(WithPlaces):
             raise ValueError("service=paddleocr needs the service_url of its server, such as http://localhost:8080")
         if self.prompt is not None and not self.prompt.is_file():
             raise ValueError(f"prompt={self.prompt} is no file; give one that holds the words")
-        text = ("min_confidence", "vote_with", "max_wer")
-        document = ("prompt", "max_answer_tokens")
+        text = ("min_confidence", "max_wer")
+        document = ("prompt", "max_answer_tokens", "min_agreement")
         fields = AskRun.model_fields
         for name in text if self.task == "document" else document:
             if (value := getattr(self, name)) != fields[name].default:
                 raise ValueError(f"{name}={value} does nothing with task={self.task}; leave it out")
-        if self.max_wer and not self.vote_with:
-            raise ValueError(f"max_wer={self.max_wer:g} is of votes; give vote_with, or leave it out")
+        for name in ("max_wer", "min_agreement"):
+            if getattr(self, name) and not self.vote_with:
+                raise ValueError(f"{name}={getattr(self, name):g} is of votes; give vote_with, or leave it out")
         if self.together > 1 and self.service != "google-vision":
             raise ValueError(f"pages_per_call={self.pages_per_call} is for service=google-vision; leave it out")
         if self.batches and self.service != "claude":
@@ -118,7 +125,7 @@ class AskRun(WithPlaces):
 
     @model_validator(mode="after")
     def _budget(self) -> Self:
-        if self.max_cost_usd is not None and self.price == Price() and self.price_table is None:
+        if self.max_cost_usd is not None and self.price.is_free and self.price_table is None:
             raise ValueError(
                 f"max_cost_usd={self.max_cost_usd:g} needs a price; give per_page, per_million_input_tokens or "
                 "per_million_output_tokens, as the service bills, or a price_table"

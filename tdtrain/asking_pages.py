@@ -11,15 +11,16 @@ from functools import partial
 from pathlib import Path
 
 from tdtrain.ask_config import AskRun
+from tdtrain.asked_services import QUESTION, at_most, expected, service_of, voters
 from tdtrain.data.annotation import LABELLED_BY
 from tdtrain.data.corpus import FAILED, images_of, scan_annotations, write_failed
 from tdtrain.data.rows import content_id
 from tdtrain.data.storage import Folder, absolute, open_folder
 from tdtrain.gauges import gauge
-from tdtrain.page_asker import LEFT, QUESTION, PageAsker, at_most, expected, service_of, threads, voters
+from tdtrain.page_asker import LEFT, PageAsker, threads
 from tdtrain.ray_map import Task, map_tasks
 from tdtrain.teachers.services.answers import BATCHES, Answers, key_of, moment
-from tdtrain.teachers.services.asking import cost_of
+from tdtrain.teachers.services.asking import UNSTORED, cost_of
 from tdtrain.teachers.services.desk import AnyDesk, Counts, Desk
 from tdtrain.teachers.services.label_page import LabelledPage
 from tdtrain.teachers.services.prices import price_of
@@ -58,6 +59,8 @@ def ask_pages(run: AskRun) -> Asked:
     run = run.model_copy(update=places | {"vote_with": tuple(map(absolute, run.vote_with)), "num_workers": num_workers})
     service = service_of(run)
     run = run.model_copy(update={"price": price_of(service.question.service, run.price, run.price_table)})
+    if run.max_cost_usd is not None and run.price.is_free:
+        raise ValueError(f"max_cost_usd={run.max_cost_usd:g}, and price_table={run.price_table} says it costs nothing")
     voters(run)
     source, out = open_folder(run.dataset_path), open_folder(run.output_dir)
     inside = f"{out.root}/".startswith(f"{source.root}/")
@@ -118,7 +121,7 @@ def ask_pages(run: AskRun) -> Asked:
         )
         if cost:
             display.say(f"all answers of these pages cost {cost:.4f} US dollars")
-        if pages:
+        if pages or failed:
             from tdtrain.report.labels import write_label_report  # matplotlib takes a second
 
             pages.sort(key=lambda page: page.image)
@@ -126,7 +129,8 @@ def ask_pages(run: AskRun) -> Asked:
             for words in write_label_report(out, pages, list(failed.values()), shown):
                 display.say(words)
     if counts.denied and not run.batches:
-        raise ValueError(f"service={run.service} answers nobody: {counts.denied}; {left} pages were not asked about")
+        who = "" if counts.denied.startswith(UNSTORED) else f"service={run.service} answers nobody: "
+        raise ValueError(f"{who}{counts.denied}; {left} pages were not asked about")
     return result
 
 

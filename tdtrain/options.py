@@ -38,12 +38,15 @@ class Frozen(BaseModel):
     def _without_credentials(cls, value: object, info: ValidationInfo) -> object:
         # A run is stored in checkpoints, reports and MLflow.
         places = value if isinstance(value, tuple | list) else (value,)
-        if any(isinstance(one, str) and "://" in one and urlsplit(one).password is not None for one in places):
+        parts = [urlsplit(one) for one in places if isinstance(one, str) and "://" in one]
+        if info.field_name == "service_url" and any(one.username for one in parts):
+            raise ValueError("service_url holds a user or a key; leave it out and set the key in the environment")
+        if any(one.password is not None for one in parts):
             raise ValueError(
                 f"{info.field_name} holds a password; leave it out and set it in the environment "
                 "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD)"
             )
-        if any(isinstance(one, str) and "://" in one and _SECRET.search(urlsplit(one).query) for one in places):
+        if any(_SECRET.search(one.query) for one in parts):
             raise ValueError(f"{info.field_name} holds a key; leave it out and set it in the environment")
         return value
 
@@ -261,3 +264,10 @@ class Price(Frozen):
     """For a million tokens that it reads, the picture's own among them."""
     per_million_output_tokens: float = Field(default=0.0, ge=0)
     """For a million tokens that it writes."""
+    batch_share: Share = 0.5
+    """Of that, what tokens of batches cost."""
+
+    @property
+    def is_free(self) -> bool:
+        """Whether nothing costs anything."""
+        return not (self.per_page or self.per_million_input_tokens or self.per_million_output_tokens)

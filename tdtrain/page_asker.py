@@ -6,32 +6,31 @@ import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tdtrain.ask_config import AskRun
+from tdtrain.asked_services import at_most, service_of, voters
 from tdtrain.data.storage import Folder, open_folder
 from tdtrain.ray_map import Task
 from tdtrain.teachers.services.answers import Answers, Kept, key_of
-from tdtrain.teachers.services.asking import GivenUp, Patience, ask
+from tdtrain.teachers.services.asking import GivenUp, Patience, Unstored, ask
 from tdtrain.teachers.services.desk import AnyDesk, Closed
-from tdtrain.teachers.services.document import ANSWER_TOKENS
 from tdtrain.teachers.services.label_page import (
     LabelledPage,
     check_document,
     check_lines,
     look_at,
+    look_at_document,
     show,
     show_document,
 )
-from tdtrain.teachers.services.service import NOTHING, Question, Service, SpokenLine, Usage
+from tdtrain.teachers.services.service import NOTHING, SpokenLine, Usage
 from tdtrain.teachers.services.targets import boxes_file, document_file
 from tdtrain.teachers.services.together import TakesSeveral, ask_together
 from tdtrain.teachers.services.vote import vote
 
 LEFT = "left: "
 """How a reason begins where a page was not asked about."""
-QUESTION = "question.json"
-"""In the folder of answers: what the job asked last. Other jobs find its answers by it."""
 
 
 class Outcome(NamedTuple):
@@ -52,7 +51,7 @@ class PageAsker:
         self._threads = threads(run)
         self._opened: set[str] = set()
         # A reader of one's own takes as long as it takes.
-        self._patience = Patience(deadline_s=math.inf) if run.service == "local" else Patience()
+        self._patience = Patience(deadline_s=math.inf if run.service == "local" else run.timeout_s)
 
     def __call__(self, task: Task) -> Task:
         pages = list(zip(task["names"], task["images"], task["show"], task["own"], strict=True))
@@ -90,6 +89,8 @@ class PageAsker:
         """One page's trouble is not that of the others."""
         try:
             return self._one(name, path, to_show, own)
+        except Unstored as error:
+            return Outcome(f"{LEFT}{error}", NOTHING)
         except Exception as error:  # a file that is damaged or gone, an answer nobody thought of
             return Outcome(f"{type(error).__name__}: {error}", NOTHING)
 
@@ -108,23 +109,38 @@ class PageAsker:
         try:
             kept = self._ask(image, out)
         except GivenUp as error:
+            if error.for_good:
+                self._forget(out, name)
             return Outcome(str(error), error.paid)
         except Closed as error:
             return Outcome(f"{LEFT}{error}", NOTHING)
         out.bring(there, source, path)
-        teacher, document = self._service.question.service, kept.answer.document
         if run.task == "document":
-            content, shown = document_file(kept.answer, there, teacher), None
-            if document and content:
-                shown = LabelledPage(image=there, lines=len(document.timeblocks))
-                shown = show_document(there, image, teacher, document) if to_show else shown
-            return self._write(out, f"annotations/{name}.json", content, kept, shown)
+            return self._document(out, name, there, image, kept, to_show)
         said = self._said(kept, image)
         elected = vote(list(said.values()), run.max_wer)
         page = look_at(there, said, elected, run.min_confidence)
         if to_show:
             page = show(page, image, said, elected, run.min_confidence)
-        return self._write(out, f"boxes/{name}.json", self._boxes(elected), kept, page)
+        return self._write(out, name, self._boxes(elected), kept, page)
+
+    def _document(self, out: Folder, name: str, there: str, image: bytes, kept: Kept, to_show: bool) -> Outcome:
+        document = kept.answer.document
+        content = document_file(kept.answer, there, self._service.question.service)
+        if document is None or content is None:
+            return self._write(out, name, None, kept, None)
+        others = {
+            f"{asked.service} ({folder})": answers.get(key_of(asked, image))
+            for folder, (asked, answers) in self._voters.items()
+        }
+        page = look_at_document(there, document, {who: said.answer if said else None for who, said in others.items()})
+        if to_show:
+            page = show_document(page, image, self._service.question.service, document)
+        if page.agreement() < self._run.min_agreement:
+            self._forget(out, name)
+            page = page.model_copy(update={"dropped": {"teachers differ": page.lines}})
+            return Outcome(f"teachers agree on less than min_agreement={self._run.min_agreement:g}", kept.paid, page)
+        return self._write(out, name, content, kept, page)
 
     def _ask(self, image: bytes, out: Folder) -> Kept:
         run = self._run
@@ -163,9 +179,19 @@ class PageAsker:
             if found is not None
         }
 
-    def _write(self, out: Folder, target: str, content: bytes | None, kept: Kept, page: LabelledPage | None) -> Outcome:
+    def _target(self, name: str) -> str:
+        return f"{'annotations' if self._run.task == 'document' else 'boxes'}/{name}.json"
+
+    def _forget(self, out: Folder, name: str) -> None:
+        """Deletes labels that came of another question: a folder teaches what the last one's answers say."""
+        if out.exists(target := self._target(name)):
+            out.delete(target)
+
+    def _write(self, out: Folder, name: str, content: bytes | None, kept: Kept, page: LabelledPage | None) -> Outcome:
         if content is None:
+            self._forget(out, name)
             return Outcome(f"the answer holds no {self._run.task}", kept.paid, page)
+        target = self._target(name)
         if not out.exists(target) or out.read(target) != content:
             out.write(target, content)
         return Outcome("", kept.paid, page)
@@ -174,65 +200,3 @@ class PageAsker:
 def threads(run: AskRun) -> int:
     """Calls that each worker has under way at once."""
     return 1 if run.service == "local" else max(1, run.calls_at_once // max(run.num_workers, 1))
-
-
-def voters(run: AskRun) -> Mapping[str, tuple[Question, Answers]]:
-    """What other jobs asked, and their answers, by their folder.
-
-    Raises: ValueError where a folder is not of such a job.
-    """
-    found = {}
-    for path in run.vote_with:
-        folder = open_folder(path)
-        if not folder.exists(QUESTION):
-            raise ValueError(f"vote_with={path} is no output_dir of rayjobs/label.py --task text")
-        question = Question.model_validate_json(folder.read(QUESTION))
-        if not question.form.startswith("lines"):
-            raise ValueError(f"vote_with={path} holds documents of {question.service}, and lines vote; use --task text")
-        found[path] = (question, Answers(folder))
-    return found
-
-
-def service_of(run: AskRun, prompt: str | None = None) -> Service:
-    """The service that a run names. Raises ValueError where its package or its key is missing.
-
-    Args:
-        prompt: what the run's file of that name says, where that file need not be.
-    """
-    model, url = run.service_model or "", run.service_url
-    if prompt is None and run.prompt is not None:
-        prompt = run.prompt.read_text(encoding="utf-8")
-    told = {"prompt": prompt, "max_tokens": run.max_answer_tokens}
-    how: dict[str, Any] = {name: value for name, value in told.items() if value is not None}
-    try:  # each is a package of its own
-        if run.service == "local":
-            from tdtrain.teachers.services.local import LocalReader
-
-            return LocalReader(model)
-        if run.service == "paddleocr":
-            from tdtrain.teachers.services.paddle_served import PaddleServed
-
-            return PaddleServed(model, url or "")
-        if run.service == "google-vision":
-            from tdtrain.teachers.services.google_vision import GoogleVision
-
-            return GoogleVision(model, url)
-        if run.service == "claude":
-            from tdtrain.teachers.services.claude import Claude
-
-            return Claude(model, url, **how)
-        from tdtrain.teachers.services.openai_compatible import OpenAiCompatible
-    except ImportError as error:
-        raise ValueError(f"service={run.service} needs its SDK; run `pip install --editable '.[services]'`") from error
-    return OpenAiCompatible(model, url, **how)
-
-
-def expected(run: AskRun) -> Usage:
-    """What a call is thought to use."""
-    return Usage(input_tokens=run.expected_tokens[0], output_tokens=run.expected_tokens[1])
-
-
-def at_most(run: AskRun) -> Usage:
-    """What is set aside for a call: an answer as long as it may be."""
-    longest = run.max_answer_tokens or ANSWER_TOKENS.get(run.service or "", 0)
-    return Usage(input_tokens=run.expected_tokens[0], output_tokens=max(longest, run.expected_tokens[1]))

@@ -43,13 +43,16 @@ def write_label_report(
     unit = "time blocks" if documents else "lines"
     words = f"{kept:,} of {lines:,} lines can be learnt from"
     if documents:
-        words = f"{figures['pages']:,} pages with {lines:,} time blocks can be learnt from"
+        words = f"{figures['kept_pages']:,} pages with {kept:,} time blocks can be learnt from"
     dropped = ", ".join(f"{number:,} {why}" for why, number in figures["dropped"].items())
     agreed = [
         f"{percent(found['same'] / found['both'])} with {name}"
         for name, found in figures["same"].items()
         if found["both"]
     ]
+    reads, alike = f"reads them. Left without their text: {dropped or 'none'}.", "The same text, spelling aside"
+    if documents:
+        reads, alike = f"writes them.{f' Left out: {dropped}.' if dropped else ''}", "F1 of the blocks of both"
     right = _right(figures["annotated"], unit)
     shown = [line for page in pages for line in page.shown]
     if documents:
@@ -59,10 +62,8 @@ def write_label_report(
     html = environment().get_template("labels.html.jinja").render(
         headline=words,
         details=[
-            f"{unit.capitalize()} of {figures['pages']:,} pages, as {run['service']} ({run['service_model']}) "
-            + ("writes them." if documents else "reads them. ")
-            + ("" if documents else f"Left without their text: {dropped or 'none'}."),
-            *([f"The same text, spelling aside: {'; '.join(agreed)}."] if agreed else []),
+            f"{unit.capitalize()} of {figures['pages']:,} pages, as {run['service']} ({run['service_model']}) {reads}",
+            *([f"{alike}: {'; '.join(agreed)}."] if agreed else []),
             *([f"{right}."] if right else []),
             *([f"{len(failed):,} pages have none."] if failed else []),
         ],
@@ -109,7 +110,8 @@ def figures_of(pages: Sequence[LabelledPage]) -> dict[str, Any]:
             held["lines"] += page.lines
     lines = sum(page.lines for page in pages)
     return {
-        "pages": len(pages), "lines": lines, "kept": lines - sum(dropped.values()), "dropped": dropped, "same": same,
+        "pages": len(pages), "kept_pages": sum(sum(page.dropped.values()) < max(1, page.lines) for page in pages),
+        "lines": lines, "kept": lines - sum(dropped.values()), "dropped": dropped, "same": same,
         "confidences": [sum(page.confidences[step] for page in pages) for step in range(STEPS)],
         "annotated": {
             "pages": len(checked), "right": sum(one[0] for one in checked), "said": sum(one[1] for one in checked),

@@ -18,12 +18,12 @@ import json
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from pydantic import ValidationError
 
 from tdtrain.data.storage import Folder
-from tdtrain.teachers.services.service import NOTHING, Answer, Fixed, Question, Usage
+from tdtrain.teachers.services.service import NOTHING, Answer, Fixed, Question, Refused, Unusable, Usage
 
 BATCHES = "batches"
 """What is out in batches lies there; see `tdtrain.teachers.services.batches`."""
@@ -42,6 +42,8 @@ class Kept(Fixed):
     """Of the last attempt."""
     answered: str
     """When, ISO 8601."""
+    unused: tuple[str, ...] = ()
+    """Answers before it that could not be used, as they came."""
 
 
 class GaveUp(Fixed):
@@ -53,14 +55,24 @@ class GaveUp(Fixed):
     paid: Usage
     at: str = ""
     """When, as `moment` writes it."""
+    unused: tuple[str, ...] = ()
+    """What it said, as it came."""
 
 
 class Tried(Fixed):
-    """A question of which no answer could be used so far; `paid` is what those cost."""
+    """A question of which no answer could be used so far; `paid` is what those cost, `unused` what they were."""
 
     complaint: str | None = None
     unusable: int = 0
     paid: Usage = NOTHING
+    unused: tuple[str, ...] = ()
+
+    def after(self, said: Unusable | Refused) -> Self:
+        """With one more."""
+        return self.model_copy(update={
+            "complaint": str(said), "unusable": self.unusable + 1, "paid": self.paid + said.usage,
+            "unused": (*self.unused, said.raw) if said.raw else self.unused,
+        })  # fmt: skip
 
 
 Entry = TypeVar("Entry", Kept, GaveUp, Tried)
@@ -94,7 +106,8 @@ class Answers:
     def tried(self, key: str) -> Tried:
         """What could not be used so far, or before it was given up. Raises ValueError as `get` does."""
         gave_up = self.gave_up(key)
-        return self._read(key, Tried) or Tried(paid=gave_up.paid if gave_up else NOTHING)
+        before = Tried(paid=gave_up.paid, unused=gave_up.unused) if gave_up else Tried()
+        return self._read(key, Tried) or before
 
     def _read(self, key: str, kind: type[Entry]) -> Entry | None:
         name = _name(key, kind)

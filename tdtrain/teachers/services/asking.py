@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
@@ -31,7 +32,11 @@ from tdtrain.teachers.services.service import (
 
 def cost_of(usage: Usage, price: Price) -> float:
     """US dollars."""
-    tokens = price.per_million_input_tokens * usage.input_tokens + price.per_million_output_tokens * usage.output_tokens
+    less = 1.0 - price.batch_share
+    tokens = (
+        price.per_million_input_tokens * (usage.input_tokens - less * usage.batched_input_tokens)
+        + price.per_million_output_tokens * (usage.output_tokens - less * usage.batched_output_tokens)
+    )  # fmt: skip
     return price.per_page * usage.pages + tokens / 1e6
 
 
@@ -59,11 +64,19 @@ class Patience(Fixed):
 
 
 class GivenUp(Exception):
-    """There is no answer for this picture, or `for_good`: there will be none. What was paid for trying is `paid`."""
+    """There is no answer for this picture, or `for_good`: there will be none. What was paid for trying is `paid`, what
+    came of it `unused`."""
 
-    def __init__(self, reason: str, paid: Usage, for_good: bool = False) -> None:
+    def __init__(self, reason: str, paid: Usage, for_good: bool = False, unused: tuple[str, ...] = ()) -> None:
         super().__init__(reason)
-        self.paid, self.for_good = paid, for_good
+        self.paid, self.for_good, self.unused = paid, for_good, unused
+
+
+UNSTORED = "answers cannot be stored"
+
+
+class Unstored(OSError):
+    """An answer came and could not be written down: the disk is full, or the folder may not be written to."""
 
 
 def ask(
@@ -105,16 +118,16 @@ def ask(
             return _attempts(page, expected, patience, sleep, draw, before)
         except GivenUp as error:
             if error.for_good:
-                page.gave_up(str(error), error.paid)
+                page.gave_up(str(error), error.paid, error.unused)
             raise
 
 
 class Attempt(NamedTuple):
-    """A call: the desk's number of it, how many there were with it, what was paid before, and when it began."""
+    """A call: the desk's number of it, how many there were with it, what was tried before, and when it began."""
 
     call: int
     number: int
-    paid: Usage
+    before: Tried
     began: float
 
 
@@ -128,6 +141,7 @@ class Page:
     key: str
     desk: AnyDesk
     price: Price
+    writing: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def digest(self) -> str:
@@ -137,29 +151,38 @@ class Page:
         try:
             self.answers.put(self.key, entry)
         except OSError as error:
-            self.desk.close(f"what it says cannot be stored ({error})")  # all that comes would be paid and lost
-            raise
+            why = f"{UNSTORED} ({error})"  # all that comes would be paid and lost
+            self.desk.close(why)
+            raise Unstored(why) from error
 
-    def gave_up(self, reason: str, paid: Usage) -> None:
+    def gave_up(self, reason: str, paid: Usage, unused: tuple[str, ...]) -> None:
         """There will be no answer."""
         question = self.service.question
-        self.keep(GaveUp(question=question, image=self.digest, reason=reason, paid=paid, at=moment()))
+        self.keep(GaveUp(question=question, image=self.digest, reason=reason, paid=paid, at=moment(), unused=unused))
 
     def answered(self, answer: Answer, attempt: Attempt) -> Kept:
-        """Keeps it before anything else happens with it: the desk may be gone."""
-        kept = Kept(
-            question=self.service.question, image=self.digest, answer=answer, paid=attempt.paid + answer.usage,
-            attempts=attempt.number, seconds=round(time.perf_counter() - attempt.began, 3),
-            answered=datetime.now(UTC).isoformat(timespec="seconds"),
-        )  # fmt: skip
-        self.keep(kept)
+        """Keeps it before anything else happens with it: the desk may be gone. Where one that came late is kept, this
+        one is paid as well."""
+        with self.writing:
+            kept = self._with(answer, attempt)
+            self.keep(kept)
         return kept
+
+    def _with(self, answer: Answer, attempt: Attempt) -> Kept:
+        if (there := self.answers.get(self.key)) is not None:
+            return there.model_copy(update={"paid": there.paid + answer.usage})
+        return Kept(
+            question=self.service.question, image=self.digest, answer=answer,
+            paid=attempt.before.paid + answer.usage, attempts=attempt.number,
+            seconds=round(time.perf_counter() - attempt.began, 3),
+            answered=datetime.now(UTC).isoformat(timespec="seconds"), unused=attempt.before.unused,
+        )  # fmt: skip
 
     def late(self, attempt: Attempt, said: Answer | BaseException) -> None:
         """What a call brought that nobody waits for any more: it is paid all the same."""
         used = said.usage if isinstance(said, Answer | Unusable | Refused) else NOTHING
         try:
-            if isinstance(said, Answer) and self.answers.get(self.key) is None:
+            if isinstance(said, Answer):
                 self.answered(said, attempt)
         finally:
             self.desk.ended(attempt.call, cost_of(used, self.price))
@@ -174,37 +197,36 @@ def _attempts(
     before: Tried,
 ) -> Kept:
     service = page.service
-    failed, unusable, complaint, paid = 0, before.unusable, before.complaint, before.paid
+    failed, tried = 0, before
     while True:
         if failed and (kept := page.answers.get(page.key)) is not None:  # late, see above
             return kept
         call = page.desk.begin(cost_of(expected, page.price))
-        attempt = Attempt(call, failed + unusable + 1, paid, time.perf_counter())
+        attempt = Attempt(call, failed + tried.unusable + 1, tried, time.perf_counter())
         used, under_way = NOTHING, False
         try:
             answer = in_time(
-                partial(service.ask, page.image, complaint), partial(page.late, attempt), patience.deadline_s
+                partial(service.ask, page.image, tried.complaint), partial(page.late, attempt), patience.deadline_s
             )
             used = answer.usage
             return page.answered(answer, attempt)
         except Unusable as error:
-            used, unusable, complaint = error.usage, unusable + 1, str(error)
-            paid += used
-            if unusable >= patience.unusable:
-                why = f"{unusable} answers could not be used, the last: {error}"
-                raise GivenUp(why, paid, for_good=True) from error
-            page.keep(Tried(complaint=complaint, unusable=unusable, paid=paid))
+            used, tried = error.usage, tried.after(error)
+            if tried.unusable >= patience.unusable:
+                why = f"{tried.unusable} answers could not be used, the last: {error}"
+                raise GivenUp(why, tried.paid, for_good=True, unused=tried.unused) from error
+            page.keep(tried)
         except Busy as error:
             under_way = isinstance(error, UnderWay)
             failed += 1
             if failed >= patience.attempts:
-                raise GivenUp(f"no answer to {failed} calls, the last: {error}", paid) from error
+                raise GivenUp(f"no answer to {failed} calls, the last: {error}", tried.paid) from error
             if error.retry_after_s:
                 page.desk.hold(error.retry_after_s)
             sleep(patience.wait_s(failed, draw()))
         except Refused as error:
-            used = error.usage
-            raise GivenUp(str(error), paid + used, for_good=True) from error
+            used, tried = error.usage, tried.after(error)
+            raise GivenUp(str(error), tried.paid, for_good=True, unused=tried.unused) from error
         except Denied as error:
             page.desk.close(str(error))
             raise Closed(str(error)) from error

@@ -35,6 +35,9 @@ DENYING = (
     "response_format",
     "json_schema",
     "structured output",
+    "max_tokens",
+    "image(s) may be provided",
+    "multimodal",
 )
 """What a reason says where it is not the picture, whatever its status: keys, accounts and what the model cannot do are
 refused with 400 too."""
@@ -56,7 +59,7 @@ def attempt(sdk: ModuleType, key: str, call: Callable[[], Said]) -> Said:
         raise failure(error.status_code, f"{reason} ({code})" if code else reason, told) from None  # it holds the key
     except sdk.APIConnectionError as error:  # time-outs too
         raise Busy(f"{type(error).__name__}: {error}") from error
-    except (sdk.APIResponseValidationError, json.JSONDecodeError) as error:
+    except (sdk.APIResponseValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise Busy(f"its answer is no JSON ({error})") from error
 
 

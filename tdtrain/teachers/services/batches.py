@@ -25,7 +25,7 @@ from tdtrain.teachers.services.answers import BATCHES, Answers, GaveUp, Kept, Tr
 from tdtrain.teachers.services.asking import Patience, cost_of
 from tdtrain.teachers.services.attempt import Said, failure
 from tdtrain.teachers.services.claude import Claude
-from tdtrain.teachers.services.service import NOTHING, Busy, Denied, Fixed, Question, Refused, Unusable, Usage
+from tdtrain.teachers.services.service import NOTHING, Answer, Busy, Denied, Fixed, Question, Refused, Unusable, Usage
 
 SMALLEST = 20
 """A round is no smaller than the first over this, while pages are left: it may take a day."""
@@ -179,10 +179,10 @@ class Batches:
             try:
                 found = self._service.call(lambda: self._batches.create(requests=told)).id
                 break
-            except Busy:
+            except Busy as error:
                 if failed == self._patience:
                     raise
-                self._sleep(POLL_S)
+                self._sleep(max(POLL_S, error.retry_after_s or 0.0))
                 found = self._find(batch)  # its answer may have been lost
                 if found:
                     break
@@ -204,9 +204,9 @@ class Batches:
         for made in self._newest() if batch.known is not None else ():
             counts = made.request_counts
             all_of_it = counts.processing + counts.succeeded + counts.errored + counts.canceled + counts.expired
-            if made.id not in (batch.known or ()) and all_of_it == num:
+            if made.id not in (batch.known or ()) and all_of_it == num and made.archived_at is None:
                 self._wait(made.id, num, lambda done, total: None)
-                if {told.custom_id for told in self._told(made.id)} == set(batch.pages):
+                if {told.custom_id for told in self._told(made.id, num)} == set(batch.pages):
                     return made.id
         return None
 
@@ -219,14 +219,19 @@ class Batches:
     def _write(self, name: str, batch: Batch) -> None:
         self._folder.write(name, batch.model_dump_json().encode(), durable=True)
 
-    def _told(self, batch_id: str) -> list[Any]:
+    def _told(self, batch_id: str, num: int) -> list[Any]:
+        """The results of a batch of so many pages."""
+
         def results() -> list[Any]:
             try:
-                return list(self._batches.results(batch_id))
+                told = list(self._batches.results(batch_id))
             except anthropic.AnthropicError:
                 raise
             except Exception as error:  # while they arrive, past what the client looks after
                 raise Busy(f"{type(error).__name__}: its results did not arrive") from error
+            if (came := len({one.custom_id for one in told})) < num:  # of a body that ended early nobody is told
+                raise Busy(f"{came} results of {num} arrived")
+            return told
 
         return self._patiently(results)
 
@@ -234,16 +239,17 @@ class Batches:
         for _ in range(self._patience - 1):
             try:
                 return self._service.call(what)
-            except Busy:
-                self._sleep(POLL_S)
+            except Busy as error:
+                self._sleep(max(POLL_S, error.retry_after_s or 0.0))
         return self._service.call(what)
 
-    def _wait(self, batch_id: str, total: int, watch: Watch) -> None:
+    def _wait(self, batch_id: str, total: int, watch: Watch) -> bool:
+        """Returns when it has ended: whether its results are there. They are kept for a month."""
         while True:
             now = self._patiently(lambda: self._known(batch_id))
             watch(total - now.request_counts.processing, total)
             if now.processing_status == "ended":
-                return
+                return now.archived_at is None and now.results_url is not None
             self._sleep(POLL_S)
 
     def _known(self, batch_id: str) -> Any:
@@ -256,13 +262,9 @@ class Batches:
             ) from error
 
     def _results(self, batch_id: str, batch: Batch, watch: Watch) -> dict[str, Page]:
-        self._wait(batch_id, len(batch.pages), watch)
         again: dict[str, Page] = {}
-        try:
-            results = self._told(batch_id)
-        except anthropic.AnthropicError:  # they are gone: nobody came for them for a month
-            results = []
-        for told in results:
+        there = self._wait(batch_id, len(batch.pages), watch)
+        for told in self._told(batch_id, len(batch.pages)) if there else ():
             page = batch.pages.get(told.custom_id)
             if page is None:
                 continue
@@ -281,19 +283,17 @@ class Batches:
     def _keep(self, key: str, page: Page, message: Any) -> Page | None:
         """Keeps an answer; or returns the page, to be asked about once more."""
         try:
-            answer = self._service.read(message)
+            answer = self._read_batched(message)
         except Unusable as error:
             self._spent += error.usage
-            tried = Page(
-                image=page.image, complaint=str(error), unusable=page.unusable + 1, paid=page.paid + error.usage
-            )
+            tried = page.after(error)
             if tried.unusable < Patience().unusable:
                 return tried
             self._give_up(key, tried, f"{tried.unusable} answers could not be used, the last: {error}")
             return None
         except Refused as error:
             self._spent += error.usage
-            self._give_up(key, page.model_copy(update={"paid": page.paid + error.usage}), str(error))
+            self._give_up(key, page.after(error), str(error))
             return None
         except Busy as error:
             self._give_up(key, page, str(error))
@@ -302,12 +302,23 @@ class Batches:
         self._answers.put(key, Kept(
             question=self._service.question, image=page.image, answer=answer, paid=page.paid + answer.usage,
             attempts=page.unusable + 1, seconds=0.0, answered=datetime.now(UTC).isoformat(timespec="seconds"),
+            unused=page.unused,
         ))  # fmt: skip
         return None
 
+    def _read_batched(self, message: Any) -> Answer:
+        try:
+            answer = self._service.read(message)
+        except (Unusable, Refused) as error:
+            error.usage = error.usage.in_batch()
+            raise
+        return answer.model_copy(update={"usage": answer.usage.in_batch()})
+
     def _give_up(self, key: str, page: Page, reason: str) -> None:
         question = self._service.question
-        self._answers.put(key, GaveUp(question=question, image=page.image, reason=reason, paid=page.paid, at=moment()))
+        self._answers.put(key, GaveUp(
+            question=question, image=page.image, reason=reason, paid=page.paid, at=moment(), unused=page.unused,
+        ))  # fmt: skip
 
 
 def _new_name() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -11,11 +10,14 @@ import anthropic
 from tdtrain.data.timetable import Timetable
 from tdtrain.teachers.services.attempt import Said, attempt, reading
 from tdtrain.teachers.services.document import ANSWER_TOKENS, FORM, PROMPT, answer_of, asked, picture
-from tdtrain.teachers.services.service import ANSWER_S, Answer, Question, Refused, Usage
+from tdtrain.teachers.services.service import ANSWER_S, Answer, Question, Refused, Usage, secret
 
 KEY = "ANTHROPIC_API_KEY"
 MOST_BYTES, MOST_SIDE = 5 * 2**20 * 3 // 4, 8_000
 """Of a picture: 5 MiB in base64, and 8,000 pixels a side. It sees none larger anyway."""
+
+CUT = ("max_tokens", "model_context_window_exceeded")
+"""Why a message ends before its end."""
 
 
 class Claude:
@@ -26,15 +28,16 @@ class Claude:
         url: None: Anthropic's own.
         timeout_s: of each read. No byte comes before the answer is whole.
         max_tokens: of an answer.
+        key: None: ANTHROPIC_API_KEY. Of somebody who asks nothing any will do.
     """
 
     def __init__(
         self, model: str, url: str | None = None, prompt: str = PROMPT, timeout_s: float = ANSWER_S,
-        max_tokens: int = ANSWER_TOKENS["claude"],
+        max_tokens: int = ANSWER_TOKENS["claude"], key: str | None = None,
     ) -> None:  # fmt: skip
         self.question = Question(service=f"claude/{model}", prompt=prompt, form=FORM)
         self._model, self._max_tokens = model, max_tokens
-        key = os.environ.get(KEY)
+        key = key or secret(KEY)
         if not key:
             raise ValueError(f"service=claude needs {KEY} in the environment")
         self._key = key
@@ -57,8 +60,8 @@ class Claude:
             content = "".join(part.text for part in said.content if part.type == "text")
             raw = said.model_dump_json()
         if said.stop_reason == "refusal":
-            raise Refused("the model refused to answer", used)
-        return answer_of(content, said.stop_reason == "max_tokens", used, raw)
+            raise Refused("the model refused to answer", used, raw)
+        return answer_of(content, said.stop_reason in CUT, used, raw)
 
     def request(self, image: bytes, complaint: str | None = None) -> dict[str, Any]:
         """What is sent: one message's parameters. Raises Refused where it is no picture."""

@@ -54,14 +54,15 @@ def answer_of(content: str, cut: bool, used: Usage, raw: str) -> Answer:
     """The timetable that a model wrote. Raises Unusable where it is no JSON, does not fit the schema, or says what
     cannot be (see `Timetable.faults`); Refused where it is cut, as another one would be."""
     if cut:
-        raise Refused(f"its answer is cut after {used.output_tokens} tokens; raise max_answer_tokens", used)
+        why = "raise max_answer_tokens, or use a model with a longer context"
+        raise Refused(f"its answer is cut after {used.output_tokens} tokens; {why}", used, raw)
     try:
         document = Timetable.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise Unusable(f"{where}: {first['msg']}" if where else first["msg"], used) from error
+        raise Unusable(f"{where}: {first['msg']}" if where else first["msg"], used, raw) from error
     if faults := document.faults():
         more = f", and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise Unusable(f"{'; '.join(faults[:3])}{more}", used)
+        raise Unusable(f"{'; '.join(faults[:3])}{more}", used, raw)
     return Answer(document=document, usage=used, raw=raw)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,7 +15,17 @@ from google.protobuf.json_format import ParseError
 
 from tdtrain.teachers.services.attempt import failure
 from tdtrain.teachers.services.fitted import fitted
-from tdtrain.teachers.services.service import Answer, Busy, Denied, Question, Refused, SpokenLine, Usage
+from tdtrain.teachers.services.service import (
+    ANSWER_S,
+    Answer,
+    Busy,
+    Denied,
+    Question,
+    Refused,
+    SpokenLine,
+    Usage,
+    secret,
+)
 
 KEY, FILE = "GOOGLE_API_KEY", "GOOGLE_APPLICATION_CREDENTIALS"
 ENDS_LINE = (3, 4, 5)
@@ -35,19 +44,29 @@ class GoogleVision:
     Args:
         model: builtin/stable or builtin/latest.
         url: None: Google's own; one's own needs no credentials.
+        timeout_s: of each read.
+        key: None: as the environment has it. Of somebody who asks nothing any will do.
     """
 
     most_bytes = MOST_BYTES
 
-    def __init__(self, model: str = "builtin/stable", url: str | None = None, timeout_s: float = 120.0) -> None:
+    def __init__(
+        self,
+        model: str = "builtin/stable",
+        url: str | None = None,
+        timeout_s: float = ANSWER_S,
+        key: str | None = None,
+    ) -> None:
         self.question = Question(service=f"google-vision/{model}", form="lines-1")
         self._model, self._timeout_s = model, timeout_s
-        self._key = os.environ.get(KEY) or ""
+        self._key, file = key or secret(KEY), secret(FILE)
         options = ClientOptions(api_endpoint=url, api_key=self._key or None)
-        anonymous = AnonymousCredentials() if url and not (self._key or os.environ.get(FILE)) else None
+        anonymous = AnonymousCredentials() if url and not (self._key or file) else None
         try:
             self._client = vision.ImageAnnotatorClient(transport="rest", client_options=options, credentials=anonymous)
         except DefaultCredentialsError as error:
+            if file:
+                raise ValueError(f"{FILE}={file} cannot be used ({str(error).splitlines()[0]})") from error
             raise ValueError(f"service=google-vision needs {KEY}, or {FILE}, in the environment") from error
 
     def ask(self, image: bytes, complaint: str | None = None) -> Answer:

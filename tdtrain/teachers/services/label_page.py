@@ -42,7 +42,8 @@ class Shown(BaseModel):
 
 class LabelledPage(BaseModel):
     """What became of a page's lines, or time blocks. `same`: of how many lines that another teacher found as well the
-    text is the same, and how many these are, by teacher."""
+    text is the same, and how many these are, by teacher; of documents, twice the blocks that both have, and how many
+    both have together, whose ratio is F1."""
 
     image: str
     lines: int = 0
@@ -53,6 +54,10 @@ class LabelledPage(BaseModel):
     right: tuple[int, int, int] | None = None
     """Of an annotated page: lines or blocks that are as annotated, that the teacher has, and that are annotated."""
     shown: tuple[Shown, ...] = ()
+
+    def agreement(self) -> float:
+        """Of a document with those of all others that were asked; without others 1."""
+        return sum(same / max(1, both) for same, both in self.same.values()) / len(self.same) if self.same else 1.0
 
 
 def check_document(own: bytes, answer: Answer | None) -> tuple[int, int, int]:
@@ -123,11 +128,20 @@ def show(
     return page.model_copy(update={"shown": tuple(shown)})
 
 
-def show_document(image: str, file: bytes, teacher: str, document: Timetable) -> LabelledPage:
-    """A page with its document, to look at."""
-    pixels, num = _pixels(file), len(document.timeblocks)
+def look_at_document(image: str, document: Timetable, others: Mapping[str, Answer | None]) -> LabelledPage:
+    """Counts a page's time blocks, and those of them that other teachers have; None: one that has not answered."""
+    mine, same = blocks_of(document), {}
+    for name, answer in others.items():
+        theirs = blocks_of(answer.document) if answer and answer.document else Counter[tuple[str, ...]]()
+        same[name] = (2 * (mine & theirs).total(), mine.total() + theirs.total())
+    return LabelledPage(image=image, lines=len(document.timeblocks), same=same)
+
+
+def show_document(page: LabelledPage, file: bytes, teacher: str, document: Timetable) -> LabelledPage:
+    """The same with its document, to look at."""
+    pixels, num = _pixels(file), page.lines
     if pixels is None:
-        return LabelledPage(image=image, lines=num)
+        return page
     share = PAGE_SIDE / max(pixels.shape[:2])
     if share < 1:
         pixels = np.asarray(cv2.resize(pixels, None, fx=share, fy=share, interpolation=cv2.INTER_AREA), np.uint8)
@@ -135,14 +149,14 @@ def show_document(image: str, file: bytes, teacher: str, document: Timetable) ->
         f"{block.day} {block.startTime}\u2013{block.endTime} {block.name}" for block in document.timeblocks
     )
     shown = Shown(
-        image=image,
+        image=page.image,
         why=f"{num} time blocks",
         picture=encode_png(pixels),
         said={teacher: said},
         text=said,
         confidence=None,
     )
-    return LabelledPage(image=image, lines=num, shown=(shown,))
+    return page.model_copy(update={"shown": (shown,)})
 
 
 def _pixels(file: bytes) -> NDArray[np.uint8] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import openai
@@ -10,9 +9,11 @@ import openai
 from tdtrain.data.timetable import Timetable
 from tdtrain.teachers.services.attempt import attempt, reading
 from tdtrain.teachers.services.document import ANSWER_TOKENS, FORM, PROMPT, answer_of, asked, picture
-from tdtrain.teachers.services.service import ANSWER_S, Answer, Question, Usage
+from tdtrain.teachers.services.service import ANSWER_S, Answer, Busy, Question, Refused, Usage, secret
 
 KEY = "OPENAI_API_KEY"
+RENAMED = "max_completion_tokens"
+"""What models that think call max_tokens; nor do they take a temperature."""
 
 
 class OpenAiCompatible:
@@ -23,16 +24,18 @@ class OpenAiCompatible:
         url: such as http://localhost:8000/v1; None: OpenAI's own.
         timeout_s: of each read. No byte comes before the answer is whole.
         max_tokens: of an answer.
+        key: None: OPENAI_API_KEY. Of somebody who asks nothing any will do.
     """
 
     def __init__(
         self, model: str, url: str | None = None, prompt: str = PROMPT, timeout_s: float = ANSWER_S,
-        max_tokens: int = ANSWER_TOKENS["openai"],
+        max_tokens: int = ANSWER_TOKENS["openai"], key: str | None = None,
     ) -> None:  # fmt: skip
         self.question = Question(service=f"openai/{model}", prompt=prompt, form=FORM)
         self._model, self._max_tokens = model, max_tokens
-        key = os.environ.get(KEY) or ("none" if url else None)  # servers of one's own need none
-        if key is None:
+        self._told: dict[str, float] = {"max_tokens": max_tokens, "temperature": 0.0}
+        key = key or secret(KEY) or ("none" if url else "")  # servers of one's own need none
+        if not key:
             raise ValueError(f"OpenAI's own endpoint needs {KEY} in the environment; or give a service_url")
         self._key = key
         self._client = openai.OpenAI(api_key=key, base_url=url, timeout=timeout_s, max_retries=0)
@@ -47,6 +50,8 @@ class OpenAiCompatible:
             )
             choice = said.choices[0]
             content, raw = choice.message.content or "", said.model_dump_json()
+        if choice.finish_reason == "content_filter" or (choice.message.refusal and not content):
+            raise Refused(f"the model refused to answer ({choice.message.refusal or 'filtered'})", used, raw)
         return answer_of(content, choice.finish_reason == "length", used, raw)
 
     def _create(self, image: bytes, text: str) -> Any:
@@ -55,13 +60,20 @@ class OpenAiCompatible:
             {"type": "text", "text": text},
             {"type": "image_url", "image_url": {"url": f"data:{kind};base64,{content}"}},
         ]
-        return self._client.chat.completions.create(
-            model=self._model,
-            messages=[{"role": "user", "content": parts}],
-            response_format={
-                "type": "json_schema",
-                "json_schema": {"name": "timetable", "schema": Timetable.model_json_schema()},
-            },
-            max_tokens=self._max_tokens,
-            temperature=0.0,
-        )
+        told: Any = dict(self._told)
+        try:
+            return self._client.chat.completions.create(
+                model=self._model,
+                messages=[{"role": "user", "content": parts}],
+                response_format={
+                    "type": "json_schema",
+                    "json_schema": {"name": "timetable", "schema": Timetable.model_json_schema()},
+                },
+                **told,
+            )
+        except openai.BadRequestError as error:
+            if error.param not in told or error.param == RENAMED:
+                raise
+            kept = {name: value for name, value in told.items() if name != error.param}
+            self._told = kept | ({RENAMED: self._max_tokens} if error.param == "max_tokens" else {})
+            raise Busy(f"the model takes no {error.param}; it is asked without") from error

@@ -10,7 +10,7 @@ import requests
 from pydantic import BaseModel, ValidationError
 
 from tdtrain.teachers.services.attempt import failure
-from tdtrain.teachers.services.service import Answer, Busy, Question, SpokenLine, Usage
+from tdtrain.teachers.services.service import ANSWER_S, Answer, Busy, Question, SpokenLine, Usage
 
 IMAGE = 1
 """PaddleX's fileType of a picture."""
@@ -37,7 +37,7 @@ class PaddleServed:
         timeout_s: of each read.
     """
 
-    def __init__(self, model: str, url: str, timeout_s: float = 120.0) -> None:
+    def __init__(self, model: str, url: str, timeout_s: float = ANSWER_S) -> None:
         self.question = Question(service=f"paddleocr/{model}", form="lines-2")
         self._url, self._timeout_s = f"{url.rstrip('/')}/ocr", timeout_s
 

@@ -5,6 +5,7 @@ A service makes one attempt at a time, without retries of its own: `asking` deci
 
 from __future__ import annotations
 
+import os
 from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
@@ -13,6 +14,11 @@ from tdtrain.data.timetable import Timetable
 
 ANSWER_S = 300.0
 """A model that writes 8,192 tokens takes minutes. Who stops waiting for it pays all the same."""
+
+
+def secret(name: str) -> str:
+    """A key as the environment has it, empty where it has none; one that came out of a file ends in a newline there."""
+    return os.environ.get(name, "").strip()
 
 
 class Fixed(BaseModel):
@@ -27,13 +33,17 @@ class Usage(Fixed):
     pages: int = 1
     input_tokens: int = 0
     output_tokens: int = 0
+    batched_input_tokens: int = 0
+    """Of those, in batches, which take less."""
+    batched_output_tokens: int = 0
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            pages=self.pages + other.pages,
-            input_tokens=self.input_tokens + other.input_tokens,
-            output_tokens=self.output_tokens + other.output_tokens,
-        )
+        return Usage(**{name: value + getattr(other, name) for name, value in self})
+
+    def in_batch(self) -> Usage:
+        """The same in a batch."""
+        told = {"batched_input_tokens": self.input_tokens, "batched_output_tokens": self.output_tokens}
+        return self.model_copy(update=told)
 
 
 NOTHING = Usage(pages=0)
@@ -98,19 +108,20 @@ class Busy(Exception):
 
 
 class Unusable(Exception):
-    """It answered, and is paid, but the answer is cut, no JSON, or does not fit the schema."""
+    """It answered, and is paid, but the answer is no JSON, or does not fit the schema. `raw` is it as it came, JSON."""
 
-    def __init__(self, reason: str, usage: Usage = NOTHING) -> None:
+    def __init__(self, reason: str, usage: Usage = NOTHING, raw: str = "") -> None:
         super().__init__(reason)
-        self.usage = usage
+        self.usage, self.raw = usage, raw
 
 
 class Refused(Exception):
-    """It will never answer this: a picture that it does not take, or a model that will not."""
+    """It will never answer this: a picture that it does not take, a model that will not, an answer that is too long.
+    `raw` is what it said, as it came, JSON."""
 
-    def __init__(self, reason: str, usage: Usage = NOTHING) -> None:
+    def __init__(self, reason: str, usage: Usage = NOTHING, raw: str = "") -> None:
         super().__init__(reason)
-        self.usage = usage
+        self.usage, self.raw = usage, raw
 
 
 class Denied(Exception):

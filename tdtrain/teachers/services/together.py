@@ -77,13 +77,13 @@ def _groups(pages: Sequence[Page], most_bytes: int) -> Iterator[list[Page]]:
 def _call(service: TakesSeveral, pages: Sequence[Page], expected: Usage, deadline_s: float) -> list[Page]:
     """One attempt. Returns those that may be answered if they are asked about together once more."""
     desk, price = pages[0].desk, pages[0].price
-    before = [page.answers.tried(page.key).paid for page in pages]
+    before = [page.answers.tried(page.key) for page in pages]
     try:
         call = desk.begin(len(pages) * cost_of(expected, price), pages=len(pages))
     except Closed:  # what is left may be enough for some of them
         return []
     began = time.perf_counter()
-    attempts = [Attempt(call, 1, paid, began) for paid in before]
+    attempts = [Attempt(call, 1, tried, began) for tried in before]
 
     def ended(said: Said | BaseException) -> None:
         """Keeps what came, whoever waits for it, and says what it cost. Raises what the first that was not kept did."""
@@ -118,7 +118,8 @@ def _call(service: TakesSeveral, pages: Sequence[Page], expected: Usage, deadlin
 
 
 def _keep(page: Page, attempt: Attempt, said: Answer | Busy | Refused) -> None:
-    if isinstance(said, Answer) and page.answers.get(page.key) is None:
+    if isinstance(said, Answer):
         page.answered(said, attempt)
     elif isinstance(said, Refused):
-        page.gave_up(str(said), attempt.paid + said.usage)
+        tried = attempt.before.after(said)
+        page.gave_up(str(said), tried.paid, tried.unused)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import math
 import multiprocessing as mp
 import threading
@@ -264,6 +265,26 @@ def test_what_comes_late_is_kept_and_paid(tmp_path: Path) -> None:
     while desk.counts().cost_usd != pytest.approx(0.01):
         time.sleep(0.01)
     assert aside == [pytest.approx(0.05)] and desk.counts().calls == 1
+
+
+def test_two_answers_of_which_one_came_late_are_both_paid(tmp_path: Path) -> None:
+    service, answers, late = Fake(), Answers(open_folder(tmp_path)), threading.Event()
+    at_once, calls = service.ask, itertools.count()
+
+    def slowly(image: bytes, complaint: str | None = None) -> Answer:
+        if next(calls) == 0:
+            late.wait(600)
+        return at_once(image, complaint)
+
+    service.ask = slowly  # type: ignore[method-assign]
+    kept = ask(service, b"a", answers, Desk(), patience=Patience(deadline_s=0.5), sleep=lambda _: None)
+    late.set()
+    while len(service.complaints) < 2:
+        time.sleep(0.01)
+    key = key_of(service.question, b"a")
+    while (both := answers.get(key)) and both.paid.output_tokens < 10 * len(service.complaints):
+        time.sleep(0.01)
+    assert both and both.paid.output_tokens >= 20 and both.answer == kept.answer
 
 
 def test_a_date_to_come_back_at_is_heeded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler
@@ -19,6 +21,7 @@ from pydantic import ValidationError
 
 from tdtrain.ask_config import AskRun
 from tdtrain.asking_pages import ask_pages
+from tdtrain.teachers.services.answers import Answers
 from tdtrain.teachers.services.asking import GivenUp
 from tdtrain.teachers.services.service import NOTHING
 from tests.unit.teachers.test_services import TIMETABLE, Server, completion, cut_short, hangs_up, right, says
@@ -101,7 +104,8 @@ def test_an_outage_is_no_mistake_of_the_service(server: Server, pages: Path, mon
     monkeypatch.setattr("tdtrain.page_asker.ask", away)
     asked = ask_pages(run(server, pages, check_annotated=True))
     assert (asked.done, asked.failed) == (1, 5)
-    assert not (pages.parent / "out/labels.json").exists()  # there is nothing to say of it
+    figures = json.loads((pages.parent / "out/labels.json").read_text())
+    assert figures["annotated"]["pages"] == 0 and figures["failed"] == {"no answer to 8 calls": 5}
 
 
 def test_what_is_refused_is_said_and_tried_again_when_told(server: Server, pages: Path) -> None:
@@ -119,6 +123,54 @@ def test_what_is_refused_is_said_and_tried_again_when_told(server: Server, pages
     assert (again.done, again.failed, again.counts.calls) == (5, 1, 0)
     again = ask_pages(run(server, pages, ask_again=True))
     assert (again.done, again.counts.calls) == (6, 1) and not (pages.parent / "out" / "failed.jsonl").exists()
+
+
+def test_labels_of_another_question_go_where_this_one_brings_none(server: Server, pages: Path) -> None:
+    ask_pages(run(server, pages))
+    server.script = [says({"error": {"message": "a picture of nothing"}}, 400), says(completion('{"timeblocks":[]}'))]
+    asked = ask_pages(run(server, pages, service_model="other", calls_at_once=1, max_pages=3))
+    assert (asked.done, asked.failed, asked.left) == (1, 2, 3)
+    written = [json.loads(path.read_text()) for path in (pages.parent / "out").glob("annotations/**/*.json")]
+    assert Counter(one["labelled_by"] for one in written) == {"openai/other": 1, "openai/qwen": 3}  # not asked yet
+    assert json.loads((pages.parent / "out/labels.json").read_text())["run"]["service_model"] == "other"
+    assert ask_pages(run(server, pages)).counts.calls == 0  # nothing that was paid is lost
+    assert len(list((pages.parent / "out").glob("annotations/**/*.json"))) == 6
+
+
+def test_documents_on_which_teachers_differ_are_dropped(
+    server: Server, pages: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = str(pages.parent / "other")
+    late = {**TIMETABLE, "timeblocks": [*TIMETABLE["timeblocks"], TIMETABLE["timeblocks"][0] | {"day": "Tue"}]}
+    server.script = [says(completion(json.dumps(late)))] * 2 + [says(completion(json.dumps(TIMETABLE)))] * 3
+    ask_pages(run(server, pages, service_model="other", output_dir=other, calls_at_once=1, max_pages=5))
+    with pytest.raises(ValidationError, match=r"min_agreement=0\.8 is of votes; give vote_with"):
+        run(server, pages, min_agreement=0.8)
+    asked = ask_pages(run(server, pages, vote_with=(other,), min_agreement=0.8))
+    assert (asked.done, asked.failed) == (3, 3)  # two of which the other has a block more, and one that it has not seen
+    out = pages.parent / "out"
+    assert len(list(out.glob("annotations/**/*.json"))) == 3 and len(list(out.glob("answers/*/*.json"))) == 6
+    figures = json.loads((out / "labels.json").read_text())
+    assert figures["kept_pages"] == 3 and figures["dropped"] == {"teachers differ": 3}
+    assert figures["failed"] == {"teachers agree on less than min_agreement=0.8": 3}
+    assert figures["same"] == {f"openai/other ({other})": {"same": 10, "both": 13, "lines": 6}}
+    said = " ".join(capsys.readouterr().err.split())
+    assert "3 pages with 3 time blocks can be learnt from (3 teachers differ)" in said
+    report = (out / "labels.html").read_text()
+    assert "F1 of the blocks of both: 77" in report and "Left out: 3 teachers differ." in report
+    assert ask_pages(run(server, pages, vote_with=(other,), min_agreement=0.6)).done == 5  # F1 of 2/3 of two pages
+    with pytest.raises(ValueError, match=r"holds documents of openai/other; task=text needs the others"):
+        ask_pages(AskRun(task="text", dataset_path=str(pages), output_dir=str(out), vote_with=(other,)))
+
+
+def test_a_full_disk_is_not_the_service_s_fault(server: Server, pages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Answers, "put", full)
+    with pytest.raises(ValueError, match=r"^answers cannot be stored \(.*No space left.*; 6 pages were not asked"):
+        ask_pages(run(server, pages, calls_at_once=1))
+    assert len(server.requests) == 1
 
 
 def test_a_service_that_answers_nobody_ends_the_job(server: Server, pages: Path) -> None:
@@ -157,9 +209,27 @@ def test_a_price_comes_from_a_table(server: Server, pages: Path, capsys: pytest.
     assert "pages, 0.1200 US dollars" in " ".join(capsys.readouterr().err.split())
     with pytest.raises(ValueError, match=r'has no \["openai/other"\]; it has openai/qwen, claude/m'):
         ask_pages(run(server, pages, price_table=table, service_model="other"))
+    table.write_text('["openai/qwen"]\nbatch_share = 0.5\n')
+    with pytest.raises(ValueError, match=r"max_cost_usd=1, and price_table=.*prices.toml says it costs nothing"):
+        ask_pages(run(server, pages, price_table=table, max_cost_usd=1.0))
     table.write_text('["openai/qwen"]\nper_page = "much"\n')
     with pytest.raises(ValueError, match=r"price_table=.*cannot be read \(openai/qwen\.per_page: .*number"):
         ask_pages(run(server, pages, price_table=table))
+
+
+def test_a_dry_run_needs_no_key(server: Server, pages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    claude = {"service": "claude", "service_url": None}
+    assert ask_pages(run(server, pages, dry_run=True, **claude)).left == 6
+    with pytest.raises(ValueError, match="needs ANTHROPIC_API_KEY"):
+        ask_pages(run(server, pages, **claude))
+
+
+def test_an_address_holds_no_key(server: Server, pages: Path) -> None:
+    for url in ("https://sk-123@host/v1", "https://me:word@host/v1", "https://host/v1?api_key=sk-123"):
+        with pytest.raises(ValidationError, match="service_url holds a") as refused:
+            run(server, pages, service_url=url)
+        assert "sk-123" not in str(refused.value) and "word@" not in str(refused.value)
 
 
 def test_a_budget_without_a_price_is_refused(server: Server, pages: Path) -> None:
@@ -180,16 +250,41 @@ def test_no_secret_reaches_the_disk(server: Server, pages: Path, monkeypatch: py
     assert held and not [path for path in held if b"4711" in path.read_bytes()]
 
 
+PATIENCE_S = 2.0
+
+
+def silent(handler: BaseHTTPRequestHandler, request: dict) -> None:
+    """Says nothing until nobody listens any more."""
+    time.sleep(1.5 * PATIENCE_S)
+    hangs_up(handler, request)
+
+
+def drips_on(handler: BaseHTTPRequestHandler, request: dict) -> None:
+    """A byte now and then, until nobody listens any more."""
+    handler.send_response(200)
+    handler.send_header("Content-Type", "application/json")
+    handler.send_header("Content-Length", "100000")
+    handler.end_headers()
+    with contextlib.suppress(OSError):
+        for _ in range(15):
+            handler.wfile.write(b" ")
+            handler.wfile.flush()
+            time.sleep(PATIENCE_S / 10)
+    hangs_up(handler, request)
+
+
 BUSY = (
     says({"error": {"message": "slow down"}}, 429, Retry_After="0.05"), says({"error": {}}, 500), cut_short, hangs_up,
     says("no JSON"),
 )  # fmt: skip
+SLOW = (silent, drips_on)
 UNUSABLE = (says(completion("no JSON either")), says(completion('{"blocks": []}')))
 
 
 @pytest.mark.slow
 def test_a_faulty_service_and_five_kills_cost_no_page_twice(server: Server, tmp_path: Path) -> None:
-    """30 % of the calls fail, and the job is killed five times: what is on the disk is never asked for again."""
+    """30 % of the calls fail, in ten ways, and the job is killed five times: what is on the disk is never asked for
+    again, and all that is paid for is written down, but for what was on its way when the job was killed."""
     rng, num = random.Random(0), 80
     (tmp_path / "images").mkdir()
     for number in range(num):
@@ -197,24 +292,38 @@ def test_a_faulty_service_and_five_kills_cost_no_page_twice(server: Server, tmp_
     answered: Counter[str] = Counter()
     unusable: Counter[str] = Counter()
     busy: Counter[str] = Counter()
+    faults: Counter[object] = Counter()
+    under_way, counted = set[int](), threading.Lock()
 
     def sometimes(handler: BaseHTTPRequestHandler, request: dict) -> None:
+        under_way.add(id(handler))
         time.sleep(0.02)
         picture = request["messages"][0]["content"][1]["image_url"]["url"]
-        if rng.random() < 0.3 and busy[picture] < 6:  # a page is given up in time
-            busy[picture] += 1
-            fault = rng.choice(BUSY + (UNUSABLE if unusable[picture] < 2 else ()))  # a third one ends it for good
+        with counted:
+            fails = rng.random() < 0.3 and busy[picture] < 6  # a page is given up in time
+            kinds = BUSY + SLOW + (UNUSABLE if unusable[picture] < 2 else ())  # a third one ends it for good
+            fault = min(kinds, key=faults.__getitem__) if fails else right  # all of them come
+            busy[picture] += fails
             unusable[picture] += fault in UNUSABLE
+            answered[picture] += not fails
+            faults[fault] += fails
+        with contextlib.suppress(OSError):  # who asked may be dead
             fault(handler, request)
-        else:
-            right(handler, request)
-            answered[picture] += 1
+        under_way.discard(id(handler))
+
+    def written() -> tuple[int, list[dict]]:
+        """The answers that were paid for and are on the disk, and those that could be used."""
+        kinds = ("answers", "tried", "refused")
+        held = {kind: [json.loads(path.read_text()) for path in (tmp_path / "out").glob(f"{kind}/*/*.json")]
+                for kind in kinds}  # fmt: skip
+        assert not held["refused"]
+        return sum(one["paid"]["pages"] for kind in kinds for one in held[kind]), held["answers"]
 
     server.script = [sometimes] * 10_000
     command = [
         sys.executable, "rayjobs/label.py", "--task", "document", "--service_url", server.url, "--service_model", "q",
         "--dataset_path", str(tmp_path), "--output_dir", str(tmp_path / "out"), "--calls_per_second", "100",
-        "--calls_at_once", "4", "--num_workers", "0", "--per_page", "0.01",
+        "--calls_at_once", "4", "--num_workers", "0", "--per_page", "0.01", "--timeout_s", str(PATIENCE_S),
     ]  # fmt: skip
     kills = 0
     while True:
@@ -226,13 +335,17 @@ def test_a_faulty_service_and_five_kills_cost_no_page_twice(server: Server, tmp_
             time.sleep(0.005)
         job.kill()
         job.communicate()
+        time.sleep(0.3)  # what it had sent is taken up
+        while under_way:
+            time.sleep(0.01)
+        lost = answered.total() + unusable.total() - written()[0]
         kills += 1
+        assert 0 <= lost <= 4 * kills  # no more than was on its way
     _, said = job.communicate()
     assert job.returncode == 0, said
     assert len(answered) == num and len(list((tmp_path / "out" / "annotations").glob("*.json"))) == num
-    assert answered.total() <= num + 4 * kills  # no more than was on its way
-    answers = [json.loads(path.read_text()) for path in (tmp_path / "out").glob("answers/*/*.json")]
-    cost = sum(one["paid"]["pages"] for one in answers) * 0.01
-    billed = answered.total() + unusable.total()
-    assert 0 <= billed - sum(one["paid"]["pages"] for one in answers) <= 4 * kills
+    assert answered.total() <= num + 4 * kills and set(+faults) == {*BUSY, *SLOW, *UNUSABLE}
+    paid, answers = written()
+    assert answered.total() + unusable.total() - paid == lost  # after the last kill every answer is written down
+    cost = paid * 0.01
     assert len(answers) == num and f"all answers of these pages cost {cost:.4f} US dollars" in " ".join(said.split())

@@ -21,9 +21,10 @@ from tdtrain.data.storage import open_folder
 from tdtrain.options import Price
 from tdtrain.teachers.services import batches
 from tdtrain.teachers.services.answers import BATCHES, Answers, key_of
+from tdtrain.teachers.services.asking import cost_of
 from tdtrain.teachers.services.batches import Batches, Budget
 from tdtrain.teachers.services.claude import Claude
-from tdtrain.teachers.services.service import Denied, Usage
+from tdtrain.teachers.services.service import Busy, Denied, Usage
 from tests.unit.teachers.test_services import TIMETABLE, message
 
 PICTURES = [b"\x89PNG page %d" % number for number in range(5)]
@@ -34,7 +35,8 @@ FAILED = {"type": "errored", "error": TOO_BIG}
 class BatchServer:
     """Speaks Message Batches. `handed_in` counts how often each page came; `results` says what is made of one, by
     default the timetable. A batch ends when it is looked at for the second time. `lose` loses the next answer to
-    a batch that was made, `faults` are statuses of calls to come."""
+    a batch that was made, `faults` are statuses of calls to come, `ends_after` how many results the next answers hold.
+    Of an `archived` first batch there are none."""
 
     def __init__(self) -> None:
         self.handed_in: Counter[str] = Counter()
@@ -44,6 +46,8 @@ class BatchServer:
         self.made: dict[str, dict] = {}
         self.lose = False
         self.faults: list[int] = []
+        self.ends_after: list[int] = []
+        self.archived = False
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -71,7 +75,11 @@ class BatchServer:
                     server.made[last]["looks"] += 1
                     return self.say(server.batch(last))
                 keys = server.made[path[-2]]["keys"]
-                rows = ({"custom_id": key, "result": server.results(key, keys[key])} for key in keys)
+                if path[-2] == server.gone:
+                    return self.say({"error": {"message": "its results are archived"}}, 404)
+                rows = [{"custom_id": key, "result": server.results(key, keys[key])} for key in keys]
+                if server.ends_after:
+                    rows = rows[: server.ends_after.pop(0)]
                 return self.say("".join(f"{json.dumps(row)}\n" for row in rows))
 
             def say(self, body: object, status: int = 200) -> None:
@@ -97,10 +105,15 @@ class BatchServer:
         return {
             "id": name, "type": "message_batch", "processing_status": "ended" if ended else "in_progress",
             "request_counts": counts | {"errored": 0, "canceled": 0, "expired": 0}, "created_at": held["created"],
-            "expires_at": held["created"], "ended_at": held["created"] if ended else None, "archived_at": None,
+            "expires_at": held["created"], "ended_at": held["created"] if ended else None,
+            "archived_at": held["created"] if name == self.gone else None,
             "cancel_initiated_at": None,
             "results_url": f"{self.url}/v1/messages/batches/{name}/results" if ended else None,
         }  # fmt: skip
+
+    @property
+    def gone(self) -> str | None:
+        return "batch0" if self.archived else None
 
     def close(self) -> None:
         self._http.shutdown()
@@ -195,7 +208,7 @@ def test_the_job_hands_pages_in_and_leaves_a_corpus(
     assert len(list(documents)) == len(list(images)) == 4
     poor = {"max_cost_usd": 0.01, "price": {"per_million_output_tokens": 10.0}, "output_dir": str(tmp_path / "poor")}
     with pytest.raises(
-        ValueError, match=r"max_cost_usd=0.01 is less than one page may cost, 0.0819; raise it, or lower"
+        ValueError, match=r"max_cost_usd=0.01 is less than one page may cost, 0.0410; raise it, or lower"
     ):
         ask_pages(AskRun.model_validate(run.model_dump() | poor))
     with pytest.raises(ValidationError, match="batches=True is for service=claude"):
@@ -203,6 +216,43 @@ def test_the_job_hands_pages_in_and_leaves_a_corpus(
     server.faults = [401]
     with pytest.raises(ValueError, match="service=claude takes no batch: 401"):
         ask_pages(run.model_copy(update={"output_dir": str(tmp_path / "other")}))
+
+
+def test_a_batch_is_billed_for_less(server: BatchServer, tmp_path: Path) -> None:
+    (key, *_) = ask(server, tmp_path)
+    kept = Answers(open_folder(tmp_path)).get(key)
+    price = Price(per_million_input_tokens=2.0, per_million_output_tokens=10.0)
+    assert kept and cost_of(kept.paid, price) == pytest.approx((900 * 2 + 80 * 10) * 1e-6 / 2)
+    assert cost_of(kept.paid, price.model_copy(update={"batch_share": 1.0})) == pytest.approx((1800 + 800) * 1e-6)
+    one_by_one = Usage(input_tokens=900, output_tokens=80)
+    assert cost_of(kept.paid + one_by_one, price) == pytest.approx((1800 + 800) * 1.5e-6)
+
+
+@pytest.mark.parametrize("came", [0, 2])
+def test_results_that_end_early_are_fetched_again_and_nothing_is_paid_twice(
+    came: int, server: BatchServer, tmp_path: Path
+) -> None:
+    server.ends_after = [came, came]
+    keys = ask(server, tmp_path)
+    assert all(Answers(open_folder(tmp_path)).get(key) for key in keys)
+    assert set(server.handed_in.values()) == {1} and not server.ends_after and not list(tmp_path.glob("batches/*"))
+    server.ends_after = [came] * 5
+    with pytest.raises(Busy, match=f"{came} results of 5 arrived"):
+        ask(server, tmp_path / "always", patience=3)
+    ask(server, tmp_path / "always")
+    assert set(server.handed_in.values()) == {2}
+
+
+@pytest.mark.parametrize("at", [2.0, 2.5])
+def test_pages_of_a_batch_whose_results_are_gone_are_handed_in_again(
+    at: float, server: BatchServer, tmp_path: Path
+) -> None:
+    with pytest.raises(Killed):
+        ask(server, tmp_path, at=at)  # handed in, and its id is not written down yet, or is
+    server.archived = True
+    keys = ask(server, tmp_path)
+    assert all(Answers(open_folder(tmp_path)).get(key) for key in keys)
+    assert set(server.handed_in.values()) == {2} and not list(tmp_path.glob("batches/*"))
 
 
 def test_what_cannot_be_used_is_asked_again_with_the_complaint_and_paid(server: BatchServer, tmp_path: Path) -> None:

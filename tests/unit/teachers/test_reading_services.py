@@ -114,7 +114,7 @@ def test_each_fault_is_what_it_is(wire: str, server: Server, step: Step, error: 
     with pytest.raises(error, match=why) as told:
         service(wire, server).ask(PICTURE)
     assert len(server.requests) == 1 and "planted" not in str(told.value)
-    if isinstance(told.value, Busy) and "429" in str(told.value):
+    if isinstance(told.value, Busy) and why == "429":
         assert told.value.retry_after_s == 3.0
 
 
@@ -288,4 +288,10 @@ def test_google_needs_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
     monkeypatch.setenv("NO_GCE_CHECK", "true")
     with pytest.raises(ValueError, match="service=google-vision needs GOOGLE_API_KEY"):
+        GoogleVision()
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "gone.json"))
+    with pytest.raises(ValueError, match=r"^GOOGLE_APPLICATION_CREDENTIALS=.*gone.json cannot be used \(.*not found"):
+        GoogleVision()
+    (tmp_path / "gone.json").write_text("{")
+    with pytest.raises(ValueError, match=r"gone.json cannot be used \(.*not a valid json"):
         GoogleVision()

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tdtrain.data.storage import open_folder
-from tdtrain.teachers.services.answers import Answers
+from tdtrain.teachers.services.answers import Answers, key_of
 from tdtrain.teachers.services.asking import GivenUp, Patience, ask
 from tdtrain.teachers.services.claude import Claude
 from tdtrain.teachers.services.desk import Closed, Desk
@@ -72,6 +72,16 @@ def cut_short(handler: BaseHTTPRequestHandler, request: dict) -> None:
     handler.send_header("Content-Length", "1000")
     handler.end_headers()
     handler.wfile.write(b'{"id": "1", "choi')
+    handler.close_connection = True
+
+
+def ends_in_a_letter(handler: BaseHTTPRequestHandler, request: dict) -> None:
+    """Without a Content-Length nobody can tell that it is cut."""
+    handler.send_response(200)
+    handler.send_header("Content-Type", "application/json")
+    handler.send_header("Connection", "close")
+    handler.end_headers()
+    handler.wfile.write('{"id": "Dvořák'.encode()[:-3])
     handler.close_connection = True
 
 
@@ -205,8 +215,11 @@ def test_what_is_no_picture_is_refused_before_anybody_is_asked(wire: str, server
         (says({"choices": [{"finish_reason": "stop"}], "content": [None], "usage": {}}), Busy, "is no (compl|mess)"),
         (says([None]), Busy, "is no (completion|message)"),
         (says({"error": {"message": "response_format: json_schema is not supported"}}, 400), Denied, "400"),
+        (says({"error": {"message": "max_tokens: 8192 > 4096, the maximum of this model"}}, 400), Denied, "max_tokens"),
+        (says({"error": {"message": "At most 0 image(s) may be provided in one prompt"}}, 400), Denied, "400"),
         (cut_short, Busy, "Connection"),
         (hangs_up, Busy, "Connection"),
+        (ends_in_a_letter, Busy, "is no JSON"),
     ],
 )
 def test_each_fault_is_what_it_is(wire: str, server: Server, step: Step, error: type[Exception], why: str) -> None:
@@ -264,6 +277,53 @@ def test_a_refusal_of_the_model_is_final(server: Server, monkeypatch: pytest.Mon
         service("claude", server).ask(PICTURE)
 
 
+def test_what_a_filter_holds_back_is_a_refusal(server: Server) -> None:
+    for held in ({"message": {"role": "assistant", "content": None, "refusal": "I'm sorry"}, "finish_reason": "stop"},
+                 {"message": {"role": "assistant", "content": "{"}, "finish_reason": "content_filter"}):  # fmt: skip
+        server.script = [says(completion("") | {"choices": [{"index": 0} | held]})]
+        with pytest.raises(Refused, match=r"refused to answer \((I'm sorry|filtered)\)") as refused:
+            service("openai", server).ask(PICTURE)
+        assert refused.value.usage.input_tokens == 900 and "choices" in refused.value.raw
+
+
+def test_a_full_context_is_an_answer_that_is_cut(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "planted-secret")
+    server.script = [says(message("{") | {"stop_reason": "model_context_window_exceeded"})]
+    with pytest.raises(Refused, match="cut after 80 tokens; raise max_answer_tokens, or use a model with a longer"):
+        service("claude", server).ask(PICTURE)
+
+
+def test_parameters_that_a_model_does_not_take_are_left_out(server: Server, tmp_path: Path) -> None:
+    def refuses(name: str) -> Step:
+        return says({"error": {"message": f"Unsupported parameter: '{name}'", "param": name}}, 400)
+
+    server.script = [refuses("max_tokens"), refuses("temperature")]
+    model = OpenAiCompatible("o", server.url, max_tokens=77)
+    desk = Desk()
+    kept = ask(model, PICTURE, Answers(open_folder(tmp_path)), desk, sleep=lambda _: None)
+    assert kept.answer.document and desk.counts().calls == 3 == len(server.requests)
+    told = [{"max_tokens", "max_completion_tokens", "temperature"} & set(request) for request in server.requests]
+    assert told == [{"max_tokens", "temperature"}, {"max_completion_tokens", "temperature"}, {"max_completion_tokens"}]
+    assert server.requests[2]["max_completion_tokens"] == 77
+    server.script = [refuses("max_completion_tokens")]
+    with pytest.raises(Denied):
+        model.ask(PICTURE)
+
+
+def test_what_was_said_and_could_not_be_used_is_kept(wire: str, server: Server, tmp_path: Path) -> None:
+    answers = Answers(open_folder(tmp_path))
+    server.script = [said(wire, "first"), said(wire, "second"), RIGHT if wire == "openai" else right]
+    kept = ask(service(wire, server), PICTURE, answers, Desk(), sleep=lambda _: None)
+    assert ["first" in kept.unused[0], "second" in kept.unused[1], len(kept.unused)] == [True, True, 2]
+    server.script = [said(wire, "third"), said(wire, '{"timeb', cut=True)]
+    other = b"\x89PNG another"
+    with pytest.raises(GivenUp):
+        ask(service(wire, server), other, answers, Desk(), sleep=lambda _: None)
+    gave_up = answers.gave_up(key_of(service(wire, server).question, other))
+    assert gave_up and ["third" in gave_up.unused[0], "timeb" in gave_up.unused[1]] == [True, True]
+    assert gave_up.paid.input_tokens == 1800
+
+
 def test_an_answer_that_drips_is_given_up_in_time(wire: str, server: Server, tmp_path: Path) -> None:
     until, patience = threading.Event(), Patience(attempts=1, deadline_s=0.5)
     server.script = [drips(until)]
@@ -295,3 +355,5 @@ def test_a_key_comes_from_the_environment_alone(wire: str, key: str, monkeypatch
     monkeypatch.delenv(key, raising=False)
     with pytest.raises(ValueError, match=key):
         WIRES[wire][0]("some-model")
+    monkeypatch.setenv(key, "planted-secret\n")  # as it stands in a file
+    assert WIRES[wire][0]("some-model")._key == "planted-secret"  # type: ignore[attr-defined]
