@@ -17,8 +17,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from pydantic import BaseModel
+
 from tdtrain.cli import parse, run_job, show
 from tdtrain.config import DistillRun, LoraDocumentRun, LoraOcrRun
+from tdtrain.search.paths import check_paths
 from tdtrain.search.runs import SearchRun
 from tdtrain.search.space import check_space, parse_axis
 
@@ -31,7 +34,7 @@ def main() -> None:
     place = given.index("--") if "--" in given else len(given)
     search = parse(SearchRun, __doc__, given[:place])
     run = parse(JOBS[search.job], f"What {search.job} does in each trial.", given[place + 1 :])
-    run_job(lambda _: check_space(run, [parse_axis(spec) for spec in search.axes]), search)
+    run_job(lambda _: check(search, run), search)
     if search.dry_run:
         show(search.model_copy(update={"space": search.axes}))
         show(run)
@@ -39,6 +42,13 @@ def main() -> None:
     from tdtrain.searching import search_job  # after --dry_run: torch and Ray take seconds to import
 
     run_job(lambda _: search_job(search, run), search)
+
+
+def check(search: SearchRun, run: BaseModel) -> None:
+    """Raises ValueError where the space cannot be searched."""
+    axes = [parse_axis(spec) for spec in search.axes]
+    check_space(run, axes)
+    check_paths(axes, exploits=search.scheduler == "pbt")
 
 
 if __name__ == "__main__":

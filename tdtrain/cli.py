@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from pydantic import BaseModel
 from tdtrain.config import LoraDocumentRun
 
 Run = TypeVar("Run", bound=BaseModel)
+os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")  # what is wrong is said, and no page of pydantic's helps
 
 
 def parse(schema: type[Run], description: str | None, args: Sequence[str] | None = None) -> Run:

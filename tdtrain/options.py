@@ -265,7 +265,7 @@ class Price(Frozen):
     per_million_output_tokens: float = Field(default=0.0, ge=0)
     """For a million tokens that it writes."""
     batch_share: Share = 0.5
-    """Of that, what tokens of batches cost."""
+    """Share of these prices that tokens of batches cost."""
 
     @property
     def is_free(self) -> bool:

@@ -151,6 +151,12 @@ def within_reach(labels: Mapping[str, str]) -> dict[str, float]:
     return at_most(there)
 
 
+def are_others(labels: Mapping[str, str]) -> bool:
+    """Whether there are nodes without these labels, or may be."""
+    alive = [node.get("Labels", {}) for node in ray.nodes() if node["Alive"]]
+    return grows() or any(not labels.items() <= own.items() for own in alive)
+
+
 def grows() -> bool:
     """Whether an autoscaler may add nodes."""
     return _state.get_max_resources_from_cluster_config() is not None
@@ -186,9 +192,11 @@ def check_room_on_a_node(compute: Compute) -> None:
     Args:
         compute: with what was left out decided.
     """
-    if not any(_fits(compute, node) for node in ray.nodes() if node["Alive"]):
+    nodes = [node for node in ray.nodes() if node["Alive"] and _fits(compute, node)]
+    if not any(compute.labels.items() <= node.get("Labels", {}).items() for node in nodes):
+        of = f"worker_label={compute.worker_label}" if compute.labels else "the cluster"
         raise ValueError(
-            f"cpus_per_worker={compute.cpus:g} and gpus_per_worker={compute.gpus:g}, and no node of the cluster has "
+            f"cpus_per_worker={compute.cpus:g} and gpus_per_worker={compute.gpus:g}, and no node of {of} has "
             "both, so that training could never start; give less"
         )
 

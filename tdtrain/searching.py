@@ -8,8 +8,8 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-import time
 from collections.abc import Sequence
+from functools import partial
 
 from tdtrain.adapting import check_teacher, label_lines
 from tdtrain.adapting_documents import mend, write_examples
@@ -24,17 +24,18 @@ from tdtrain.pipeline import Job, Prepared, prepare
 from tdtrain.ray_start import SPARE_CPUS, at_most, check_label, connect, cores_of_machine, within_reach
 from tdtrain.report.search import write_search_report
 from tdtrain.report.tracking import Tracker
-from tdtrain.search.admission import check_memory, check_temperature, hold, room, values_in
+from tdtrain.search.admission import check_memory, check_resumes, check_temperature, hold, room, values_in
 from tdtrain.search.fit_best import fit_best
 from tdtrain.search.outcome import FITTED, OUTCOME, Outcome, outcome_of, rows_of
+from tdtrain.search.paths import check_paths, is_shared
 from tdtrain.search.runs import SearchRun
 from tdtrain.search.space import Axis, Value, check_space, parse_axis, put
-from tdtrain.search.state import journal_of
+from tdtrain.search.state import journal_of, seconds_of
 from tdtrain.search.study import check_study
 from tdtrain.search.told import Told
-from tdtrain.search.trials import Adapting, Searched, Trials, check_paths, is_shared, shared_key
+from tdtrain.search.trials import Adapting, Searched, Trials, shared_key
 from tdtrain.search.tuner import num_trials_of, tune_trials
-from tdtrain.stages import Opened, Stages
+from tdtrain.stages import NEVER_REPORTED, Opened, Stages
 from tdtrain.train.nodes import check_nodes
 from tdtrain.train.progress import Display
 
@@ -60,13 +61,14 @@ def search_job(search: SearchRun, run: Searched) -> Outcome:
         )
     check_temperature(run, axes)
     check_study(search, axes)
-    hold(search, run)
+    check_resumes(search)
     resources = at_most(connect(at_least=max(SPARE_CPUS, run.compute.num_workers * run.compute.cpus)))
     check_label(run.compute.labels)
     writes, reads = places_of(run)
     check_nodes(writes | {"output_dir": str(search.output_dir.absolute())}, reads)
     compute, at_once = room(search, run.compute, within_reach(run.compute.labels))
     tight = check_memory(run, axes, compute, at_once)
+    hold(search, run)
     with Tracker(search.output_dir, search.tracking_uri, run_name=search.output_dir.name, resume=True) as tracker:
         with Display(search.output_dir.name) as display:
             tracker.log_run({"search": search.model_dump(mode="json"), "run": run.model_dump(mode="json")})
@@ -84,18 +86,20 @@ def search_job(search: SearchRun, run: Searched) -> Outcome:
                 f"[bold]search[/bold]: {num_trials} trials, {at_once} at once with {compute.cpus:g} CPUs"
                 f"{f' and {compute.gpus:g} GPUs' if compute.gpus else ''} each, over {', '.join(map(str, axes))}"
             )
-            began = time.perf_counter()
             told = Told(display, tracker, num_trials, search.output_dir.name)
             done = tune_trials(search, trials, rounds, at_once, base if len(base) == len(axes) else {}, told)
             rows = rows_of(done, search.objectives, journal_of(search.output_dir.absolute(), "trials"))
-            outcome = outcome_of(search, rows, rounds, time.perf_counter() - began, seconds_shared(search))
+            outcome = outcome_of(search, rows, rounds, seconds_of(search.output_dir / "trials"), seconds_shared(search))
             publish_best(search, outcome, tracker)
-            fitted = fit_best(search, trials, outcome, at_once, base, told) if search.fit_best else None
+            if outcome.pick is not None:
+                tracker.log_metrics({f"best/{name}": told for name, told in outcome.rows[outcome.pick].figures.items()})
+            again = partial(Told, display, tracker, run=f"{search.output_dir.name} again", what="again")
+            fitted = fit_best(search, trials, outcome, at_once, base, again) if search.fit_best else None
             (search.output_dir / OUTCOME).write_text(outcome.model_dump_json(indent=1))
             if fitted is not None:
                 (search.output_dir / FITTED).write_text(fitted.model_dump_json(indent=1))
             write_search_report(search, run, outcome, fitted)
-            for name in (OUTCOME, "report.html"):
+            for name in (OUTCOME, *([FITTED] if fitted else []), "report.html"):
                 tracker.log_artifact(search.output_dir / name)
             display.say(f"report: {search.output_dir / 'report.html'}")
     return outcome
@@ -136,10 +140,11 @@ def share_one(run: Searched, place: Opened) -> Prepared | Adapting:
     run.output_dir.mkdir(parents=True, exist_ok=True)
     if isinstance(run, DistillRun):
         job = Job(run, place)
-        job.streamed = False
+        job.streamed, job.compares = False, True
         return prepare(job)[0]
     stages = Stages(run, place)
     if isinstance(run, LoraOcrRun):
+        stages.compares = True
         manifest = stages.pack_corpus(need_labels=run.teacher.teacher_model is None)
         return Adapting(manifest, labels=label_lines(run, stages, manifest))
     manifest = stages.pack_corpus(need_labels=False, options=PackOptions(use_boxes=False))
@@ -157,9 +162,7 @@ def rounds_of(trials: Trials) -> int:
     for end in (0, -1):
         planned = trials.plan({axis.path: axis.told[end] for axis in trials.axes})
         if not planned.validation:
-            raise ValueError(
-                "score is never reported, for no page of the validation split is annotated; annotate more pages"
-            )
+            raise ValueError(NEVER_REPORTED)
     return len(evaluation_steps(planned.run.optimisation, planned.total_steps))
 
 

@@ -24,6 +24,7 @@ from tdtrain.train.progress import Display
 from tdtrain.train.state import Record
 
 TRACK_EVERY_STEPS = 10
+NEVER_REPORTED = "score is never reported, for no page of the validation split is annotated; annotate more pages"
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class Stages:
         self.cpus_per_actor = max(1, int(reserved // max(1, self.actors)))
         self.left_out: dict[str, dict[str, int]] = {}
         self._run = run
+        self.compares = False  # trainings, by what they read of the validation split
         self.corpus = ""
         self._timings = self.output / "timings.json"
         self.timings_s: dict[str, float] = json.loads(self._timings.read_text()) if self._timings.exists() else {}
@@ -111,6 +113,8 @@ class Stages:
                 prepare(packed, source, pages, annotated, run.corpus.sample_seed, options, use_ray=self.on_ray)
             manifest = load_manifest(packed)
             check_learnable(manifest, need_labels=need_labels)
+            if self.compares and not manifest.num_annotated("validation"):
+                raise ValueError(NEVER_REPORTED)
             if need_labels:
                 check_measurable(manifest)
             claim(run, manifest.fingerprint)

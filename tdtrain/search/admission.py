@@ -99,6 +99,14 @@ def check_memory(run: Searched, axes: Sequence[Axis], compute: Compute, at_once:
     return tight
 
 
+def check_resumes(search: SearchRun) -> None:
+    """Raises ValueError where there is nothing to go on with, and that is what was asked for."""
+    if search.resume and not (search.output_dir / "search.json").exists():
+        raise ValueError(
+            f"resume=True, and output_dir={search.output_dir} holds no search; leave resume out to begin it"
+        )
+
+
 def hold(search: SearchRun, run: Searched) -> None:
     """Takes the output folder for this search. Raises ValueError where it holds another, or cannot be written."""
     ours = {
@@ -109,6 +117,7 @@ def hold(search: SearchRun, run: Searched) -> None:
                 "tracking_uri",
                 "register_model",
                 "dry_run",
+                "resume",
                 "fit_best",
                 "fit_seeds",
                 "trials_at_once",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -23,16 +23,26 @@ from tdtrain.search.space import Scalar
 from tdtrain.search.state import journal_of
 from tdtrain.search.trial import SEED, run_trial
 from tdtrain.search.trials import Trials, shared_key
-from tdtrain.search.tuner import Told, run_all
+from tdtrain.search.tuner import run_all
+from tdtrain.search.watch import Told
 
 FIRST_SEED = 1000
 """Far from those that searches are run with."""
 
 
 def fit_best(
-    search: SearchRun, trials: Trials, outcome: Outcome, at_once: int, base: Mapping[str, Scalar], told: Told
+    search: SearchRun,
+    trials: Trials,
+    outcome: Outcome,
+    at_once: int,
+    base: Mapping[str, Scalar],
+    told_of: Callable[[int], Told],
 ) -> Fitted | None:
-    """Trains both with every seed, as trials that nobody stops. None where no trial was measured."""
+    """Trains both with every seed, as trials that nobody stops. None where no trial was measured.
+
+    Args:
+        told_of: who hears of so many trials.
+    """
     if outcome.pick is None:
         return None
     picked = outcome.rows[outcome.pick]
@@ -48,7 +58,7 @@ def fit_best(
         1,
         at_once,
         trials,
-        told,
+        told_of(len(jobs)),
         values={"number": tune.grid_search(list(range(len(jobs))))},
     )
     by_number = {int(row.values["number"] or 0): row for row in rows_of(done, ("score",), journal)}

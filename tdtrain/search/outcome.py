@@ -123,8 +123,9 @@ def _row(number: int, trial: TuneTrial, objectives: Sequence[str], reports: Sequ
     reason = last.get("failure")
     if reason is None and trial.status == "ERROR":
         reason = _last_line(Path(str(trial.error_file)) if trial.error_file else None)
-    figures = {name: float(last[name]) for name in objectives if math.isfinite(last.get(name, math.nan))}
     seen = [one for one in reports if math.isfinite(one.get("score", math.nan))]
+    best = min(seen, key=lambda one: one["now"]) if seen else {}
+    figures = {name: float(last[name]) for name in objectives if math.isfinite(last.get(name, math.nan))}
     if seen and "score" in figures:  # its own: weights that it went on from bring the score of another
         figures["score"] = min(one["now"] for one in seen)
     status: Status = "finished" if last.get("complete") else "stopped early"
@@ -135,7 +136,8 @@ def _row(number: int, trial: TuneTrial, objectives: Sequence[str], reports: Sequ
     return Row(
         number=number,
         trial=trial.trial_id,
-        values=dict(trial.config),
+        # Of a population with those that its best weights were learnt last with.
+        values=dict(best.get("values") or trial.config),
         status=status,
         reason=reason,
         figures=figures,
@@ -215,21 +217,24 @@ def importance_of(search: SearchRun) -> dict[str, float]:
     study = optuna.load_study(study_name=search.study_name, storage=storage_of(search))
     for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # picked by a driver that was killed before it ran
-    done = [
-        trial
-        for trial in study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
-        if all(map(math.isfinite, trial.values))
-    ]
-    if len(done) < 4 or len({trial.values[0] for trial in done}) < 2:
+    states = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+    measured = [(trial, figure) for trial in study.get_trials(states=states) if math.isfinite(figure := _first(trial))]
+    if len(measured) < 4 or len({figure for _, figure in measured}) < 2:
         return {}
     kept = optuna.create_study()
-    kept.add_trials([_of_first(trial) for trial in done])
+    kept.add_trials([
+        optuna.trial.create_trial(params=trial.params, distributions=trial.distributions, value=figure)
+        for trial, figure in measured
+    ])  # fmt: skip
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     return optuna.importance.get_param_importances(kept, evaluator=evaluator)
 
 
-def _of_first(trial: optuna.trial.FrozenTrial) -> optuna.trial.FrozenTrial:
-    return optuna.trial.create_trial(params=trial.params, distributions=trial.distributions, value=trial.values[0])
+def _first(trial: optuna.trial.FrozenTrial) -> float:
+    """The first objective's figure; of a trial that was stopped on its way its last."""
+    if trial.values:
+        return float(trial.values[0])
+    return float(trial.intermediate_values[trial.last_step]) if trial.last_step is not None else math.nan
 
 
 def storage_of(search: SearchRun) -> str:

@@ -45,7 +45,7 @@ class SearchRun(WithPlaces):
     teaching.temperature=log(1.0, 10.0). Left out: temperature, alpha and learning rate of distill; rank, alpha over it,
     dropout, layers and learning rate of LoRA."""
     num_trials: Positive = 16
-    """How many combinations are tried; of a grid, how many points each range is cut into."""
+    """How many combinations are tried; of a grid, which tries all with all, how many points each range is cut into."""
     searcher: Literal["tpe", "nsga2", "random", "grid"] = "tpe"
     """Who picks them: Optuna's TPE, for one objective or several; its NSGA-II, for several; chance; a grid, which
     tries all."""
@@ -57,7 +57,7 @@ class SearchRun(WithPlaces):
     reduction: int = Field(default=3, ge=2)
     """asha and hyperband keep one of so many trials at each rung."""
     grace: Positive = 1
-    """Evaluations that no trial is stopped before; of pbt, between two changes."""
+    """Evaluations that no trial is stopped before (asha, median); of pbt, between two changes."""
     trials_at_once: Positive | None = None
     """Left out: as many as there is room for."""
     fit_best: bool = False
@@ -68,6 +68,8 @@ class SearchRun(WithPlaces):
     """Of the searcher."""
     output_dir: Path = Path("output/tune")
     """Everything the search writes; the same command again resumes it."""
+    resume: bool = False
+    """Refuse to begin a search where output_dir holds none to go on with."""
     study: str | None = None
     """Name of the Optuna study. Left out: the name of output_dir."""
     study_storage: str | None = None
@@ -103,6 +105,8 @@ class SearchRun(WithPlaces):
                 f"scheduler={self.scheduler} goes by the score of trials under way, and objectives="
                 f"{self.objectives[0]} does not change; use scheduler=none"
             )
+        if self.scheduler in ("hyperband", "none") and self.grace > 1:
+            raise ValueError(f"grace={self.grace} does nothing with scheduler={self.scheduler}; leave it out")
         if self.searcher == "nsga2" and len(self.objectives) < 2:
             raise ValueError("searcher=nsga2 is for several objectives; name them, or use searcher=tpe")
         if self.scheduler == "pbt" and self.searcher not in ("random", "tpe"):

@@ -164,7 +164,7 @@ def check_space(run: Run, axes: Sequence[Axis]) -> tuple[Axis, ...]:
     if twice := {path for path in paths if paths.count(path) > 1}:
         raise ValueError(f"space names {', '.join(sorted(twice))} twice")
     axes = tuple(_typed(run, axis) for axis in axes)
-    for values in itertools.islice(corners(axes), MOST_CORNERS):
+    for values in itertools.chain(near_corners(axes), itertools.islice(corners(axes), MOST_CORNERS)):
         try:
             put(run, values)
         except ValidationError as error:
@@ -175,6 +175,16 @@ def check_space(run: Run, axes: Sequence[Axis]) -> tuple[Axis, ...]:
                 f"space has {words}, which cannot run: {where}{': ' if where else ''}{first['msg']}"
             ) from error
     return axes
+
+
+def near_corners(axes: Sequence[Axis]) -> Iterator[dict[str, Value]]:
+    """Every value of each axis, and of each two axes together, with the first of all others."""
+    first = {axis.path: axis.values[0] for axis in axes}
+    for axis in axes:
+        yield from (first | {axis.path: value} for value in axis.values)
+    for one, other in itertools.combinations(axes, 2):
+        for values in itertools.product(one.values[1:], other.values[1:]):
+            yield first | dict(zip((one.path, other.path), values, strict=True))
 
 
 def corners(axes: Sequence[Axis]) -> Iterator[dict[str, Value]]:

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -31,6 +32,7 @@ def journal_of(folder: Path, name: str) -> Path:
 def write_report(journal: Path, result: Mapping) -> None:
     """Adds a report, of which the disk has all when this returns."""
     plain = {key: value for key, value in result.items() if isinstance(value, str | int | float)}
+    plain["values"] = result.get("config", {})  # of a population they change on the way
     with journal.open("a", encoding="utf-8") as file:
         file.write(f"\n{json.dumps(plain)}\n")  # on a line of its own, whatever a driver that was killed left
         file.flush()
@@ -45,6 +47,34 @@ def reports_of(journal: Path) -> dict[str, list[Mapping]]:
             one = json.loads(line)
             found.setdefault(one["trial_id"], {})[one["training_iteration"]] = one
     return {trial: [by_round[number] for number in sorted(by_round)] for trial, by_round in found.items()}
+
+
+class Clock:
+    """Seconds that an experiment took, all times together that it was gone on with."""
+
+    def __init__(self, experiment: Path) -> None:
+        self._path, self._began = experiment / "seconds.txt", time.monotonic()
+        self._before = seconds_of(experiment)
+
+    def write(self) -> None:
+        """Writes down what there are by now."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._path.with_suffix(".partial")
+        partial.write_text(f"{self._before + time.monotonic() - self._began:.1f}")
+        partial.replace(self._path)
+
+
+def seconds_of(experiment: Path) -> float:
+    """What was written down last; 0 where nothing was."""
+    path = experiment / "seconds.txt"
+    return float(path.read_text()) if path.exists() else 0.0
+
+
+def ended_in(experiment: Path) -> set[str]:
+    """The trials of a state that will not be run again."""
+    states = [json.loads(path.read_text(encoding="utf-8")) for path in experiment.glob(STATE[0])]
+    trials = [json.loads(trial) for state in states for trial, _ in state["trial_data"]]
+    return {trial["trial_id"] for trial in trials if trial["status"] == "TERMINATED"}
 
 
 def keep_state(written: Path, experiment: Path) -> None:

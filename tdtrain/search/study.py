@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -82,7 +83,7 @@ def study_of(search: SearchRun, axes: Sequence[Axis], points: list[dict[str, Sca
         space={axis.path: distribution_of(axis) for axis in axes},
         metric=objectives,
         mode=["min"] * len(search.objectives) if len(search.objectives) > 1 else "min",
-        points_to_evaluate=[] if begun else points,
+        points_to_evaluate=points[begun:],  # a driver may have fallen while it put them there
         study_name=search.study_name,
         storage=storage,
     )
@@ -117,6 +118,12 @@ def check_study(search: SearchRun, axes: Sequence[Axis]) -> None:
     except Exception as error:  # of whatever database it is
         where = "study.db" if own else "study_storage"
         raise ValueError(f"{where} cannot be used ({type(error).__name__}: {str(error).splitlines()[0]})") from error
+    theirs = held.user_attrs.get("owner")
+    if theirs is not None and theirs != owner_of(search):
+        raise ValueError(
+            f"study={search.study_name} in study_storage is another search's, whose trials would be taken for this "
+            "one's; give this one another name with --study"
+        )
     mine, theirs = space_of(search, axes), held.user_attrs.get("space")
     if theirs is not None and theirs != mine:
         raise ValueError(
@@ -130,14 +137,23 @@ def space_of(search: SearchRun, axes: Sequence[Axis]) -> list[list[str]]:
     return [[str(axis) for axis in axes], list(search.objectives)]
 
 
-def begin_study(storage: RDBStorage, search: SearchRun, axes: Sequence[Axis]) -> bool:
-    """Names the study's space in it. Returns whether values were picked in it before."""
+def owner_of(search: SearchRun) -> str | None:
+    """The name by which studies know this folder; None where it has none yet."""
+    path = search.output_dir / "study_owner.txt"
+    return path.read_text() if path.exists() else None
+
+
+def begin_study(storage: RDBStorage, search: SearchRun, axes: Sequence[Axis]) -> int:
+    """Names the study's space and owner in it. Returns how many combinations were put there before."""
     directions = [optuna.study.StudyDirection.MINIMIZE] * len(search.objectives)
     study = optuna.create_study(
         storage=storage, study_name=search.study_name, directions=directions, load_if_exists=True
     )
+    owner = owner_of(search) or uuid.uuid4().hex
+    (search.output_dir / "study_owner.txt").write_text(owner)
+    study.set_user_attr("owner", owner)
     study.set_user_attr("space", space_of(search, axes))
-    return bool(study.trials)
+    return len(study.trials)
 
 
 def distribution_of(axis: Axis) -> BaseDistribution:

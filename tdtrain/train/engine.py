@@ -142,7 +142,10 @@ class TorchEngine:
         state = torch.load(folder / "torch.pt", map_location="cpu", weights_only=True)
         missing, unexpected = self._bare.load_state_dict(state["module"], strict=False)
         assert not _changing(self._bare) & set(missing) and not unexpected, f"{missing[:3]} {unexpected[:3]}"
+        own = [{name: group[name] for name in ("weight_decay", "lr_ratio")} for group in self._optimizer.param_groups]
         self._optimizer.load_state_dict(state["optimizer"])
+        for group, told in zip(self._optimizer.param_groups, own, strict=True):
+            group |= told  # a trial may go on from the weights of another, but with its own settings
 
 
 class DeepSpeedEngine:

@@ -192,11 +192,24 @@ def test_a_trial_goes_on_from_anothers_weights_where_the_schedule_was(corpus: Pa
     assert mine[:step] == theirs[:step]
     assert [record["step"] for record in mine] == list(range(1, len(mine) + 1)) and len(mine) > step
     (row,) = [row for row in json.loads((out / "outcome.json").read_text())["rows"] if row["trial"] == trial]
-    peak, total = row["values"]["optimisation.learning_rate"], mine[-1]["step"]
+    own = [one for one in told if one["trial_id"] == trial]
+    peak, total = own[-1]["values"]["optimisation.learning_rate"], mine[-1]["step"]
+    assert row["values"] == min(own, key=lambda one: one["now"])["values"]  # which its best weights learnt with
     assert row["status"] == "finished"
     for record in mine[step:]:
         optimisation = Optimisation(learning_rate=peak)
         assert record["learning_rate"] == pytest.approx(schedule(record["step"] - 1, total, optimisation))
+
+
+def test_workers_of_a_trial_that_was_stopped_make_room_for_the_next(corpus: Path, tmp_path: Path) -> None:
+    """Three trials of two workers, of which two fit: without their room the third would wait for ever."""
+    out = tmp_path / "out"
+    space = ("--space", "optimisation.learning_rate=choice(1e-4, 1e-3, 1e-2)")
+    search = ("--num_trials", "3", "--searcher", "grid", "--reduction", "2", *space)
+    run([*command(out, corpus, search), "--num_workers", "2"])
+    rows = json.loads((out / "outcome.json").read_text())["rows"]
+    assert sorted(row["values"]["optimisation.learning_rate"] for row in rows) == [1e-4, 1e-3, 1e-2]
+    assert {row["status"] for row in rows} == {"finished", "stopped early"}
 
 
 def test_a_front_of_error_and_size_and_the_best_again_with_fresh_seeds(corpus: Path, tmp_path: Path) -> None:

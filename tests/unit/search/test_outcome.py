@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from tdtrain.config import DistillRun
 from tdtrain.report.search import next_words, rungs_of, write_search_report
-from tdtrain.search.outcome import Fitted, Outcome, Point, Row, front_of, outcome_of, pick_of
+from tdtrain.search.outcome import Fitted, Outcome, Point, Row, front_of, outcome_of, pick_of, storage_of
 from tdtrain.search.runs import SearchRun
 from tdtrain.search.space import parse_axis
 from tdtrain.search.study import check_study, study_of
 from tdtrain.search.told import Told
+from tdtrain.search.tuner import grid
 
 BOTH = ("score", "parameters")
 
@@ -66,9 +67,15 @@ def test_importance_finds_the_field_that_matters(tmp_path: Path) -> None:
     search = search_in(tmp_path)
     axes = [parse_axis(spec) for spec in search.axes]
     study = study_of(search, axes, []).study
-    for _ in range(20):
+    for number in range(20):
         trial = study.ask({axis.path: optuna.distributions.FloatDistribution(*axis.values) for axis in axes})
-        study.tell(trial, trial.params["teaching.alpha"])
+        if number % 2:  # stopped on its way
+            trial.report(trial.params["teaching.alpha"], 1)
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        else:
+            study.tell(trial, trial.params["teaching.alpha"])
+    for state in (optuna.trial.TrialState.FAIL, optuna.trial.TrialState.PRUNED):  # before it reported anything
+        study.tell(study.ask(), state=state)
     outcome = outcome_of(search, [row(0, 0.1)], 4, 1.0)
     assert max(outcome.importance, key=lambda path: outcome.importance[path]) == "teaching.alpha"
     assert sum(outcome.importance.values()) == pytest.approx(1)
@@ -82,8 +89,20 @@ def test_a_study_of_another_space_is_refused_and_ones_own_gone_on_with(tmp_path:
     first = study_of(search, axes, [point])
     assert first.suggest("a") and len(first.study.trials) == 1
     assert len(study_of(search, axes, [point]).study.trials) == 1  # it is not asked for twice
+    other = search_in(tmp_path / "other", study_storage=storage_of(search), study=search.study_name)
+    with pytest.raises(ValueError, match=r"study=.* in study_storage is another search's, .* with --study"):
+        check_study(other, axes)
     with pytest.raises(ValueError, match=r"study=.* is there already, over teaching.temperature=log\(1.0, 10.0\)"):
         study_of(search, axes[:1], [])
+
+
+def test_a_grid_of_which_a_killed_driver_asked_for_a_part_is_asked_for_to_its_end(tmp_path: Path) -> None:
+    search = search_in(tmp_path, searcher="grid", scheduler="none", num_trials=2)
+    axes = [parse_axis(spec) for spec in search.axes]
+    points = grid(axes, 2)
+    study_of(search, axes, points[:3])
+    whole = study_of(search, axes, points)
+    assert [whole.suggest(f"{number}") for number in range(8)] == points
 
 
 @pytest.mark.parametrize("where", ["sqlite:////nowhere/at/all.db", "no-such-thing://x"])
@@ -123,6 +142,8 @@ def test_a_trial_that_says_why_it_failed_has_failed_in_mlflow_too(monkeypatch: p
         told(trial, figures | {"training_iteration": 1}, "reported")
         told(trial, {}, "ended")
     assert ended == {"a": False, "b": True}
+    told("c", {"score": 0.05}, "known")  # to a driver before this one
+    assert told._words() == "best score 0.0500" and told._ended == 3
     assert gauges == {("score", "best trial"): 0.1, ("loss", "trial a"): 2.0, ("images_per_s", "trial a"): 30.0}
 
 

@@ -9,15 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tdtrain.config import DistillRun, LoraOcrRun
-from tdtrain.search.admission import check_temperature, hold, room, values_in
+from tdtrain.search.admission import check_resumes, check_temperature, hold, room, values_in
+from tdtrain.search.paths import check_paths, is_shared
 from tdtrain.search.runs import GUIDE, SearchRun
 from tdtrain.search.space import Axis, check_space, parse_axis, put
 from tdtrain.search.study import distribution_of
-from tdtrain.search.trials import check_paths, is_shared, shared_key
+from tdtrain.search.trials import shared_key
 from tdtrain.search.tuner import grid, resources_of
 from tdtrain.searching import fixed
 
 RUNS = {"distill": DistillRun(), "lora_ocr": LoraOcrRun()}
+
+MANY = [f"{path}=choice({', '.join(map(str, range(1, 9)))})" for path in (
+    "teaching.temperature", "optimisation.epochs", "optimisation.warmup_share")]  # fmt: skip
+"""512 combinations."""
 
 
 @pytest.mark.parametrize(
@@ -70,6 +75,8 @@ def test_what_is_no_axis_says_why(spec: str, words: str) -> None:
         ("lora_ocr", ["lora.rank=uniform(1.0, 8.5)"], "lora.rank takes whole numbers"),
         ("distill", ["teaching.alpha=uniform(0, 1)", "teaching.alpha=uniform(0, 1)"], "teaching.alpha twice"),
         ("distill", ["teaching.on_policy=choice(0.0, 0.5)"], "on_policy=0.5"),  # needs a live teacher
+        ("distill", ["teaching.alpha=uniform(0.1, 2)", *MANY], "teaching.alpha=2"),
+        ("lora_ocr", ["lora.rank=choice(8, 0)", "lora.lora_dropout=choice(0.0, 0.1)"], "lora.rank=0"),
     ],
 )
 def test_a_combination_that_cannot_run_is_refused_before_any_trial(job: str, specs: list[str], words: str) -> None:
@@ -191,8 +198,11 @@ def test_more_than_the_cluster_has_is_said_at_once(monkeypatch: pytest.MonkeyPat
 
 def test_a_folder_holds_one_search(tmp_path: Path) -> None:
     search = SearchRun(output_dir=tmp_path / "out")
+    with pytest.raises(ValueError, match=r"resume=True, and output_dir=.* holds no search"):
+        check_resumes(search.model_copy(update={"resume": True}))
     hold(search, DistillRun())
-    hold(search.model_copy(update={"fit_best": True}), DistillRun())
+    hold(search.model_copy(update={"fit_best": True, "resume": True}), DistillRun())
+    check_resumes(search.model_copy(update={"resume": True}))
     with pytest.raises(ValueError, match="holds another search"):
         hold(search.model_copy(update={"num_trials": 3}), DistillRun())
     (tmp_path / "file").write_text("")

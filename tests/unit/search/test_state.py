@@ -7,11 +7,22 @@ import json
 import os
 import pickle
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 
-from tdtrain.search.state import drop_unknown, is_whole, keep_state, mend_state, reports_of, write_report
+from tdtrain.search.state import (
+    Clock,
+    drop_unknown,
+    ended_in,
+    is_whole,
+    keep_state,
+    mend_state,
+    reports_of,
+    seconds_of,
+    write_report,
+)
 
 MOMENTS = itertools.count(10**18, 10**9)
 WHOLE = {"experiment_state-1.json": b'{"trial_data": []}', "search_gen_state-1.json": pickle.dumps({"a": [1, 2]})}
@@ -105,4 +116,20 @@ def test_the_journal_keeps_the_last_word_on_each_evaluation_and_forgives_half_a_
     write_report(journal, {"trial_id": "b", "training_iteration": 1, "score": 1.0})
     found = reports_of(journal)
     assert [one["score"] for one in found["a"]] == [0.5, 0.2] and [one["score"] for one in found["b"]] == [1.0]
-    assert all("config" not in json.loads(line) for line in journal.read_text().splitlines() if line.endswith("}"))
+    lines = [json.loads(line) for line in journal.read_text().splitlines() if line.endswith("}")]
+    assert all("config" not in line for line in lines) and lines[0]["values"] == {"x": 1}
+
+
+def test_time_is_that_of_all_drivers_and_what_ended_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([100.0, 107.5, 500.0, 501.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(now))
+    assert seconds_of(tmp_path / "trials") == 0.0
+    Clock(tmp_path / "trials").write()
+    Clock(tmp_path / "trials").write()
+    assert seconds_of(tmp_path / "trials") == 8.5
+    trials = [
+        json.dumps({"trial_id": name, "status": status}) for name, status in (("a", "TERMINATED"), ("b", "ERROR"))
+    ]
+    state = json.dumps({"trial_data": [[trial, "{}"] for trial in trials]}).encode()
+    assert ended_in(write(tmp_path / "trials", {"experiment_state-1.json": state})) == {"a"}
+    assert ended_in(tmp_path / "nothing") == set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,17 +11,21 @@ import ray
 from ray._private.state import state
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.tune.execution.tune_controller import TuneController
 from ray.tune.schedulers.pbt import _explore
 
 from tdtrain.config import DistillRun
-from tdtrain.ray_start import _check_room, at_most, grows, within_reach
+from tdtrain.ray_start import _check_room, are_others, at_most, check_room_on_a_node, grows, within_reach
 from tdtrain.search.admission import room
 from tdtrain.search.outcome import _row
+from tdtrain.search.paths import check_paths
 from tdtrain.search.runs import SearchRun
+from tdtrain.search.schedulers import HyperBand, Remembered, scheduler_of, within
 from tdtrain.search.space import parse_axis, put
+from tdtrain.search.state import write_report
 from tdtrain.search.study import Samplers
-from tdtrain.search.trials import check_paths
-from tdtrain.search.tuner import HyperBand, kills_are_failures, num_trials_of, scheduler_of, within
+from tdtrain.search.tuner import num_trials_of, resources_of
+from tdtrain.search.watch import bounded, kills_are_failures
 
 AXES = (
     parse_axis("teaching.alpha=uniform(0.1, 0.9)"),
@@ -32,7 +37,7 @@ AXES = (
 
 def test_values_of_a_population_stay_in_the_space() -> None:
     search = SearchRun(scheduler="pbt")
-    scheduler: Any = scheduler_of(search, AXES, 4)
+    scheduler: Any = scheduler_of(search, AXES, 4, Path("none"))
     values: dict[str, Any] = {
         "teaching.alpha": 0.85, "optimisation.learning_rate": 1e-3, "teaching.targets": "soft",
         "optimisation.batch_size": 16,
@@ -63,7 +68,7 @@ def test_a_population_is_of_one_shape(spec: str) -> None:
 
 
 def test_a_trial_of_before_is_in_no_bracket() -> None:
-    scheduler: Any = scheduler_of(SearchRun(scheduler="hyperband"), AXES, 9)
+    scheduler: Any = scheduler_of(SearchRun(scheduler="hyperband"), AXES, 9, Path("none"))
     assert isinstance(scheduler, HyperBand)
     ended = SimpleNamespace(is_finished=lambda: True)
     scheduler.on_trial_add(None, ended)
@@ -145,6 +150,66 @@ def test_nodes_without_the_label_of_trials_are_not_counted_on(monkeypatch: pytes
         room(SearchRun(), many, within_reach(many.labels))
     with pytest.raises(ValueError, match=r"num_workers=9 .* nodes with worker_label=pool=spot have 8 CPUs, so"):
         _check_room(many.model_copy(update={"num_workers": 9}), within_reach(many.labels))
+
+
+def test_a_worker_s_node_has_its_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "get_max_resources_from_cluster_config", lambda: None)
+    spot = {"Alive": True, "Labels": {"pool": "spot"}, "Resources": {"CPU": 8.0, "GPU": 1.0}}
+    monkeypatch.setattr(ray, "nodes", lambda: [spot, spot, {"Alive": True, "Resources": {"CPU": 8.0, "GPU": 2.0}}])
+    wide = put(DistillRun(), {"compute.gpus_per_worker": 2.0}).compute
+    check_room_on_a_node(wide)
+    with pytest.raises(ValueError, match="gpus_per_worker=2, and no node of worker_label=pool=spot has both"):
+        check_room_on_a_node(wide.model_copy(update={"worker_label": "pool=spot"}))
+    assert are_others({"pool": "spot"})
+    monkeypatch.setattr(ray, "nodes", lambda: [spot, spot])
+    assert not are_others({"pool": "spot"})
+    driver = put(DistillRun(), {"compute.num_workers": 2, "compute.worker_label": "pool=spot"}).compute
+    assert resources_of(driver, apart=False)._kwargs == {}  # there is no node to keep it on
+
+
+def test_the_values_of_a_row_are_those_of_its_best_weights() -> None:
+    trial: Any = SimpleNamespace(
+        status="TERMINATED", config={"x": 3}, trial_id="a", run_metadata=SimpleNamespace(checkpoint_manager=None)
+    )
+    reports = [
+        {"training_iteration": number, "score": 0.1, "now": now, "time_total_s": 1.0, "values": {"x": number}}
+        for number, now in ((1, 0.4), (2, 0.1), (3, 0.3))
+    ]
+    assert _row(0, trial, ("score",), reports).values == {"x": 2}
+    assert _row(0, trial, ("score",), []).values == {"x": 3}
+
+
+def test_rungs_survive_the_driver_and_so_does_what_the_median_is_of(tmp_path: Path) -> None:
+    trial: Any = type("Under way", (), {"trial_id": "a", "status": "RUNNING", "is_finished": lambda _: False})()
+    first: Any = scheduler_of(SearchRun(), AXES, 9, tmp_path / "trials.jsonl")
+    first.on_trial_add(None, trial)
+    report = {"training_iteration": 1, "score": 0.3, "now": 0.3}
+    first.on_trial_result(None, trial, report)
+    again: Any = scheduler_of(SearchRun(), AXES, 9, tmp_path / "trials.jsonl")
+    Remembered(again).set_state(Remembered(first).get_state())
+    rungs = [recorded for bracket in again._brackets for _, recorded in bracket._rungs]
+    assert {"a": 0.3} in [{key: abs(value) for key, value in recorded.items()} for recorded in rungs]
+    write_report(tmp_path / "trials.jsonl", report | {"trial_id": "a"})
+    median: Any = scheduler_of(SearchRun(scheduler="median"), AXES, 9, tmp_path / "trials.jsonl")
+    median.on_trial_add(None, trial)
+    assert [one["score"] for one in median._results[trial]] == [0.3]
+
+
+@pytest.mark.parametrize(
+    ("live", "pending", "cached", "added"), [(0, 0, 0, 2), (1, 0, 0, 1), (1, 1, 0, None), (2, 0, 0, None), (2, 0, 1, 0)]
+)
+def test_no_more_trials_have_a_process_than_were_announced(
+    live: int, pending: int, cached: int, added: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(TuneController, "_maybe_add_actors", lambda self: seen.append(self._max_pending_trials))
+    controller: Any = SimpleNamespace(
+        _max_pending_trials=16, _actor_manager=SimpleNamespace(num_live_actors=live, num_pending_actors=pending),
+        _actor_cache=SimpleNamespace(num_cached_objects=cached),
+    )  # fmt: skip
+    with bounded(2):
+        TuneController._maybe_add_actors(controller)
+    assert seen == ([] if added is None else [added]) and controller._max_pending_trials == 16
 
 
 def test_all_points_of_a_grid_are_counted() -> None:

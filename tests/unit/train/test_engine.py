@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -63,6 +64,19 @@ def test_a_gradient_that_is_no_number_moves_nothing() -> None:
     engine.backward(module.weight.sum() * float("inf"))
     assert not math.isfinite(engine.step(0.1))
     assert torch.equal(module.weight, before)
+
+
+def test_a_trial_that_goes_on_from_anothers_weights_keeps_its_own_settings(tmp_path: Path) -> None:
+    module, optimisation = nn.Linear(3, 1), Optimisation(precision="fp32")
+    donor = TorchEngine(module, parameter_groups(module, 0.1), optimisation)
+    donor.backward(module.weight.sum())
+    donor.step(0.1)
+    donor.save(tmp_path)
+    mine = TorchEngine(module, parameter_groups(module, 0.5), optimisation)
+    wanted = [(group["weight_decay"], group["lr_ratio"]) for group in mine._optimizer.param_groups]
+    mine.load(tmp_path)
+    assert [(group["weight_decay"], group["lr_ratio"]) for group in mine._optimizer.param_groups] == wanted
+    assert wanted[0][0] == 0.5 and len(mine._optimizer.state) == 1
 
 
 def test_spent_patience_stays_spent_after_a_resume() -> None:
