@@ -114,11 +114,12 @@ def drop_orphaned_groups() -> None:
     """Gives back what actors of this job had reserved that are dead: Ray does so when the whole job is, and Ray Train's
     own cleaner asks a dashboard, which a local cluster has not."""
     kind: Any = gcs_pb2.PlacementGroupTableData  # type: ignore[attr-defined]  # made by protobuf
-    own = ray.get_runtime_context().get_job_id()
+    own, nobody = ray.get_runtime_context().get_job_id(), ray.ActorID.nil().binary()  # what the driver reserved stays
     for content in _state._connect_and_get_accessor().get_placement_group_table():
         group = kind.FromString(content)
         gone = group.state == kind.REMOVED
-        if group.creator_actor_dead and group.creator_job_id.hex() == own and not gone:
+        orphaned = group.creator_actor_dead and group.creator_actor_id != nobody
+        if orphaned and group.creator_job_id.hex() == own and not gone:
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
 
 

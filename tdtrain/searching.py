@@ -54,10 +54,10 @@ def search_job(search: SearchRun, run: Searched) -> Outcome:
         check_models(run)
     if isinstance(run, LoraOcrRun):
         check_teacher(run)
-    if search.scheduler == "pbt" and run.compute.num_workers > 1:
+    if search.scheduler in ("pbt", "hyperband") and run.compute.num_workers > 1:
         raise ValueError(
-            f"scheduler=pbt hands weights from process to process, and num_workers={run.compute.num_workers} would "
-            "spread them; leave num_workers out, or use another scheduler"
+            f"scheduler={search.scheduler} pauses trials and has their weights go on in other processes, and "
+            f"num_workers={run.compute.num_workers} would spread them; leave num_workers out, or use another scheduler"
         )
     check_temperature(run, axes)
     check_study(search, axes)

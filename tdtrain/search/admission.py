@@ -64,6 +64,11 @@ def room(search: SearchRun, asked: Compute, resources: Mapping[str, float]) -> t
     workers = max(1, asked.num_workers)
     # The data of several workers are brought by tasks, and on a single machine these have CPUs beside its cores.
     spare = SPARE_CPUS if workers > 1 else 0
+    if cores is None and search.trials_at_once and search.scheduler in ("pbt", "hyperband"):
+        raise ValueError(
+            f"trials_at_once={search.trials_at_once} cannot be kept by scheduler={search.scheduler}, which pauses "
+            "trials, on several nodes; give each more with cpus_per_worker, or use another scheduler"
+        )
     cpus = cores if cores is not None else resources.get("CPU", 1.0) - spare
     if cores is None and not grows():
         check_room_on_a_node(one)

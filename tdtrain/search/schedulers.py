@@ -64,12 +64,34 @@ def within(values: dict[str, Any], axes: Sequence[Axis]) -> dict[str, Any]:
 
 
 class Population(PopulationBasedTraining):
-    """A trial that has come to its end goes on from nobody's weights: its values would be some it never learnt with."""
+    """A trial that has come to its end goes on from nobody's weights: its values would be some it never learnt with.
+    Nor does one go on from weights that read no better than its own. Where not all run at once, they take turns: in
+    Ray Tune's own way one that goes on from where another was is always behind, and never lets that one run."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._turns: dict[str, int] = {}
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        """The one that is furthest behind, of several the one that reported longest ago."""
+        waiting = [one for one in tune_controller.get_trials() if one.status in (Trial.PENDING, Trial.PAUSED)]
+
+        def turn(trial: Trial) -> tuple[int, int]:
+            return self._trial_state[trial].last_train_time, self._turns.get(trial.trial_id, 0)
+
+        return min(waiting, key=turn, default=None)
+
+    def _quantiles(self) -> tuple[list[Trial], list[Trial]]:
+        lower, upper = super()._quantiles()
+        scores = {trial: self._trial_state[trial].last_score or 0.0 for trial in (*lower, *upper)}  # all have one
+        least = min((scores[trial] for trial in upper), default=0.0)  # the greater the better
+        return [trial for trial in lower if scores[trial] < least], upper
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict) -> str:
         """What becomes of a trial that reports."""
         if result.get("complete") or "failure" in result:
             return TrialScheduler.CONTINUE
+        self._turns[trial.trial_id] = 1 + max(self._turns.values(), default=0)
         return super().on_trial_result(tune_controller, trial, result)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 from ray.tune import PlacementGroupFactory, ResumeConfig
 from ray.tune.experiment import Trial
@@ -23,7 +25,7 @@ from ray.tune.schedulers import (
 from ray.tune.search import BasicVariantGenerator, SearchAlgorithm, Searcher
 
 from tdtrain.compute import Compute
-from tdtrain.ray_start import are_others
+from tdtrain.ray_start import are_others, cores_of_machine
 from tdtrain.search.runs import SearchRun
 from tdtrain.search.schedulers import Remembered, domain_of, scheduler_of
 from tdtrain.search.space import Axis, Scalar
@@ -31,7 +33,7 @@ from tdtrain.search.state import drop_unknown, ended_in, journal_of, mend_state,
 from tdtrain.search.study import study_of
 from tdtrain.search.trial import run_trial
 from tdtrain.search.trials import Trials
-from tdtrain.search.watch import Told, Watch, bounded, kills_are_failures
+from tdtrain.search.watch import Told, Watch, kills_are_failures
 
 DRIVER_BYTES = 500_000_000
 """That the driver of a trial reserves: it trains nothing, and needs no CPU of its own."""
@@ -95,7 +97,7 @@ def run_all(
     reports = reports_of(journal_of(folder, name))
     for ended in sorted(ended_in(folder / name)):
         told(ended, dict(reports[ended][-1]) if ended in reports else {}, "known")
-    with kills_are_failures(), bounded(at_once):
+    with kills_are_failures():
         done = tune.run(
             trainable,
             name=name,
@@ -106,7 +108,7 @@ def run_all(
             mode=None if searcher or scheduler.__class__ is not FIFOScheduler else "min",
             search_alg=searcher,
             scheduler=scheduler,
-            resources_per_trial=resources_of(compute, apart=are_others(compute.labels)),
+            resources_per_trial=resources_of(compute, are_others(compute.labels), at_once if together else None),
             max_concurrent_trials=None if together else at_once,
             reuse_actors=compute.num_workers < 2,
             checkpoint_config=tune.CheckpointConfig(
@@ -133,17 +135,22 @@ def _folder_of(trial: Trial) -> str:
     return trial.trial_id
 
 
-def resources_of(compute: Compute, apart: bool = True) -> PlacementGroupFactory:
+def resources_of(compute: Compute, apart: bool = True, at_once: int | None = None) -> PlacementGroupFactory:
     """What Ray Tune reserves for a trial: all that it trains with, or, where workers do, a place for their driver.
 
     Args:
         apart: a driver is kept away from the nodes that have its workers' label.
+        at_once: what a single machine has is shared out among so many, beyond what they train with: else as many more
+            would start as have room in what is meant for data.
     """
     if compute.num_workers > 1:
         away = {key: f"!{value}" for key, value in compute.labels.items() if apart}
         where: dict[str, Any] = {"bundle_label_selector": [away]} if away else {}
         return PlacementGroupFactory([{"memory": DRIVER_BYTES}], **where)
-    needs = {"CPU": compute.cpus} | ({"GPU": compute.gpus} if compute.gpus else {})
+    cpus = compute.cpus
+    if at_once is not None and cores_of_machine() is not None:
+        cpus = math.floor(1e3 * ray.cluster_resources()["CPU"] / at_once) / 1e3
+    needs = {"CPU": cpus} | ({"GPU": compute.gpus} if compute.gpus else {})
     where = {"bundle_label_selector": [compute.labels]} if compute.labels else {}
     return PlacementGroupFactory([needs], **where)
 

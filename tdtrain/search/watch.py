@@ -11,7 +11,6 @@ from typing import Any
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.tune import Callback
-from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 
 from tdtrain.ray_start import drop_orphaned_groups
@@ -80,26 +79,3 @@ def kills_are_failures() -> Iterator[None]:
         yield
     finally:
         RayActorManager._actor_task_failed = plain  # type: ignore[method-assign]
-
-
-@contextmanager
-def bounded(at_once: int) -> Iterator[None]:
-    """So many trials have a process at most. Ray Tune's own limit counts trials that a scheduler has paused, too; with
-    none it starts as many as the cluster has CPUs for, those that are meant for data among them."""
-    plain = TuneController._maybe_add_actors
-
-    def add(self: TuneController) -> None:
-        pending, room = self._max_pending_trials, at_once - self._actor_manager.num_live_actors
-        if self._actor_manager.num_pending_actors >= room and not self._actor_cache.num_cached_objects:
-            return
-        self._max_pending_trials = max(0, room)
-        try:
-            plain(self)
-        finally:
-            self._max_pending_trials = pending
-
-    TuneController._maybe_add_actors = add  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        TuneController._maybe_add_actors = plain  # type: ignore[method-assign]

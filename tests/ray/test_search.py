@@ -174,13 +174,13 @@ def test_the_page_opens_in_a_browser_and_shows_every_value(killed: tuple[Path, d
 
 def test_a_trial_goes_on_from_anothers_weights_where_the_schedule_was(corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    space = ("--space", "optimisation.learning_rate=log(1e-6, 3e-3)")
+    space = ("--space", "optimisation.learning_rate=log(1e-6, 5)")  # the upper ones spoil the weights
     run(command(out, corpus, ("--num_trials", "4", "--scheduler", "pbt", *space), evaluations=8, epochs=2))
     told = reports(out / "trials.jsonl")
     had = {one["weights"]: (one["trial_id"], one["step"]) for one in told}  # a trial may take a step more than once
     begun = [(one["trial_id"], *had[one["begun_from"]]) for one in told if one.get("begun_from")]
     followers = {trial: (donor, step) for trial, donor, step in begun if donor != trial}
-    assert followers
+    assert followers and len(told) < 100  # of 32, as often as weights of others are better
     # What it learnt is the donor's history up to there, and its own from the next step on. A donor may follow later.
     trial = next((trial for trial, (donor, _) in followers.items() if donor not in followers), list(followers)[-1])
     donor, step = followers[trial]

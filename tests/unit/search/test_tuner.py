@@ -11,7 +11,6 @@ import ray
 from ray._private.state import state
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError
-from ray.tune.execution.tune_controller import TuneController
 from ray.tune.schedulers.pbt import _explore
 
 from tdtrain.config import DistillRun
@@ -25,7 +24,7 @@ from tdtrain.search.space import parse_axis, put
 from tdtrain.search.state import write_report
 from tdtrain.search.study import Samplers
 from tdtrain.search.tuner import num_trials_of, resources_of
-from tdtrain.search.watch import bounded, kills_are_failures
+from tdtrain.search.watch import kills_are_failures
 
 AXES = (
     parse_axis("teaching.alpha=uniform(0.1, 0.9)"),
@@ -195,21 +194,37 @@ def test_rungs_survive_the_driver_and_so_does_what_the_median_is_of(tmp_path: Pa
     assert [one["score"] for one in median._results[trial]] == [0.3]
 
 
-@pytest.mark.parametrize(
-    ("live", "pending", "cached", "added"), [(0, 0, 0, 2), (1, 0, 0, 1), (1, 1, 0, None), (2, 0, 0, None), (2, 0, 1, 0)]
-)
-def test_no_more_trials_have_a_process_than_were_announced(
-    live: int, pending: int, cached: int, added: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[int] = []
-    monkeypatch.setattr(TuneController, "_maybe_add_actors", lambda self: seen.append(self._max_pending_trials))
-    controller: Any = SimpleNamespace(
-        _max_pending_trials=16, _actor_manager=SimpleNamespace(num_live_actors=live, num_pending_actors=pending),
-        _actor_cache=SimpleNamespace(num_cached_objects=cached),
-    )  # fmt: skip
-    with bounded(2):
-        TuneController._maybe_add_actors(controller)
-    assert seen == ([] if added is None else [added]) and controller._max_pending_trials == 16
+def test_a_population_takes_turns_and_equals_do_not_follow_each_other() -> None:
+    scheduler: Any = scheduler_of(SearchRun(scheduler="pbt"), AXES, 4, Path("none"))
+    kind = type("Waiting", (), {"status": "PAUSED", "config": {}, "is_finished": lambda _: False})
+    first, second, third, fourth = trials = [kind() for _ in range(4)]
+    for trial, name, score in zip(trials, "abcd", (-0.5, -0.1, -0.1, -0.1), strict=True):
+        trial.trial_id = name
+        scheduler._trial_state[trial] = SimpleNamespace(last_train_time=1, last_score=score)
+    assert scheduler._quantiles() == ([first], [fourth])
+    scheduler._trial_state[first].last_score = -0.1
+    assert scheduler._quantiles() == ([], [fourth])
+    controller: Any = SimpleNamespace(get_trials=lambda: trials)
+    scheduler._turns = {"a": 4, "b": 2, "c": 3}
+    assert scheduler.choose_trial_to_run(controller) is fourth
+    scheduler._turns["d"] = 5
+    assert scheduler.choose_trial_to_run(controller) is second
+    scheduler._trial_state[second].last_train_time = 2
+    assert scheduler.choose_trial_to_run(controller) is third
+
+
+def test_a_machine_is_shared_out_among_trials_that_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tdtrain.search.tuner.cores_of_machine", lambda: 2)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0})
+    compute = DistillRun().compute
+    assert [resources_of(compute, at_once=number).bundles for number in (1, 2, 3)] == [
+        [{"CPU": 4.0}], [{"CPU": 2.0}], [{"CPU": 1.333}]
+    ]  # fmt: skip
+    assert resources_of(compute).bundles == [{"CPU": 1.0}]
+    monkeypatch.setattr("tdtrain.search.admission.cores_of_machine", lambda: None)
+    monkeypatch.setattr("tdtrain.search.admission.grows", lambda: True)
+    with pytest.raises(ValueError, match="trials_at_once=2 cannot be kept by scheduler=pbt"):
+        room(SearchRun(scheduler="pbt", trials_at_once=2), compute, {"CPU": 16.0})
 
 
 def test_all_points_of_a_grid_are_counted() -> None:
