@@ -1,6 +1,6 @@
 """What teachers that write documents are worth: language models that learn theirs, against one that learns the truth.
 
-    python benchmarks/document_teachers.py               # two hours on two cores; the same command again resumes
+    python benchmarks/document_teachers.py               # an hour on two cores; the same command again resumes
     python benchmarks/document_teachers.py --dry_run     # the runs, and nothing else
 
 Needs the extra `services`.
