@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
+import ray
 
 from tdtrain import machine
 from tdtrain.compute import Compute
 from tdtrain.config import LoraDocumentRun
 from tdtrain.search.admission import check_memory
 from tdtrain.search.space import parse_axis
+from tdtrain.train import nodes
 from tdtrain.train.fits import GIB, Room, check_fits, judge, room_of
 from tdtrain.train.memory import Memory, Sizes
 from tdtrain.train.probe import gpus_here
@@ -71,6 +75,23 @@ def test_a_small_model_has_room_here_and_a_container_has_its_limit(
                 check_memory(run, axes, Compute(num_workers=0), at_once)
         else:
             check_memory(run, axes, Compute(num_workers=0), at_once)
+
+
+def test_a_node_has_no_more_than_its_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """KubeRay says all of a container's memory for tasks, and objects beside it."""
+    limit = tmp_path / "memory.max"
+    limit.write_text(f"{12 * GIB}\n")
+    monkeypatch.setattr(machine, "MEMORY", limit)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=64 * GIB))
+    told = {"memory": 12.0 * GIB, "object_store_memory": 3.6 * GIB}
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "NodeID": "a", "Resources": told}])
+    monkeypatch.setattr(nodes, "_on_each", lambda function, arguments: {node: function() for node in arguments})
+    assert room_of(Compute(num_workers=2, gpus_per_worker=0)) == Room(6.0 * GIB)
+    limit.write_text("max\n")
+    assert nodes.memory_of_nodes({}, with_gpus=False) == ([15.6 * GIB], [])
+    monkeypatch.setattr(nodes, "_on_each", lambda function, arguments: dict.fromkeys(arguments, "has not answered"))
+    assert nodes.memory_of_nodes({}, with_gpus=True) == ([], [])  # none has GPUs
+    assert nodes.memory_of_nodes({}, with_gpus=False) == ([15.6 * GIB], [])
 
 
 def test_gpus_say_how_large_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
