@@ -77,6 +77,16 @@ def test_a_small_model_has_room_here_and_a_container_has_its_limit(
             check_memory(run, axes, Compute(num_workers=0), at_once)
 
 
+def test_the_fewest_workers_have_to_have_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ZeRO-3 spreads what each holds over them."""
+    run = LoraDocumentRun(model_name="smollm2-135m", max_tokens=256)
+    compute = Compute(num_workers=8, zero_stage=3, gpus_per_worker=0)
+    monkeypatch.setattr("tdtrain.train.fits.room_of", lambda compute, at_once: Room(GIB, 0.2 * GIB, on_gpu=True))
+    assert "GiB of each worker's GPU are needed" in check_fits(run, compute)
+    with pytest.raises(ValueError, match=r"with min_workers=2 and zero_stage=3 takes .* each worker's GPU before"):
+        check_fits(run, compute.model_copy(update={"min_workers": 2}))
+
+
 def test_a_node_has_no_more_than_its_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """KubeRay says all of a container's memory for tasks, and objects beside it."""
     limit = tmp_path / "memory.max"
