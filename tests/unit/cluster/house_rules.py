@@ -19,6 +19,7 @@ from tests.unit.cluster.manifests import (
 )
 
 SECRET_NAME = re.compile(r"PASSWORD|SECRET|TOKEN|ACCESS_KEY|CREDENTIAL", re.IGNORECASE)
+DAY_S = 86400
 TOKEN_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 
@@ -40,6 +41,10 @@ def house_faults(document: Document) -> Iterator[str]:
         for field in (*bounds, "activeDeadlineSeconds", "preRunningDeadlineSeconds"):
             if not document["spec"].get(field):
                 yield f"RayJob {name}: {field} is not said, so it may hold its nodes for ever"
+        if document["metadata"].get("labels", {}).get("ray.io/scheduler-name") == "volcano":
+            waits_s = document["spec"].get("preRunningDeadlineSeconds", 0)
+            if waits_s < DAY_S or document["spec"].get("activeDeadlineSeconds", 0) < waits_s + DAY_S:
+                yield f"RayJob {name}: it has no day to wait in Volcano's queue, and one to run after the longest wait"
 
 
 def _pod_faults(pod: Document) -> Iterator[str]:

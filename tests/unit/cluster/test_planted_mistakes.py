@@ -132,6 +132,10 @@ def test_mistakes_of_other_kinds_are_caught() -> None:
     (job,) = render("jobs/kueue")
     job["spec"]["rayClusterSpec"]["enableInTreeAutoscaling"] = True
     assert any("Kueue reserves" in fault for fault in rule_faults(job))
+    for deadline in ("preRunningDeadlineSeconds", "activeDeadlineSeconds"):
+        (job,) = render("jobs/volcano")
+        job["spec"][deadline] = 3600
+        assert any("Volcano's queue" in fault for fault in rule_faults(job))
 
 
 def test_misspelt_fields_of_other_kinds_are_caught() -> None:
