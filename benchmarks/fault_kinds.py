@@ -66,6 +66,10 @@ class Ground:
         """One that has a worker and is not the head."""
         return self.rng.choice(sorted({host for host, _ in self.workers() if host != HEAD}) or [HEAD + 1])
 
+    def kill_worker(self) -> None:
+        """kill -9 of one, on any host that has one. Raises LookupError where none has."""
+        self.hosts.kill(WORKER, self.rng.choice(sorted({host for host, _ in self.workers()})))
+
 
 def small_disk(out: Path, stack: ExitStack) -> None:
     """Has a job's folder on a disk that can be filled, until the stack is closed."""
@@ -77,7 +81,7 @@ def small_disk(out: Path, stack: ExitStack) -> None:
 
 def worker(ground: Ground) -> None:
     """kill -9 of a worker."""
-    ground.hosts.kill(WORKER)
+    ground.kill_worker()
 
 
 def raylet(ground: Ground) -> None:
@@ -117,7 +121,7 @@ def commit(ground: Ground) -> None:
     until = time.monotonic() + 60
     while len(stored(ground.out)) <= had and time.monotonic() < until:
         time.sleep(0.005)
-    ground.hosts.kill(WORKER)
+    ground.kill_worker()
     ground.struck = time.monotonic()
 
 
@@ -128,7 +132,7 @@ def damage(ground: Ground) -> None:
     content = bytearray(part.read_bytes())
     content[ground.rng.randrange(len(content))] ^= 1
     part.write_bytes(content)
-    ground.hosts.kill(WORKER)
+    ground.kill_worker()
 
 
 def disk(ground: Ground) -> None:

@@ -8,7 +8,7 @@ from tdtrain.config import LabelRun
 from tdtrain.data.manifest import load_manifest
 from tdtrain.data.storage import absolute, open_folder
 from tdtrain.models.load import load_reader
-from tdtrain.ray_start import check_label, connect
+from tdtrain.ray_start import check_label, connect, within_reach
 from tdtrain.teachers.cache import LabelManifest, differences, keep_of, name_of
 from tdtrain.teachers.label_pass import label, plan_labels
 from tdtrain.train.nodes import check_nodes
@@ -22,8 +22,9 @@ def label_corpus(run: LabelRun) -> LabelManifest:
     """
     keep = keep_of(run.kept, load_reader(run.teacher_model).kind, run.temperature)
     job = plan_labels(run.teacher_model, run.dataset_path, run.output_dir, run.precision, keep)
-    resources = connect()
+    connect()
     check_label(run.kept.labels, "teacher_label")
+    resources = within_reach(run.kept.labels)
     check_nodes({"output_dir": absolute(run.output_dir)}, {"dataset_path": absolute(run.dataset_path)})
     gpus = resources.get("GPU", 0.0)
     reserved = float(gpus > 0) if run.kept.teacher_gpus is None else run.kept.teacher_gpus

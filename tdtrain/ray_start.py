@@ -8,6 +8,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tdtrain.compute import Compute
 from tdtrain.machine import cores
+from tdtrain.may_grow import MAY_GROW, coming, groups
 
 T = TypeVar("T")
 SPARE_CPUS = 2
@@ -27,7 +29,7 @@ SPARE_CPUS = 2
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Ray sets it where a submitted job runs."""
 NODES_COME_S = 60.0
-"""Of a cluster that was just made some nodes, and what its autoscaler may add, are known a little later."""
+"""Of a cluster that was just made some nodes are known a little later."""
 
 
 def _joins() -> bool:
@@ -41,8 +43,8 @@ def beside_us() -> NodeAffinitySchedulingStrategy:
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
-def connect(num_cpus: int | None = None, at_least: float = 2) -> dict[str, float]:
-    """Connects this process to Ray, where it is not connected yet. Returns what the cluster has, by resource.
+def connect(num_cpus: int | None = None, at_least: float = 2) -> None:
+    """Connects this process to Ray, where it is not connected yet.
 
     Inside a job, or with RAY_ADDRESS set, that cluster is joined; otherwise a local one starts.
 
@@ -82,14 +84,15 @@ def connect(num_cpus: int | None = None, at_least: float = 2) -> dict[str, float
 
     DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    return ray.cluster_resources()
 
 
 def cores_of_machine() -> int | None:
     """CPUs for training, where the cluster is a single machine: all but SPARE_CPUS, and no more than there are; None
-    where there are more machines."""
+    where there are more machines, or may be."""
     alive = [node for node in ray.nodes() if node["Alive"]]
-    return max(1, min(cores(), int(alive[0]["Resources"].get("CPU", 1)) - SPARE_CPUS)) if len(alive) == 1 else None
+    if grows() or len(alive) != 1:
+        return None
+    return max(1, min(cores(), int(alive[0]["Resources"].get("CPU", 1)) - SPARE_CPUS))
 
 
 def wherever(function: Callable[..., T], *args: Any, memory: float) -> T:
@@ -123,56 +126,72 @@ def drop_orphaned_groups() -> None:
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
 
 
-def check_label(labels: Mapping[str, str], field: str = "worker_label") -> None:
-    """Raises ValueError where no node has these labels, so that workers would wait for ever."""
-    there = [node.get("Labels", {}) for node in ray.nodes() if node["Alive"]]
-    if grows():  # a node that comes may have it
-        return
-    if not any(labels.items() <= own.items() for own in there):
-        words = ", ".join(f"{key}={value}" for key, value in labels.items())
-        seen = sorted({f"{key}={value}" for own in there for key, value in own.items() if "node-id" not in key})
-        raise ValueError(f"{field}={words}, and no node has that label; there are {', '.join(seen) or 'none'}")
+def grows() -> bool:
+    """Whether an autoscaler may add nodes."""
+    return bool(groups())
 
 
-def at_most(there: Mapping[str, float]) -> dict[str, float]:
-    """What a cluster has or, where it grows, may have, by resource.
-
-    Args:
-        there: what it has.
-    """
-    told = _state.get_max_resources_from_cluster_config() or {}
-    return {kind: max(there.get(kind, 0.0), float(told.get(kind, 0))) for kind in {*there, *told}}
+def nodes_in_reach(labels: Mapping[str, str]) -> list[Mapping[str, Any]]:
+    """The nodes with these labels, those that an autoscaler may add among them."""
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    return [node for node in (*alive, *coming(alive)) if labels.items() <= node.get("Labels", {}).items()]
 
 
 def within_reach(labels: Mapping[str, str]) -> dict[str, float]:
-    """What nodes with these labels have together or, where the cluster grows, all may have, by resource."""
+    """What nodes with these labels have together, those that an autoscaler may add among them, by resource."""
     there: Counter[str] = Counter()
-    for node in (node for node in ray.nodes() if node["Alive"] and labels.items() <= node.get("Labels", {}).items()):
+    for node in nodes_in_reach(labels):
         there.update(node["Resources"])
-    return at_most(there)
+    return dict(there)
 
 
 def are_others(labels: Mapping[str, str]) -> bool:
     """Whether there are nodes without these labels, or may be."""
-    alive = [node.get("Labels", {}) for node in ray.nodes() if node["Alive"]]
-    return grows() or any(not labels.items() <= own.items() for own in alive)
+    return any(not labels.items() <= node.get("Labels", {}).items() for node in nodes_in_reach({}))
 
 
-def grows() -> bool:
-    """Whether an autoscaler may add nodes."""
-    return _state.get_max_resources_from_cluster_config() is not None
+def check_label(labels: Mapping[str, str], field: str = "worker_label") -> None:
+    """Raises ValueError where no node has these labels, and none that comes will, so that workers would wait for
+    ever."""
+    _once_nodes_are_known(partial(_check_label, labels, field))
+
+
+def _check_label(labels: Mapping[str, str], field: str) -> None:
+    if not nodes_in_reach(labels):
+        words = ", ".join(f"{key}={value}" for key, value in labels.items())
+        every = nodes_in_reach({})
+        seen = sorted({f"{key}={value}" for node in every for key, value in node.get("Labels", {}).items()})
+        there = ", ".join(label for label in seen if "node-id" not in label) or "none"
+        nor = ", nor has one that may come" if grows() else ""
+        raise ValueError(f"{field}={words}, and no node has that label{nor}; there are {there}{or_say()}")
+
+
+def or_say() -> str:
+    """The way out where a job is refused for nodes that an autoscaler would bring, of which nobody has said so."""
+    return f"; where an autoscaler may add others, say so in {MAY_GROW} (docs/deploy.md)" if _joins() else ""
+
+
+def _once_nodes_are_known(check: Callable[[], None]) -> None:
+    until = time.monotonic() + (NODES_COME_S if _joins() else 0.0)
+    while True:
+        try:
+            return check()
+        except ValueError:
+            if time.monotonic() >= until:
+                raise
+        time.sleep(2.0)
 
 
 def check_elastic(compute: Compute) -> None:
-    """Raises ValueError where there is a node without the label of elastic workers that has room for one: Ray Train
-    would count on it, and wait for ever.
+    """Raises ValueError where there is a node without the label of elastic workers that has room for one, or may come:
+    Ray Train would count on it, and wait for ever.
 
     Args:
         compute: with what was left out decided.
     """
     if compute.min_workers is None or not compute.labels:
         return
-    for node in (node for node in ray.nodes() if node["Alive"]):
+    for node in nodes_in_reach({}):
         if not compute.labels.items() <= node.get("Labels", {}).items() and _fits(compute, node):
             raise ValueError(
                 f"min_workers={compute.min_workers} with worker_label={compute.worker_label}: Ray Train counts room "
@@ -184,7 +203,9 @@ def check_elastic(compute: Compute) -> None:
 
 def whose(compute: Compute) -> str:
     """Who has what a run may use, with its verb."""
-    return f"nodes with worker_label={compute.worker_label} have" if compute.labels else "the cluster has"
+    if compute.labels:
+        return f"nodes with worker_label={compute.worker_label} {'may ' if grows() else ''}have"
+    return f"the cluster {'may have' if grows() else 'has'}"
 
 
 def check_room_on_a_node(compute: Compute) -> None:
@@ -193,12 +214,11 @@ def check_room_on_a_node(compute: Compute) -> None:
     Args:
         compute: with what was left out decided.
     """
-    nodes = [node for node in ray.nodes() if node["Alive"] and _fits(compute, node)]
-    if not any(compute.labels.items() <= node.get("Labels", {}).items() for node in nodes):
-        of = f"worker_label={compute.worker_label}" if compute.labels else "the cluster"
+    if not any(_fits(compute, node) for node in nodes_in_reach(compute.labels)):
+        which = f"with worker_label={compute.worker_label}" if compute.labels else "of the cluster"
         raise ValueError(
-            f"cpus_per_worker={compute.cpus:g} and gpus_per_worker={compute.gpus:g}, and no node of {of} has "
-            "both, so that training could never start; give less"
+            f"cpus_per_worker={compute.cpus:g} and gpus_per_worker={compute.gpus:g}, and no node {which} has both, so "
+            f"that training could never start; give less{or_say()}"
         )
 
 
@@ -208,34 +228,25 @@ def check_room(compute: Compute) -> None:
     Args:
         compute: with what was left out decided.
     """
-    until = time.monotonic() + (NODES_COME_S if _joins() else 0.0)
-    while True:
-        try:
-            return _check_room(compute, within_reach(compute.labels))
-        except ValueError:
-            if time.monotonic() >= until:
-                raise
-        time.sleep(2.0)
+    _once_nodes_are_known(partial(_check_room, compute))
 
 
-def _check_room(compute: Compute, resources: Mapping[str, float]) -> None:
+def _check_room(compute: Compute) -> None:
+    resources = within_reach(compute.labels)
     workers = compute.num_workers if compute.min_workers is None else compute.min_workers
     field = "num_workers" if compute.min_workers is None else "min_workers"
     for kind, each in (("CPU", compute.cpus), ("GPU", compute.gpus)):
         if workers * each > (has := resources.get(kind, 0.0)):
             raise ValueError(
                 f"{field}={workers} with {kind.lower()}s_per_worker={each:g}, and {whose(compute)} {has:g} {kind}s, so "
-                "that training could never start; give less"
+                f"that training could never start; give less{or_say()}"
             )
-    if grows():
-        return
     check_room_on_a_node(compute)
-    nodes = [node for node in ray.nodes() if node["Alive"] and _fits(compute, node)]
-    labelled = [node for node in nodes if compute.labels.items() <= node.get("Labels", {}).items()]
-    if compute.placement == "STRICT_SPREAD" and len(labelled) < workers:
+    nodes = [node for node in nodes_in_reach(compute.labels) if _fits(compute, node)]
+    if compute.placement == "STRICT_SPREAD" and len(nodes) < workers:
         raise ValueError(
-            f"placement=STRICT_SPREAD with {field}={workers}, and {len(labelled)} nodes have room for one, so that "
-            "training could never start; use SPREAD, or fewer workers"
+            f"placement=STRICT_SPREAD with {field}={workers}, and {len(nodes)} nodes have room for one, so that "
+            f"training could never start; use SPREAD, or fewer workers{or_say()}"
         )
 
 

@@ -21,7 +21,7 @@ from tdtrain.data.pack_options import PackOptions
 from tdtrain.models.causal import outline
 from tdtrain.page_readings import read_annotated_pages
 from tdtrain.pipeline import Job, Prepared, prepare
-from tdtrain.ray_start import SPARE_CPUS, at_most, check_label, connect, cores_of_machine, within_reach
+from tdtrain.ray_start import SPARE_CPUS, check_label, connect, cores_of_machine, within_reach
 from tdtrain.report.search import write_search_report
 from tdtrain.report.tracking import Tracker
 from tdtrain.search.admission import check_memory, check_resumes, check_temperature, hold, room, values_in
@@ -62,7 +62,7 @@ def search_job(search: SearchRun, run: Searched) -> Outcome:
     check_temperature(run, axes)
     check_study(search, axes)
     check_resumes(search)
-    resources = at_most(connect(at_least=max(SPARE_CPUS, run.compute.num_workers * run.compute.cpus)))
+    connect(at_least=max(SPARE_CPUS, run.compute.num_workers * run.compute.cpus))
     check_label(run.compute.labels)
     writes, reads = places_of(run)
     check_nodes(writes | {"output_dir": str(search.output_dir.absolute())}, reads)
@@ -72,7 +72,7 @@ def search_job(search: SearchRun, run: Searched) -> Outcome:
     with Tracker(search.output_dir, search.tracking_uri, run_name=search.output_dir.name, resume=True) as tracker:
         with Display(search.output_dir.name) as display:
             tracker.log_run({"search": search.model_dump(mode="json"), "run": run.model_dump(mode="json")})
-            place = Opened(display, tracker, resources.get("GPU", 0.0), cores_of_machine())
+            place = Opened(display, tracker, within_reach({}).get("GPU", 0.0), cores_of_machine())
             trials = Trials(
                 run, axes, compute, share(search, run, axes, place), search.output_dir.absolute() / "workers"
             )

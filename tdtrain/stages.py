@@ -46,12 +46,13 @@ def opened(run: TrainingRun) -> Iterator[Opened]:
     gpus = 0.0
     there: int | None = cores()
     if run.compute.num_workers > 0:
-        from tdtrain.ray_start import at_most, check_elastic, check_label, check_room, connect, cores_of_machine
+        from tdtrain.ray_start import check_elastic, check_label, check_room, connect, cores_of_machine, within_reach
         from tdtrain.train.nodes import check_nodes
 
         reserved = run.compute.num_workers * run.compute.cpus * run.models_at_once
-        resources, there = connect(at_least=max(2, reserved)), cores_of_machine()
-        gpus = at_most(resources).get("GPU", 0.0)  # those that an autoscaler may add are worth waiting for
+        connect(at_least=max(2, reserved))
+        there = cores_of_machine()
+        gpus = within_reach({}).get("GPU", 0.0)  # those that an autoscaler may add are worth waiting for
         decided = run.compute.on(gpus, there, run.models_at_once)
         check_label(run.compute.labels)
         check_room(decided)

@@ -11,7 +11,7 @@ from typing import Any
 from tdtrain.compute import Compute
 from tdtrain.config import LoraDocumentRun, LoraOcrRun
 from tdtrain.models.load import is_trocr
-from tdtrain.ray_start import SPARE_CPUS, check_room_on_a_node, cores_of_machine, grows, whose
+from tdtrain.ray_start import SPARE_CPUS, check_room_on_a_node, cores_of_machine, or_say, whose
 from tdtrain.search.runs import SearchRun
 from tdtrain.search.space import Axis, Scalar, put
 from tdtrain.search.trials import Searched
@@ -70,7 +70,7 @@ def room(search: SearchRun, asked: Compute, resources: Mapping[str, float]) -> t
             "trials, on several nodes; give each more with cpus_per_worker, or use another scheduler"
         )
     cpus = cores if cores is not None else resources.get("CPU", 1.0) - spare
-    if cores is None and not grows():
+    if cores is None:
         check_room_on_a_node(one)
     needs = {"CPU": (workers * one.cpus, max(cpus, 1.0)), "GPU": (workers * one.gpus, gpus)}
     for kind, (needed, there) in needs.items():
@@ -78,7 +78,7 @@ def room(search: SearchRun, asked: Compute, resources: Mapping[str, float]) -> t
             beside = f" beside {spare} for data" if spare and cores is None and kind == "CPU" else ""
             field = f"num_workers={workers} with {kind.lower()}s_per_worker={needed / workers:g}"
             raise ValueError(
-                f"{field}, and {whose(asked)} {there:g} {kind}s{beside}, so that no trial could ever start"
+                f"{field}, and {whose(asked)} {there:g} {kind}s{beside}, so that no trial could ever start{or_say()}"
             )
     most = int(min(there / needed + 1e-9 for needed, there in needs.values() if needed))
     at_once = max(1, min(search.trials_at_once or most, most, search.num_trials))

@@ -101,8 +101,9 @@ class TorchEngine:
     def __init__(self, module: nn.Module, groups: list[dict[str, Any]], optimisation: Optimisation) -> None:
         self._bare = module
         self._world_size = dist.get_world_size() if dist.is_initialized() else 1
-        # The CTC head or a frozen part may get no gradient in a micro batch.
-        self.module = DistributedDataParallel(module, find_unused_parameters=True) if self._world_size > 1 else module
+        self.module = module
+        if self._world_size > 1:  # the CTC head or a frozen part may get no gradient in a micro batch
+            self.module = DistributedDataParallel(module, find_unused_parameters=True, forward_sync_buffers=False)
         self._device_type = next(module.parameters()).device.type
         self._precision = optimisation.precision
         self._optimizer = torch.optim.AdamW(groups, lr=optimisation.learning_rate, fused=True)
@@ -126,6 +127,7 @@ class TorchEngine:
         if norm.isfinite():  # else the weights stay as they are, and the loop stops
             self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
+        spread_buffers(self._bare)
         return float(norm)
 
     def weights(self, trained_only: bool = False) -> dict[str, Tensor]:
@@ -183,6 +185,7 @@ class DeepSpeedEngine:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate * group["lr_ratio"]
         self._engine.step()
+        spread_buffers(self._engine.module)
         return float(self._engine.get_global_grad_norm() or 0.0)
 
     def weights(self, trained_only: bool = False) -> dict[str, Tensor]:
@@ -217,6 +220,21 @@ class DeepSpeedEngine:
         kept = torch.load(folder / "buffers.pt", map_location="cpu", weights_only=True)
         for name, buffer in self._engine.module.named_buffers():
             buffer.copy_(kept[name])
+
+
+def spread_buffers(module: nn.Module) -> None:
+    """Gives all workers the first one's buffers, after a step: what batch norms have seen of each worker's own lines.
+
+    The first one's are saved, so that a run that goes on has them everywhere. DistributedDataParallel would do it
+    before the next step, when workers have evaluated with their own; DeepSpeed never does.
+    """
+    buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
+    if not buffers or not dist.is_initialized() or dist.get_world_size() == 1:
+        return
+    whole = torch.cat([buffer.flatten() for buffer in buffers])
+    dist.broadcast(whole, 0)
+    for buffer, part in zip(buffers, whole.split([buffer.numel() for buffer in buffers]), strict=True):
+        buffer.copy_(part.view_as(buffer))
 
 
 def _changing(module: nn.Module) -> set[str]:

@@ -46,9 +46,8 @@ def check_fits(run: LoraDocumentRun, compute: Compute, at_once: int = 1) -> str:
         sizes = sizes_of(base, run.lora, run.max_tokens, halves)
     except (AttributeError, TypeError, RuntimeError):  # a family whose config names things in ways of its own
         return ""
-    need = memory_of(
-        sizes, compute.zero_stage, max(1, compute.num_workers), halves, run.gradient_checkpointing, run.four_bit
-    )
+    workers = compute.min_workers or max(1, compute.num_workers)  # among fewer ZeRO leaves more to each
+    need = memory_of(sizes, compute.zero_stage, workers, halves, run.gradient_checkpointing, run.four_bit)
     return judge(run, compute, sizes, need, halves, room)
 
 
@@ -61,7 +60,10 @@ def judge(run: LoraDocumentRun, compute: Compute, sizes: Sizes, need: Memory, ha
         "use zero_stage=3 with more workers, gradient_checkpointing, four_bit on GPUs, a lower max_tokens, or a "
         "smaller model; --plan shows what each takes"
     )
-    many = f"num_workers={compute.num_workers} and zero_stage={compute.zero_stage}"
+    fewest = (
+        f"num_workers={compute.num_workers}" if compute.min_workers is None else f"min_workers={compute.min_workers}"
+    )
+    many = f"{fewest} and zero_stage={compute.zero_stage}"
     if has is not None and held > has and not (compute.offload and room.on_gpu):
         raise ValueError(
             f"model_name={run.model_name} with {many} takes {held / GIB:.1f} GiB of each worker's {where} before a "

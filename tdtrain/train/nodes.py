@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from math import inf
 from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from tdtrain.machine import memory
 from tdtrain.ray_start import grows
 from tdtrain.train.probe import Place, Seen, differences, gpus_here, look, marked, there, versions
 
@@ -77,10 +79,22 @@ def memory_of_nodes(labels: Mapping[str, str], with_gpus: bool) -> tuple[list[fl
         return [], []
     nodes = [node for node in ray.nodes() if node["Alive"] and labels.items() <= node.get("Labels", {}).items()]
     nodes = [node for node in nodes if not with_gpus or node["Resources"].get("GPU")]
-    # Ray takes a machine's memory, or a container's, for tasks and for objects.
-    host = [sum(node["Resources"].get(kind, 0.0) for kind in ("memory", "object_store_memory")) for node in nodes]
-    answers = _on_each(gpus_here, {node["NodeID"]: () for node in nodes}) if with_gpus else {}
+    here: dict[str, tuple] = {node["NodeID"]: () for node in nodes}
+    limits = _on_each(memory, here)
+    host = [min(_told_ray(node), _number(limits[node["NodeID"]])) for node in nodes]
+    answers = _on_each(gpus_here, here) if with_gpus else {}
     return host, [size for answer in answers.values() if isinstance(answer, list) for size in answer]
+
+
+def _told_ray(node: Mapping[str, Any]) -> float:
+    """Bytes for tasks and for objects. Ray divides a machine's memory, or a container's, between them; KubeRay gives
+    tasks all that a container has, with the objects that are in it."""
+    return sum(node["Resources"].get(kind, 0.0) for kind in ("memory", "object_store_memory"))
+
+
+def _number(answer: int | str) -> float:
+    """An answer, no bound where there is none."""
+    return inf if isinstance(answer, str) else answer
 
 
 def _living() -> dict[str, str]:

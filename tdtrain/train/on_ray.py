@@ -46,8 +46,6 @@ def fit_on_ray(job: Job | LanguageJob, output: Path, watch: Watch) -> None:
     Raises: Diverged, NotSaved and ValueError, see `tdtrain.train.worker.work`; ray.train.TrainingFailedError when the
     workers failed more than `compute.max_failures` times.
     """
-    from tdtrain.train.checkpoint import publish
-
     run = job.run
     record = open_folder(f"{absolute(run.storage)}/{run.name}")
     board = new_board()
@@ -57,9 +55,16 @@ def fit_on_ray(job: Job | LanguageJob, output: Path, watch: Watch) -> None:
         finally:
             if (failure := ray.get(board.failure.remote())) is not None:
                 raise failure from None
-    told = {Path(kept.path).name for kept, _ in result.best_checkpoints or ()}
-    publish(record, sorted(told | set(names(record))), output)  # a shared disk may list late what another host wrote
+    _publish(record, {Path(kept.path).name for kept, _ in result.best_checkpoints or ()}, output)
     ray.kill(board)
+
+
+def _publish(record: Folder, told: set[str], output: Path) -> None:
+    """The best model of a run at `output`; `told`: checkpoints that a shared disk may list late, for another host wrote
+    them. A storage that is away is waited for."""
+    from tdtrain.train.checkpoint import publish
+
+    _patiently(lambda: publish(record, sorted(told | set(names(record))), output))
 
 
 def _whatever_is_killed(
@@ -164,7 +169,7 @@ def what_is_left(
 
 
 def _patiently(read: Callable[[], T]) -> T:
-    """What is read from a storage that may not answer at once: a host has just fallen, or its network."""
+    """What is done with a storage that may not answer at once: a host has just fallen, or its network."""
     for pause_s in PAUSES_S:
         try:
             return read()
@@ -193,14 +198,21 @@ def _known(record: Folder) -> set[str]:
 
 def drop_broken_snapshot(record: Folder) -> None:
     """Ray Train does not start from a snapshot that was cut, or that names a checkpoint which is gone. Without any it
-    does, and nothing is lost: checkpoints are found by what is in them."""
+    does, and nothing is lost: checkpoints are found by what is in them.
+
+    Raises: OSError where the storage does not answer for minutes.
+    """
+    if wrong := _patiently(partial(_wrong_with_snapshot, record)):
+        _patiently(partial(record.delete, SNAPSHOT))
+        warnings.warn(f"Ray Train's {record.path(SNAPSHOT)} {wrong}; training does without it", stacklevel=2)
+
+
+def _wrong_with_snapshot(record: Folder) -> str:
+    """In words; empty where nothing is."""
     if not record.exists(SNAPSHOT):
-        return
+        return ""
     try:
         gone = ", ".join(sorted(_known(record) - set(names(record))))
-        wrong = f"names {gone}, which is gone" if gone else ""
+        return f"names {gone}, which is gone" if gone else ""
     except (ValueError, KeyError, TypeError):
-        wrong = "was not written to its end"
-    if wrong:
-        record.delete(SNAPSHOT)
-        warnings.warn(f"Ray Train's {record.path(SNAPSHOT)} {wrong}; training does without it", stacklevel=2)
+        return "was not written to its end"

@@ -79,8 +79,8 @@ def _room(run: dict[str, Any], groups: list[Document]) -> Iterator[str]:
 def _fits(field: str, told: str | None, groups: list[Document], number: int, each: dict[str, float]) -> Iterator[str]:
     label = dict([told.split("=", 1)]) if told else {}
     fitting = [group for group in groups if label.items() <= group.get("labels", {}).items()]
-    if told and not any(group["replicas"] for group in fitting):
-        yield f"{field}={told} is no label of a worker group that has a node from the start, so the job is refused"
+    if told and not fitting:
+        yield f"{field}={told} is no label of a worker group, so the job is refused"
     for resource, amount in each.items():
         there = sum(_limit(group, resource) * group["maxReplicas"] for group in fitting)
         if number * amount > there:

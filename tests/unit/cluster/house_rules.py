@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 
-from tests.unit.cluster.manifests import Document, bytes_of, cluster_of, containers_of, groups_of, pods_of
+from tdtrain.may_grow import MAY_GROW
+from tests.unit.cluster.manifests import (
+    Document,
+    bytes_of,
+    cluster_of,
+    containers_of,
+    env_of,
+    groups_of,
+    nodes_of,
+    pods_of,
+)
 
 SECRET_NAME = re.compile(r"PASSWORD|SECRET|TOKEN|ACCESS_KEY|CREDENTIAL", re.IGNORECASE)
+DAY_S = 86400
 TOKEN_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 
@@ -29,6 +41,10 @@ def house_faults(document: Document) -> Iterator[str]:
         for field in (*bounds, "activeDeadlineSeconds", "preRunningDeadlineSeconds"):
             if not document["spec"].get(field):
                 yield f"RayJob {name}: {field} is not said, so it may hold its nodes for ever"
+        if document["metadata"].get("labels", {}).get("ray.io/scheduler-name") == "volcano":
+            waits_s = document["spec"].get("preRunningDeadlineSeconds", 0)
+            if waits_s < DAY_S or document["spec"].get("activeDeadlineSeconds", 0) < waits_s + DAY_S:
+                yield f"RayJob {name}: it has no day to wait in Volcano's queue, and one to run after the longest wait"
 
 
 def _pod_faults(pod: Document) -> Iterator[str]:
@@ -102,8 +118,14 @@ def _cluster_faults(cluster: Document) -> Iterator[str]:
         if options.get("version") != "v2":
             yield "autoscalerOptions.version is not v2"
         yield from (f"autoscaler: {fault}" for fault in context_faults(options.get("securityContext", {})))
+        told = json.loads(env_of(head).get(MAY_GROW) or "[]")
+        there = [{"nodes": group["maxReplicas"]} | nodes_of(group) for group in cluster["workerGroupSpecs"]]
+        if told != there:
+            yield f"{MAY_GROW} of the head says {told}, and the worker groups are {there}"
         if TOKEN_PATH not in {mount["mountPath"] for mount in options.get("volumeMounts", [])}:
             yield "autoscaler: it has no service account's token, and cannot scale"
+    elif MAY_GROW in env_of(head):
+        yield f"{MAY_GROW} of the head says that nodes may come, and there is no autoscaler"
     for group, spec in groups_of(cluster):
         yield from (f"{group}: {fault}" for fault in _node_faults(spec))
 

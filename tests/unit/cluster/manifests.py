@@ -57,6 +57,19 @@ def groups_of(cluster: Document) -> Iterator[tuple[str, Document]]:
         yield group["groupName"], group
 
 
+def nodes_of(group: Document) -> Document:
+    """What Ray knows of a node of a worker group."""
+    limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+    kinds = {"CPU": "cpu", "GPU": "nvidia.com/gpu"}
+    resources = {kind: float(limits[named]) for kind, named in kinds.items() if named in limits}
+    return {"resources": resources, "labels": group.get("labels", {})}
+
+
+def env_of(group: Document) -> dict[str, str]:
+    """The variables of a group's Ray container that are written out."""
+    return {one["name"]: one.get("value", "") for one in group["template"]["spec"]["containers"][0].get("env", [])}
+
+
 def pods_of(document: Document) -> Iterator[tuple[str, Document]]:
     """The pod templates in an object, each with its place."""
     name = f"{document['kind']} {document['metadata']['name']}"

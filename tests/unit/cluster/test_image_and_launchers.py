@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 import shutil
 import subprocess
 from typing import Any
@@ -13,6 +15,7 @@ from jsonschema import ValidationError
 from ray._private.ray_constants import DEFAULT_DASHBOARD_AGENT_LISTEN_PORT
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from tdtrain.may_grow import MAY_GROW
 from tests.unit.cluster.commands import IN_IMAGE
 from tests.unit.cluster.manifests import REPOSITORY, cluster_of, groups_of, pods_of, render
 
@@ -100,6 +103,16 @@ def test_ray_takes_a_launcher(path: Any) -> None:
     assert "~/.ray/auth_token" in _launcher(path)["file_mounts"].values()
     ours = re.search(r'^version = "(.*)"', (REPOSITORY / "pyproject.toml").read_text(), re.MULTILINE)
     assert ours is not None and config["docker"]["image"] == f"tdtrain:{ours[1]}-cuda"
+
+
+@pytest.mark.parametrize("path", LAUNCHERS, ids=lambda path: path.stem)
+def test_a_launcher_s_head_says_which_nodes_may_come(path: Any) -> None:
+    config = _launcher(path)
+    (told,) = [word for word in shlex.split(config["head_start_ray_commands"][-1]) if word.startswith(f"{MAY_GROW}=")]
+    types = [kind for name, kind in config["available_node_types"].items() if name != config["head_node_type"]]
+    assert json.loads(told.partition("=")[2]) == [
+        {"nodes": kind["max_workers"], "resources": kind["resources"], "labels": kind["labels"]} for kind in types
+    ]
 
 
 @pytest.mark.parametrize("path", LAUNCHERS, ids=lambda path: path.stem)

@@ -6,8 +6,13 @@ import re
 from importlib.metadata import version
 
 import pytest
+import ray
 
+from tdtrain.config import DistillRun
+from tdtrain.may_grow import MAY_GROW
+from tdtrain.ray_start import check_elastic, check_label, check_room, cores_of_machine, within_reach
 from tests.unit.cluster.checks import rule_faults
+from tests.unit.cluster.commands import dry_run
 from tests.unit.cluster.manifests import (
     CLUSTERS,
     JOBS,
@@ -17,7 +22,9 @@ from tests.unit.cluster.manifests import (
     bytes_of,
     cluster_of,
     containers_of,
+    env_of,
     groups_of,
+    nodes_of,
     pods_of,
     render,
 )
@@ -50,6 +57,31 @@ def test_a_job_has_the_cluster_that_stands_beside_it() -> None:
         assert job["spec"]["rayClusterSpec"] == cluster["spec"]
         images = {container["image"] for _, pod in pods_of(job) for container in containers_of(pod)}
         assert len(images) == 1, "submitter, head and workers have one image"
+
+
+@pytest.mark.parametrize("overlay", JOBS)
+def test_a_job_is_let_in_on_the_nodes_that_are_there_when_it_starts(
+    overlay: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (job,) = render(overlay)
+    cluster, none = _cluster(job), {"resources": {"CPU": 0.0}, "labels": {}}
+    living = [none, *(nodes_of(group) for group in cluster["workerGroupSpecs"] for _ in range(group["replicas"]))]
+    nodes = [
+        {"Alive": True, "Resources": node["resources"], "Labels": node["labels"], "NodeManagerAddress": "10.0.0.1"}
+        for node in living
+    ]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    monkeypatch.setenv(MAY_GROW, env_of(cluster["headGroupSpec"]).get(MAY_GROW, ""))
+    run = DistillRun.model_validate(dry_run(job["spec"]["entrypoint"]))
+    compute = run.compute.on(within_reach({}).get("GPU", 0.0), cores_of_machine(), run.models_at_once)
+    check_label(compute.labels)
+    check_label(run.cache.labels, "teacher_label")
+    check_room(compute)
+    check_elastic(compute)
+    with pytest.raises(ValueError, match="and no node has that label"):
+        check_label({"pool": "nobody"})
+    with pytest.raises(ValueError, match=r"num_workers=99 .* so that training could never start"):
+        check_room(compute.model_copy(update={"num_workers": 99}))
 
 
 def test_versions_are_those_of_this_repository() -> None:

@@ -91,7 +91,8 @@ PLANTED: list[tuple[str, Plant, str]] = [
     ("an unknown flag", _entrypoint("--learning_rte 1e-4"), "learning_rte"),
     ("an impossible run", _entrypoint("--batch_size 7"), "not divisible"),
     ("a label that nobody has", _entrypoint("--worker_label pool=studnets"), "no label of a worker group"),
-    ("a label that no node has yet", lambda job: _worker(job).update(replicas=0), "from the start"),
+    ("a pool that nobody told of", lambda job: _worker(job).update(maxReplicas=3), "the worker groups are"),
+    ("an autoscaler that is gone", lambda job: _cluster(job).pop("enableInTreeAutoscaling"), "there is no autoscaler"),
     ("teachers out of their pool", _entrypoint("--teacher_actors 5"), "teacher_label=pool=teacher) do not fit"),
     ("too many workers", _entrypoint("--num_workers 16"), "do not fit"),
     ("a folder that is lost", _entrypoint("--output_dir /tmp/runs"), "on no volume"),
@@ -131,6 +132,10 @@ def test_mistakes_of_other_kinds_are_caught() -> None:
     (job,) = render("jobs/kueue")
     job["spec"]["rayClusterSpec"]["enableInTreeAutoscaling"] = True
     assert any("Kueue reserves" in fault for fault in rule_faults(job))
+    for deadline in ("preRunningDeadlineSeconds", "activeDeadlineSeconds"):
+        (job,) = render("jobs/volcano")
+        job["spec"][deadline] = 3600
+        assert any("Volcano's queue" in fault for fault in rule_faults(job))
 
 
 def test_misspelt_fields_of_other_kinds_are_caught() -> None:

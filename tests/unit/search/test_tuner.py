@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 import ray
-from ray._private.state import state
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune.schedulers.pbt import _explore
 
 from tdtrain.config import DistillRun
-from tdtrain.ray_start import _check_room, are_others, at_most, check_room_on_a_node, grows, within_reach
+from tdtrain.ray_start import are_others, check_room, check_room_on_a_node, within_reach
 from tdtrain.search.admission import room
 from tdtrain.search.outcome import _row
 from tdtrain.search.paths import check_paths
@@ -96,7 +95,6 @@ def test_generations_are_many_enough_to_breed() -> None:
 
 def test_a_worker_has_to_fit_on_one_node_and_data_have_to_have_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tdtrain.search.admission.cores_of_machine", lambda: None)
-    monkeypatch.setattr("tdtrain.search.admission.grows", lambda: False)
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 4.0, "GPU": 1.0}}] * 4)
     there = {"CPU": 16.0, "GPU": 4.0}
     with pytest.raises(ValueError, match="cpus_per_worker=8 and gpus_per_worker=0, and no node"):
@@ -135,7 +133,6 @@ def test_the_seconds_of_a_trial_are_those_of_all_processes_that_trained_it() -> 
 
 def test_nodes_without_the_label_of_trials_are_not_counted_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tdtrain.search.admission.cores_of_machine", lambda: None)
-    monkeypatch.setattr(state, "get_max_resources_from_cluster_config", lambda: None)
     nodes = [
         {"Alive": alive, "Labels": {"pool": pool}, "Resources": {"CPU": 4.0}}
         for alive, pool in ((True, "spot"), (True, "head"), (False, "spot"), (True, "spot"))
@@ -148,16 +145,15 @@ def test_nodes_without_the_label_of_trials_are_not_counted_on(monkeypatch: pytes
     with pytest.raises(ValueError, match=r"num_workers=8 .* nodes with worker_label=pool=spot have 6 CPUs beside 2"):
         room(SearchRun(), many, within_reach(many.labels))
     with pytest.raises(ValueError, match=r"num_workers=9 .* nodes with worker_label=pool=spot have 8 CPUs, so"):
-        _check_room(many.model_copy(update={"num_workers": 9}), within_reach(many.labels))
+        check_room(many.model_copy(update={"num_workers": 9}))
 
 
 def test_a_worker_s_node_has_its_label(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(state, "get_max_resources_from_cluster_config", lambda: None)
     spot = {"Alive": True, "Labels": {"pool": "spot"}, "Resources": {"CPU": 8.0, "GPU": 1.0}}
     monkeypatch.setattr(ray, "nodes", lambda: [spot, spot, {"Alive": True, "Resources": {"CPU": 8.0, "GPU": 2.0}}])
     wide = put(DistillRun(), {"compute.gpus_per_worker": 2.0}).compute
     check_room_on_a_node(wide)
-    with pytest.raises(ValueError, match="gpus_per_worker=2, and no node of worker_label=pool=spot has both"):
+    with pytest.raises(ValueError, match="gpus_per_worker=2, and no node with worker_label=pool=spot has both"):
         check_room_on_a_node(wide.model_copy(update={"worker_label": "pool=spot"}))
     assert are_others({"pool": "spot"})
     monkeypatch.setattr(ray, "nodes", lambda: [spot, spot])
@@ -222,7 +218,6 @@ def test_a_machine_is_shared_out_among_trials_that_take_turns(monkeypatch: pytes
     ]  # fmt: skip
     assert resources_of(compute).bundles == [{"CPU": 1.0}]
     monkeypatch.setattr("tdtrain.search.admission.cores_of_machine", lambda: None)
-    monkeypatch.setattr("tdtrain.search.admission.grows", lambda: True)
     with pytest.raises(ValueError, match="trials_at_once=2 cannot be kept by scheduler=pbt"):
         room(SearchRun(scheduler="pbt", trials_at_once=2), compute, {"CPU": 16.0})
 
@@ -231,10 +226,3 @@ def test_all_points_of_a_grid_are_counted() -> None:
     axes = [parse_axis("teaching.temperature=log(1.0, 10.0)"), parse_axis("corpus.augment=choice(true, false)")]
     assert num_trials_of(SearchRun(searcher="grid", scheduler="none", num_trials=3), axes) == 6
     assert num_trials_of(SearchRun(num_trials=3), axes) == 3
-
-
-def test_what_an_autoscaler_may_add_is_counted_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(state, "get_max_resources_from_cluster_config", lambda: {"CPU": 16, "GPU": 4})
-    assert at_most({"CPU": 2.0, "memory": 5.0}) == {"CPU": 16.0, "GPU": 4.0, "memory": 5.0} and grows()
-    monkeypatch.setattr(state, "get_max_resources_from_cluster_config", lambda: None)
-    assert at_most({"CPU": 2.0}) == {"CPU": 2.0} and not grows()

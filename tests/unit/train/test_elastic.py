@@ -77,6 +77,50 @@ def go_on(stage: int, folder: Path | None, first: int, last: int, keep: Path) ->
     return engine.weights() | {"seen": bare.seen.clone()}
 
 
+def of_norms(stage: int, steps: tuple[int, int], folder: Path, load: Path | None) -> list[Tensor]:
+    """What a worker's batch norm has seen after some steps; its state is kept in `folder`."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    engine = build_engine(module, OPTIMISATION, Compute(num_workers=2, zero_stage=stage), 2)
+    if load is not None:
+        engine.load(load)
+    seen = []
+    for step in range(*steps):
+        for micro in range(2):
+            with engine.accumulate(last=micro == 1):
+                engine.backward(engine.module(rows_of(2 * step + micro)[dist.get_rank() :: 2]).square().sum() / 16)
+        engine.step(0.05)
+        seen.append(torch.cat([module[1].running_mean, module[1].running_var]))
+    if dist.get_rank() == 0:
+        folder.mkdir()
+    dist.barrier()
+    engine.save(folder)
+    return seen
+
+
+def _worker_of_norms(rank: int, folder: str) -> None:
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    for stage in (0, 1):
+        root = Path(folder)
+        whole = of_norms(stage, (0, 4), root / f"{stage}-whole", None)
+        begun = of_norms(stage, (0, 2), root / f"{stage}-begun", None)
+        done = of_norms(stage, (2, 4), root / f"{stage}-done", root / f"{stage}-begun")
+        torch.save((whole, begun + done), f"{folder}/{stage}-{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_all_workers_have_the_same_statistics_and_a_resumed_run_those_of_a_whole_one(tmp_path: Path) -> None:
+    """After each step, when workers evaluate, under plain torch and under ZeRO."""
+    mp.spawn(_worker_of_norms, (str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
+    for stage in (0, 1):
+        (whole, resumed), others = (torch.load(tmp_path / f"{stage}-{rank}.pt") for rank in (0, 1))
+        assert not torch.equal(whole[0], whole[3])
+        for seen in (resumed, *others):
+            torch.testing.assert_close(seen, whole, rtol=0, atol=0, msg=f"{stage}")
+
+
 def _worker(rank: int, turn: int, folder: str) -> None:
     workers, last = STEPS[turn]
     first = STEPS[turn - 1][1] if turn else 0

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
+import ray
 
 from tdtrain import machine
 from tdtrain.compute import Compute
 from tdtrain.config import LoraDocumentRun
 from tdtrain.search.admission import check_memory
 from tdtrain.search.space import parse_axis
+from tdtrain.train import nodes
 from tdtrain.train.fits import GIB, Room, check_fits, judge, room_of
 from tdtrain.train.memory import Memory, Sizes
 from tdtrain.train.probe import gpus_here
@@ -71,6 +75,33 @@ def test_a_small_model_has_room_here_and_a_container_has_its_limit(
                 check_memory(run, axes, Compute(num_workers=0), at_once)
         else:
             check_memory(run, axes, Compute(num_workers=0), at_once)
+
+
+def test_the_fewest_workers_have_to_have_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ZeRO-3 spreads what each holds over them."""
+    run = LoraDocumentRun(model_name="smollm2-135m", max_tokens=256)
+    compute = Compute(num_workers=8, zero_stage=3, gpus_per_worker=0)
+    monkeypatch.setattr("tdtrain.train.fits.room_of", lambda compute, at_once: Room(GIB, 0.2 * GIB, on_gpu=True))
+    assert "GiB of each worker's GPU are needed" in check_fits(run, compute)
+    with pytest.raises(ValueError, match=r"with min_workers=2 and zero_stage=3 takes .* each worker's GPU before"):
+        check_fits(run, compute.model_copy(update={"min_workers": 2}))
+
+
+def test_a_node_has_no_more_than_its_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """KubeRay says all of a container's memory for tasks, and objects beside it."""
+    limit = tmp_path / "memory.max"
+    limit.write_text(f"{12 * GIB}\n")
+    monkeypatch.setattr(machine, "MEMORY", limit)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=64 * GIB))
+    told = {"memory": 12.0 * GIB, "object_store_memory": 3.6 * GIB}
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "NodeID": "a", "Resources": told}])
+    monkeypatch.setattr(nodes, "_on_each", lambda function, arguments: {node: function() for node in arguments})
+    assert room_of(Compute(num_workers=2, gpus_per_worker=0)) == Room(6.0 * GIB)
+    limit.write_text("max\n")
+    assert nodes.memory_of_nodes({}, with_gpus=False) == ([15.6 * GIB], [])
+    monkeypatch.setattr(nodes, "_on_each", lambda function, arguments: dict.fromkeys(arguments, "has not answered"))
+    assert nodes.memory_of_nodes({}, with_gpus=True) == ([], [])  # none has GPUs
+    assert nodes.memory_of_nodes({}, with_gpus=False) == ([15.6 * GIB], [])
 
 
 def test_gpus_say_how_large_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import errno
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import ray
@@ -17,11 +17,13 @@ from tdtrain.compute import Compute
 from tdtrain.data.storage import Folder, open_folder
 from tdtrain.ray_start import check_elastic
 from tdtrain.train import on_ray
-from tdtrain.train.on_ray import SNAPSHOT, drop_leftovers
+from tdtrain.train.checkpoint import LocalStore
+from tdtrain.train.on_ray import SNAPSHOT, _publish, drop_broken_snapshot, drop_leftovers
 from tdtrain.train.ray_worker import UNSCORED
 from tdtrain.train.room import NotSaved, scratch, whole_or_gone
 from tdtrain.train.state import Record, State
 from tdtrain.train.whole import name_of, names, to_resume_from
+from tests.unit.train.test_checkpoint import filling
 
 
 def record_of(root: Path, scores: dict[int, float | None]) -> Folder:
@@ -61,6 +63,40 @@ def test_a_storage_that_is_away_for_a_while_is_waited_for(monkeypatch: pytest.Mo
     answers[:] = [OSError("gone")] * 3
     with pytest.raises(OSError, match="gone"):
         on_ray._patiently(read)
+
+
+class Away(Folder):
+    """It does not answer when it is first asked for something."""
+
+    asked: ClassVar[set[tuple[str, ...]]] = set()
+
+    def _answers(self, *what: str) -> None:
+        if what not in self.asked:
+            self.asked.add(what)
+            raise OSError("AWS Error NETWORK_CONNECTION")
+
+    def read(self, name: str) -> bytes:
+        self._answers("read", name)
+        return super().read(name)
+
+    def delete(self, name: str) -> None:
+        self._answers("delete", name)
+        super().delete(name)
+
+
+def test_storage_is_waited_for_where_a_controller_was_killed_and_where_a_model_is_published(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(on_ray, "PAUSES_S", (0, 0))
+    store = LocalStore(tmp_path / "run")
+    store.commit(1, filling(1, 0.2))
+    record = Away(store.folder.filesystem, store.folder.root)
+    (tmp_path / "run" / SNAPSHOT).write_text("{")
+    with pytest.warns(UserWarning, match="was not written to its end; training does without it"):
+        drop_broken_snapshot(record)
+    assert not record.exists(SNAPSHOT)
+    _publish(record, {name_of(1)}, tmp_path / "out")
+    assert (tmp_path / "out" / "weights").read_text() == "1"
 
 
 @pytest.mark.parametrize(
