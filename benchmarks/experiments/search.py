@@ -4,6 +4,9 @@ The job as it was given has the guide's values (temperature 5, alpha 0.5, learni
 default's steps, so that sixteen trials take twenty minutes of two cores. Both searches try as many combinations, picked
 by the same searcher; compute is the time in trials, added up. Each winner is then trained with fresh seeds beside the
 guide's values, and measured on the test split. Both stay in output/search_benchmark; the same command goes on there.
+
+What a trial costs beyond its steps is told of short trials, in the process that Ray Tune gave them (as searches do) and
+by Ray Train's workers in each (as with several workers): seconds of the clock for each, and those outside steps.
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ from tdtrain.searching import search_job
 
 GUIDE = {"teaching.temperature": 5.0, "teaching.alpha": 0.5, "optimisation.learning_rate": 5e-5}
 FOLDER = Path(__file__).resolve().parents[2] / "output" / "search_benchmark"
+SHORT = 6
+"""Short trials of which overhead is told."""
 EVALUATIONS = 9
 """So that reduction 3 has rungs after a ninth and a third."""
 
@@ -74,4 +79,32 @@ def measure(settings: Settings) -> Measured:
                     "p": fitted.p_value,
                 }),
             })  # fmt: skip
-    return Measured(rows, {"search_compute_asha_over_none": round(compute["asha"] / compute["none"], 3)}, __doc__ or "")
+    figures = {"search_compute_asha_over_none": round(compute["asha"] / compute["none"], 3)}
+    if not settings.quick:
+        short = [overhead(job, workers) for workers in (1, 2)]
+        rows += short
+        figures["search_seconds_a_short_trial_over_workers"] = round(short[0]["s a trial"] / short[1]["s a trial"], 3)
+    return Measured(rows, figures, __doc__ or "")
+
+
+def overhead(job: DistillRun, workers: int) -> Row:
+    """What short trials cost beyond their steps."""
+    search = SearchRun(
+        output_dir=FOLDER / f"short_{workers}", scheduler="none", searcher="random", num_trials=SHORT, trials_at_once=1
+    )
+    if not search.output_dir.exists():
+        partial = search.output_dir.with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(FOLDER / "asha" / "shared", partial / "shared", ignore=shutil.ignore_patterns("run.json"))
+        partial.rename(search.output_dir)
+    few = {"optimisation.epochs": 0.05, "optimisation.evaluations": 1, "compute.num_workers": workers}
+    outcome = search_job(search, put(job, few))
+    return {
+        "scheduler": f"none, short trials {'by 2 workers each' if workers > 1 else 'in their own process'}",
+        "trials": len(outcome.rows),
+        "whole trials": sum(row.status == "finished" for row in outcome.rows),
+        "compute_s": round(sum(row.in_trial_s for row in outcome.rows)),
+        "wall_s": round(outcome.wall_s),
+        "s a trial": round(outcome.wall_s / len(outcome.rows), 1),
+        "s outside steps": round(fmean(row.in_trial_s - row.in_steps_s for row in outcome.rows), 1),
+    }
