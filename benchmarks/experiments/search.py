@@ -20,6 +20,8 @@ from statistics import fmean
 from harness import Measured, Row, Settings
 
 from tdtrain.config import DistillRun
+from tdtrain.data.manifest import annotated_lines, load_manifest
+from tdtrain.evaluate.significance import paired_permutation_p
 from tdtrain.search.outcome import FITTED, Fitted
 from tdtrain.search.runs import SearchRun
 from tdtrain.search.space import put
@@ -81,10 +83,19 @@ def measure(settings: Settings) -> Measured:
             })  # fmt: skip
     figures = {"search_compute_asha_over_none": round(compute["asha"] / compute["none"], 3)}
     if not settings.quick:
+        figures["search_p_of_the_two_winners"] = winners_p(job)
         short = [overhead(job, workers) for workers in (1, 2)]
         rows += short
         figures["search_seconds_a_short_trial_over_workers"] = round(short[0]["s a trial"] / short[1]["s a trial"], 3)
     return Measured(rows, figures, __doc__ or "")
+
+
+def winners_p(job: DistillRun) -> float:
+    """Two-sided paired permutation test over pages: whether the winners read the test split differently."""
+    manifest = load_manifest(str(FOLDER / "asha" / "shared" / "0" / "lines"))
+    pages = [line.page_id for line in annotated_lines(manifest, "test", job.corpus.max_evaluation_lines)]
+    ours, theirs = (Fitted.model_validate_json((FOLDER / name / FITTED).read_text()) for name in ("asha", "none"))
+    return round(paired_permutation_p([*map(round, ours.best_edits)], [*map(round, theirs.best_edits)], pages), 4)
 
 
 def overhead(job: DistillRun, workers: int) -> Row:

@@ -108,6 +108,7 @@ def with_test(
         cers.setdefault(arm, []).append(sum(made) / sum(characters))
         sums[arm] = [a + b for a, b in zip(sums.get(arm, [0.0] * len(made)), made, strict=True)]
     changes: dict = {"best_test": tuple(cers.get("best", ())), "given_test": tuple(cers.get("given", ()))}
+    changes["best_edits"] = tuple(sums.get("best", ()))
     if len(cers.get("best", ())) == len(cers.get("given", ())) > 0:
         pages, times = [line.page_id for line in lines], len(cers["best"])
         apart = [(a - b) / times for a, b in zip(sums["best"], sums["given"], strict=True)]

@@ -93,6 +93,7 @@ class Fitted(BaseModel):
         best, given: validation scores, one a seed; None of a seed that failed.
         optimism: how much better the search's figure was than the mean of the fresh ones, in the score's unit.
         best_test, given_test: CER on the test split, one a seed; empty where nothing is annotated there.
+        best_edits: of each line of the test split, added up over the best's seeds.
         difference: of the test split's CER, best less given, over all seeds; negative is better.
         p_value: two-sided paired permutation test over pages, edits added up over seeds.
     """
@@ -106,6 +107,7 @@ class Fitted(BaseModel):
     optimism: float | None
     best_test: tuple[float, ...] = ()
     given_test: tuple[float, ...] = ()
+    best_edits: tuple[float, ...] = ()
     difference: float | None = None
     difference_ci: Interval | None = None
     p_value: float | None = None
