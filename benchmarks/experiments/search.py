@@ -53,11 +53,8 @@ def measure(settings: Settings) -> Measured:
                 num_trials=2 if settings.quick else 16,
                 fit_best=not settings.quick,
             )
-            if rows and not search.output_dir.exists():
-                partial = search.output_dir.with_suffix(".partial")
-                shutil.rmtree(partial, ignore_errors=True)
-                shutil.copytree(Path(root) / "asha" / "shared", partial / "shared")
-                partial.rename(search.output_dir)
+            if rows:
+                share_with(search.output_dir, Path(root) / "asha")
             outcome = search_job(search, job)
             fitted = None if settings.quick else Fitted.model_validate_json((search.output_dir / FITTED).read_text())
             compute[scheduler] = sum(row.in_trial_s for row in outcome.rows)
@@ -90,6 +87,16 @@ def measure(settings: Settings) -> Measured:
     return Measured(rows, figures, __doc__ or "")
 
 
+def share_with(folder: Path, done: Path) -> None:
+    """Begins a search's folder with what trials of another one share: corpus, teacher, labels."""
+    if not folder.exists():
+        partial = folder.with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        # Without the run that made it, which may have had other steps or workers.
+        shutil.copytree(done / "shared", partial / "shared", ignore=shutil.ignore_patterns("run.json"))
+        partial.rename(folder)
+
+
 def winners_p(job: DistillRun) -> float:
     """Two-sided paired permutation test over pages: whether the winners read the test split differently."""
     manifest = load_manifest(str(FOLDER / "asha" / "shared" / "0" / "lines"))
@@ -103,11 +110,7 @@ def overhead(job: DistillRun, workers: int) -> Row:
     search = SearchRun(
         output_dir=FOLDER / f"short_{workers}", scheduler="none", searcher="random", num_trials=SHORT, trials_at_once=1
     )
-    if not search.output_dir.exists():
-        partial = search.output_dir.with_suffix(".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(FOLDER / "asha" / "shared", partial / "shared", ignore=shutil.ignore_patterns("run.json"))
-        partial.rename(search.output_dir)
+    share_with(search.output_dir, FOLDER / "asha")
     few = {"optimisation.epochs": 0.05, "optimisation.evaluations": 1, "compute.num_workers": workers}
     outcome = search_job(search, put(job, few))
     return {

@@ -96,7 +96,7 @@ def check_memory(run: Searched, axes: Sequence[Axis], compute: Compute, at_once:
     """
     if not isinstance(run, LoraDocumentRun):
         return ""
-    sizing = [axis for axis in axes if axis.path.startswith(SIZING)]
+    sizing = [axis for axis in axes if axis.path in SIZING]
     tight = ""
     for values in itertools.product(*(axis.values if axis.kind == "choice" else axis.values[-1:] for axis in sizing)):
         one = put(run, dict(zip((axis.path for axis in sizing), values, strict=True)))

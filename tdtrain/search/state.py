@@ -72,9 +72,7 @@ def seconds_of(experiment: Path) -> float:
 
 def ended_in(experiment: Path) -> set[str]:
     """The trials of a state that will not be run again."""
-    states = [json.loads(path.read_text(encoding="utf-8")) for path in experiment.glob(STATE[0])]
-    trials = [json.loads(trial) for state in states for trial, _ in state["trial_data"]]
-    return {trial["trial_id"] for trial in trials if trial["status"] == "TERMINATED"}
+    return {trial["trial_id"] for trial in _trials(experiment) if trial["status"] == "TERMINATED"}
 
 
 def keep_state(written: Path, experiment: Path) -> None:
@@ -116,12 +114,16 @@ def drop_unknown(experiment: Path) -> list[str]:
 
     Returns: their names.
     """
-    states = [json.loads(path.read_text(encoding="utf-8")) for path in experiment.glob(STATE[0])]
-    known = {json.loads(trial)["trial_id"] for state in states for trial, _ in state["trial_data"]}
+    known = {trial["trial_id"] for trial in _trials(experiment)}
     folders = [path for path in experiment.glob("*/") if TRIAL.fullmatch(path.name) and path.name not in known]
     for folder in folders:
         shutil.rmtree(folder)
     return sorted(folder.name for folder in folders)
+
+
+def _trials(experiment: Path) -> list[Mapping]:
+    states = [json.loads(path.read_text(encoding="utf-8")) for path in experiment.glob(STATE[0])]
+    return [json.loads(trial) for state in states for trial, _ in state["trial_data"]]
 
 
 def _age(path: Path) -> int:

@@ -118,8 +118,8 @@ def check_study(search: SearchRun, axes: Sequence[Axis]) -> None:
     except Exception as error:  # of whatever database it is
         where = "study.db" if own else "study_storage"
         raise ValueError(f"{where} cannot be used ({type(error).__name__}: {str(error).splitlines()[0]})") from error
-    theirs = held.user_attrs.get("owner")
-    if theirs is not None and theirs != owner_of(search):
+    owner = held.user_attrs.get("owner")
+    if owner is not None and owner != owner_of(search):
         raise ValueError(
             f"study={search.study_name} in study_storage is another search's, whose trials would be taken for this "
             "one's; give this one another name with --study"

@@ -18,7 +18,8 @@ from tdtrain.search.state import Clock, keep_state, write_report
 
 Told = Callable[[str, Mapping[str, Any], str], None]
 """Told of a trial, by name, that it began ("began", with its values), reported ("reported", with its figures), ended,
-failed, or never was ("forgotten": it fell with the driver that had begun it)."""
+failed, had ended under a driver before this one ("known", with its last figures), or never was ("forgotten": it fell
+with the driver that had begun it)."""
 LOOK_S = 2.0
 """How often time is written down, and what trials had reserved that were stopped is given back."""
 

@@ -228,8 +228,10 @@ def spread_buffers(module: nn.Module) -> None:
     The first one's are saved, so that a run that goes on has them everywhere. DistributedDataParallel would do it
     before the next step, when workers have evaluated with their own; DeepSpeed never does.
     """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return
     buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
-    if not buffers or not dist.is_initialized() or dist.get_world_size() == 1:
+    if not buffers:
         return
     whole = torch.cat([buffer.flatten() for buffer in buffers])
     dist.broadcast(whole, 0)

@@ -24,7 +24,7 @@ from tdtrain.asking_pages import ask_pages
 from tdtrain.teachers.services.answers import Answers
 from tdtrain.teachers.services.asking import GivenUp
 from tdtrain.teachers.services.service import NOTHING
-from tests.unit.teachers.test_services import TIMETABLE, Server, completion, cut_short, hangs_up, right, says
+from tests.unit.teachers.test_services import TIMETABLE, Server, completion, cut_short, drips, hangs_up, right, says
 
 ROOT = Path(__file__).parents[3]
 
@@ -261,15 +261,9 @@ def silent(handler: BaseHTTPRequestHandler, request: dict) -> None:
 
 def drips_on(handler: BaseHTTPRequestHandler, request: dict) -> None:
     """A byte now and then, until nobody listens any more."""
-    handler.send_response(200)
-    handler.send_header("Content-Type", "application/json")
-    handler.send_header("Content-Length", "100000")
-    handler.end_headers()
-    with contextlib.suppress(OSError):
-        for _ in range(15):
-            handler.wfile.write(b" ")
-            handler.wfile.flush()
-            time.sleep(PATIENCE_S / 10)
+    until = threading.Event()
+    threading.Timer(1.5 * PATIENCE_S, until.set).start()
+    drips(until)(handler, request)
     hangs_up(handler, request)
 
 
