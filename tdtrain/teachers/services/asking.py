@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
@@ -123,12 +123,15 @@ def ask(
 
 
 class Attempt(NamedTuple):
-    """A call: the desk's number of it, how many there were with it, what was tried before, and when it began."""
+    """A call: the desk's number of it, how many there were with it, and when it began."""
 
     call: int
     number: int
-    before: Tried
     began: float
+
+
+_WRITING = [threading.Lock() for _ in range(64)]
+"""Calls about one picture may end at the same time: what they cost is added up by one after the other."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,6 @@ class Page:
     key: str
     desk: AnyDesk
     price: Price
-    writing: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def digest(self) -> str:
@@ -163,7 +165,7 @@ class Page:
     def answered(self, answer: Answer, attempt: Attempt) -> Kept:
         """Keeps it before anything else happens with it: the desk may be gone. Where one that came late is kept, this
         one is paid as well."""
-        with self.writing:
+        with self._writing():
             kept = self._with(answer, attempt)
             self.keep(kept)
         return kept
@@ -171,12 +173,27 @@ class Page:
     def _with(self, answer: Answer, attempt: Attempt) -> Kept:
         if (there := self.answers.get(self.key)) is not None:
             return there.model_copy(update={"paid": there.paid + answer.usage})
+        before = self.answers.tried(self.key)
         return Kept(
-            question=self.service.question, image=self.digest, answer=answer,
-            paid=attempt.before.paid + answer.usage, attempts=attempt.number,
-            seconds=round(time.perf_counter() - attempt.began, 3),
-            answered=datetime.now(UTC).isoformat(timespec="seconds"), unused=attempt.before.unused,
+            question=self.service.question, image=self.digest, answer=answer, paid=before.paid + answer.usage,
+            attempts=attempt.number, seconds=round(time.perf_counter() - attempt.began, 3),
+            answered=datetime.now(UTC).isoformat(timespec="seconds"), unused=before.unused,
         )  # fmt: skip
+
+    def unusable(self, said: Unusable | Refused, late: bool = False) -> Tried:
+        """Keeps what it was and cost, with what else was tried; where that is over by now, with how it ended."""
+        with self._writing():
+            before = self.answers.tried(self.key)
+            ended: Kept | GaveUp | None = self.answers.get(self.key)
+            if ended is None and late and not before.unusable:
+                ended = self.answers.gave_up(self.key)
+            tried = before.after(said)
+            if ended is None:
+                self.keep(tried)
+            else:
+                now = Tried(paid=ended.paid, unused=ended.unused).after(said)
+                self.keep(ended.model_copy(update={"paid": now.paid, "unused": now.unused}))
+        return tried
 
     def late(self, attempt: Attempt, said: Answer | BaseException) -> None:
         """What a call brought that nobody waits for any more: it is paid all the same."""
@@ -184,8 +201,13 @@ class Page:
         try:
             if isinstance(said, Answer):
                 self.answered(said, attempt)
+            elif isinstance(said, Unusable | Refused):
+                self.unusable(said, late=True)
         finally:
             self.desk.ended(attempt.call, cost_of(used, self.price))
+
+    def _writing(self) -> threading.Lock:
+        return _WRITING[int(self.key[:8], 16) % len(_WRITING)]
 
 
 def _attempts(
@@ -202,7 +224,7 @@ def _attempts(
         if failed and (kept := page.answers.get(page.key)) is not None:  # late, see above
             return kept
         call = page.desk.begin(cost_of(expected, page.price))
-        attempt = Attempt(call, failed + tried.unusable + 1, tried, time.perf_counter())
+        attempt = Attempt(call, failed + tried.unusable + 1, time.perf_counter())
         used, under_way = NOTHING, False
         try:
             answer = in_time(
@@ -211,11 +233,11 @@ def _attempts(
             used = answer.usage
             return page.answered(answer, attempt)
         except Unusable as error:
-            used, tried = error.usage, tried.after(error)
+            used = error.usage
+            tried = page.unusable(error)
             if tried.unusable >= patience.unusable:
                 why = f"{tried.unusable} answers could not be used, the last: {error}"
                 raise GivenUp(why, tried.paid, for_good=True, unused=tried.unused) from error
-            page.keep(tried)
         except Busy as error:
             under_way = isinstance(error, UnderWay)
             failed += 1
@@ -225,7 +247,8 @@ def _attempts(
                 page.desk.hold(error.retry_after_s)
             sleep(patience.wait_s(failed, draw()))
         except Refused as error:
-            used, tried = error.usage, tried.after(error)
+            used = error.usage
+            tried = page.unusable(error)
             raise GivenUp(str(error), tried.paid, for_good=True, unused=tried.unused) from error
         except Denied as error:
             page.desk.close(str(error))

@@ -77,20 +77,18 @@ def _groups(pages: Sequence[Page], most_bytes: int) -> Iterator[list[Page]]:
 def _call(service: TakesSeveral, pages: Sequence[Page], expected: Usage, deadline_s: float) -> list[Page]:
     """One attempt. Returns those that may be answered if they are asked about together once more."""
     desk, price = pages[0].desk, pages[0].price
-    before = [page.answers.tried(page.key) for page in pages]
     try:
         call = desk.begin(len(pages) * cost_of(expected, price), pages=len(pages))
     except Closed:  # what is left may be enough for some of them
         return []
-    began = time.perf_counter()
-    attempts = [Attempt(call, 1, tried, began) for tried in before]
+    attempt = Attempt(call, 1, time.perf_counter())
 
     def ended(said: Said | BaseException) -> None:
         """Keeps what came, whoever waits for it, and says what it cost. Raises what the first that was not kept did."""
-        answers = list(zip(pages, attempts, said, strict=True)) if isinstance(said, Sequence) else []
-        used = sum((one.usage for _, _, one in answers if isinstance(one, Answer | Refused)), NOTHING)
+        answers = list(zip(pages, said, strict=True)) if isinstance(said, Sequence) else []
+        used = sum((one.usage for _, one in answers if isinstance(one, Answer | Refused)), NOTHING)
         wrong: list[Exception] = []
-        for page, attempt, one in answers:
+        for page, one in answers:
             try:
                 _keep(page, attempt, one)
             except Exception as error:  # the others were paid as well
@@ -121,5 +119,5 @@ def _keep(page: Page, attempt: Attempt, said: Answer | Busy | Refused) -> None:
     if isinstance(said, Answer):
         page.answered(said, attempt)
     elif isinstance(said, Refused):
-        tried = attempt.before.after(said)
+        tried = page.unusable(said)
         page.gave_up(str(said), tried.paid, tried.unused)

@@ -267,24 +267,49 @@ def test_what_comes_late_is_kept_and_paid(tmp_path: Path) -> None:
     assert aside == [pytest.approx(0.05)] and desk.counts().calls == 1
 
 
-def test_two_answers_of_which_one_came_late_are_both_paid(tmp_path: Path) -> None:
-    service, answers, late = Fake(), Answers(open_folder(tmp_path)), threading.Event()
-    at_once, calls = service.ask, itertools.count()
+USED = Usage(output_tokens=10)
 
-    def slowly(image: bytes, complaint: str | None = None) -> Answer:
-        if next(calls) == 0:
-            late.wait(600)
+
+@pytest.mark.parametrize("first", ["a", Unusable("no JSON", USED, raw="{"), Refused("no", USED, raw="?")])
+@pytest.mark.parametrize("comes", ["before the second", "before the third", "last"])
+def test_what_comes_late_is_paid_with_what_was_tried_meanwhile(
+    first: str | Exception, comes: str, tmp_path: Path
+) -> None:
+    """The first call's outcome comes late, the second's cannot be used, and the third is right."""
+    service, answers, release, came = Fake(), Answers(open_folder(tmp_path)), threading.Event(), threading.Event()
+    calls, desk = itertools.count(), Desk()
+    key = key_of(service.question, b"a")
+
+    def paid() -> int:
+        kept = answers.get(key)
+        return (kept.paid if kept else answers.tried(key).paid).output_tokens
+
+    def step(image: bytes, complaint: str | None = None) -> Answer:
+        if (number := next(calls)) == 0:
+            release.wait(600)
+            came.set()
+            service.script = [] if first == "a" else [first]
+        elif comes == f"before the {('second', 'third')[number - 1]}":
+            before = paid()
+            release.set()
+            while paid() == before:
+                time.sleep(0.01)
+        if number == 1:
+            raise Unusable("cut short", USED, raw="[")
         return at_once(image, complaint)
 
-    service.ask = slowly  # type: ignore[method-assign]
-    kept = ask(service, b"a", answers, Desk(), patience=Patience(deadline_s=0.5), sleep=lambda _: None)
-    late.set()
-    while len(service.complaints) < 2:
+    at_once, service.ask = service.ask, step  # type: ignore[method-assign]
+    kept = ask(service, b"a", answers, desk, patience=Patience(deadline_s=0.5), sleep=lambda _: None)
+    assert kept.answer.lines[0].text == "a"
+    release.set()
+    came.wait(600)
+    all_paid = 10 * (2 if (first, comes) == ("a", "before the second") else 3)
+    until = time.monotonic() + 60
+    while paid() < all_paid and time.monotonic() < until:
         time.sleep(0.01)
-    key = key_of(service.question, b"a")
-    while (both := answers.get(key)) and both.paid.output_tokens < 10 * len(service.complaints):
-        time.sleep(0.01)
-    assert both and both.paid.output_tokens >= 20 and both.answer == kept.answer
+    there = answers.get(key)
+    assert there and there.paid.output_tokens == all_paid and not list(tmp_path.glob("tried/*/*"))
+    assert set(there.unused) == {"[", *([] if isinstance(first, str) else [first.raw])}
 
 
 def test_a_date_to_come_back_at_is_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
