@@ -1,16 +1,19 @@
 """What becomes of a training job that is struck: on three hosts of this machine, against one that nothing happens to.
 
-    sudo python benchmarks/faults.py                        # every fault at five random moments: four hours or more
+    sudo python benchmarks/faults.py                        # every fault at five random moments: an hour or two
     sudo python benchmarks/faults.py --faults worker head --moments 1
     sudo python benchmarks/faults.py --output_dir output/soak --soak_min 30 --epochs 80   # any fault, every minute
 
-Two workers on different hosts adapt a reader with LoRA; the head keeps what it knows in a real Redis outside. A job
-that has failed is submitted again, as KubeRay's backoffLimit does. Measured: whether that was needed; seconds until all
-workers were new, and until there was a checkpoint later than those before; what it all cost; whether the weights are
-the same bit by bit, and whether each step learnt from the rows that it should (`tdtrain.train.ledger`).
+Two workers on different hosts adapt a reader with LoRA; the head keeps what it knows in a real Redis outside. A job is
+struck by one fault, again some random seconds after each recovery, until it ends; where that was before all moments
+had come, another job has the rest. A job that has failed is submitted again, as KubeRay's backoffLimit does. Measured:
+whether that was needed; seconds until all workers were new, and until there was a checkpoint later than those before;
+what it all cost; whether the weights at the end are the same bit by bit, and whether each step learnt from the rows
+that it should (`tdtrain.train.ledger`).
 
-Writes `faults.jsonl`, a line a run, and `faults.md`; the same command again goes on, also with other faults or moments.
-A job that does not come to its end is a run as well, with the reason.
+Writes `faults.jsonl`, a line a job, and `faults.md`; the same command again goes on, also with other faults or moments.
+A job that does not come to its end is a line as well, with the reason. Weights are the same bit by bit only on CPUs
+that compute alike: an output folder belongs to one machine.
 """
 
 from __future__ import annotations
@@ -58,11 +61,11 @@ class Study(Frozen):
     """Corpus, runs and figures; one folder for the table and another for each soak."""
     faults: tuple[str, ...] = tuple(FAULTS)
     moments: int = 5
-    """How often each fault strikes, a job each time."""
+    """How often each fault strikes, at least."""
     soak_min: int = 0
     """One job that is struck every minute for so many minutes, or until it ends; instead of the table."""
     pages: Positive = 16
-    epochs: Positive = 4
+    epochs: Positive = 6
     seed: int = 0
     """Of the moments, and of what a fault picks."""
     dry_run: bool = False
@@ -70,7 +73,8 @@ class Study(Frozen):
 
 
 class Strike(BaseModel):
-    """A fault: so many seconds after the first checkpoint, when there was one of `at_step`; and what came of it."""
+    """A fault: so many seconds after the first checkpoint, or in the table after the one that ended the last recovery,
+    when there was one of `at_step`; and what came of it."""
 
     fault: str
     at_s: float
@@ -109,20 +113,33 @@ def main() -> None:
     pack(root / "pages", root / "lines", use_ray=False)
     kept = root / "faults.jsonl"
     runs = rows_in(kept, Run)
-    there = {(run.fault, run.turn) for run in runs}
-    struck = [SOAK] if study.soak_min else [*study.faults]
-    wanted = [("", 0), *((name, turn) for turn in range(1 if study.soak_min else study.moments) for name in struck)]
-    for name, turn in (one for one in wanted if one not in there):
-        rng = Random(f"{study.seed}/{name}/{turn}")
+    while (name := missing(study, runs)) is not None:
+        played = [run for run in runs if run.fault == name]
+        rng, left = (
+            Random(f"{study.seed}/{name}/{len(played)}"),
+            study.moments - sum(len(run.strikes) for run in played),
+        )
         moments: Iterable[Strike] = ()
         if name == SOAK:
             moments = (Strike(fault=rng.choice(study.faults), at_s=SOAK_EVERY_S * i) for i in range(study.soak_min))
-        elif name:
-            moments = [Strike(fault=name, at_s=rng.uniform(0, 0.9) * runs[0].training_s)]
-        runs.append(play(study, root, Run(fault=name, turn=turn, strikes=[]), moments, runs[0] if runs else None, rng))
+        elif name:  # on average they fill the job
+            longest = 2 * runs[0].training_s / (study.moments + 1)
+            moments = (Strike(fault=name, at_s=rng.uniform(0, longest)) for _ in range(left))
+        run = Run(fault=name, turn=len(played), strikes=[])
+        runs.append(play(study, root, run, moments, runs[0] if runs else None, rng))
         add_row(kept, runs[-1])
         print(runs[-1].model_dump_json(exclude={"rows"}), flush=True)
         (root / "faults.md").write_text(table(runs))
+
+
+def missing(study: Study, runs: Sequence[Run]) -> str | None:
+    """The fault of the next job: nothing, then each until it has struck often enough, or in as many jobs."""
+    for name in ("", *([SOAK] if study.soak_min else study.faults)):
+        played = [run for run in runs if run.fault == name]
+        enough = study.moments if name in FAULTS else 1
+        if len(played) < enough and (name not in FAULTS or sum(len(run.strikes) for run in played) < enough):
+            return name
+    return None
 
 
 def play(study: Study, root: Path, run: Run, moments: Iterable[Strike], whole: Run | None, rng: Random) -> Run:
@@ -157,6 +174,7 @@ def to_its_end(study: Study, root: Path, run: Run, moments: Iterable[Strike], gr
     Raises: RuntimeError where it fails again and again or cannot be struck, TimeoutError where it does not go on.
     """
     to_come, due, first, seen, moved = iter(moments), None, None, 0, time.monotonic()
+    since: float | None = None
     before = set[tuple[int, int]]()
     for run.submitted in count(1):
         job = f"run-{run.submitted}"
@@ -165,16 +183,17 @@ def to_its_end(study: Study, root: Path, run: Run, moments: Iterable[Strike], gr
         while (state := ground.state_of(job)) not in ("SUCCEEDED", "FAILED", "STOPPED"):
             now, last, there = time.monotonic(), max(checkpoints(ground.out), default=0), ground.workers()
             if last > seen:
-                first, seen, moved = first or now, last, now
+                first, since, seen, moved = first or now, since or now, last, now
                 run.training_s = now - first
             due = due or next(to_come, None)
-            if due and first and now > first + due.at_s and len(there) >= NUM_WORKERS:
+            if due and since and now > since + due.at_s and len(there) >= NUM_WORKERS:
                 mend(ground)
                 due.at_step, before = last, ground.workers()
                 ground.struck = time.monotonic()
                 with suppress(LookupError):  # what it would have killed has just ended; another turn, then
                     FAULTS[due.fault](ground)
                     run.strikes, moved, due = [*run.strikes, due], time.monotonic(), None
+                    since = since if run.fault == SOAK else None  # recovered, see above
             elif run.strikes:
                 told = run.strikes[-1]
                 if told.workers_s is None and len(there - before) >= NUM_WORKERS:
@@ -229,8 +248,8 @@ def words(strike: Callable[[Ground], None]) -> str:
 
 def table(runs: Sequence[Run]) -> str:
     """A row a fault; of a job that was struck often, a row for all of it."""
-    heads = ("fault", "runs", "went on by itself", "submitted again", "no end", "new workers after")
-    heads += ("next checkpoint after", "costs", "same weights", "same rows")
+    heads = ("fault", "struck", "went on by itself", "submitted again", "new workers after", "next checkpoint after")
+    heads += ("costs", "jobs", "came to their end", "same weights", "same rows")
     whole, lines = runs[0], [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name in (*FAULTS, SOAK):
         played = [run for run in runs if run.fault == name]
@@ -238,14 +257,13 @@ def table(runs: Sequence[Run]) -> str:
             continue
         found = [run for run in played if not run.failed]
         strikes = [strike for run in found for strike in run.strikes]
-        again = sum(run.submitted > 1 for run in found)
-        what = words(FAULTS[name]) if name in FAULTS else f"any of them, every {SOAK_EVERY_S} s, {len(strikes)} times"
+        again = sum(run.submitted - 1 for run in found)
+        what = words(FAULTS[name]) if name in FAULTS else f"any of them, every {SOAK_EVERY_S} s"
         took = ([strike.workers_s for strike in strikes], [strike.checkpoint_s for strike in strikes])
-        costs = [run.total_s - whole.total_s for run in found]
-        same = sum(run.weights == whole.weights for run in found)
-        rows = sum(not run.ledger for run in found)
-        cells = [what, len(played), len(found) - again, again, len(played) - len(found), *map(_middle, (*took, costs))]
-        cells += [f"{same} of {len(played)}", f"{rows} of {len(played)}"]
+        costs = [(run.total_s - whole.total_s) / len(run.strikes) for run in found]
+        cells = [what, sum(len(run.strikes) for run in played), len(strikes) - again, again]
+        cells += [*map(_middle, (*took, costs)), len(played), len(found)]
+        cells += [sum(run.weights == whole.weights for run in found), sum(not run.ledger for run in found)]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines) + "\n"
 
