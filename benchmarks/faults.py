@@ -115,10 +115,7 @@ def main() -> None:
     runs = rows_in(kept, Run)
     while (name := missing(study, runs)) is not None:
         played = [run for run in runs if run.fault == name]
-        rng, left = (
-            Random(f"{study.seed}/{name}/{len(played)}"),
-            study.moments - sum(len(run.strikes) for run in played),
-        )
+        rng, left = Random(f"{study.seed}/{name}/{len(played)}"), study.moments - struck(played)
         moments: Iterable[Strike] = ()
         if name == SOAK:
             moments = (Strike(fault=rng.choice(study.faults), at_s=SOAK_EVERY_S * i) for i in range(study.soak_min))
@@ -137,9 +134,14 @@ def missing(study: Study, runs: Sequence[Run]) -> str | None:
     for name in ("", *([SOAK] if study.soak_min else study.faults)):
         played = [run for run in runs if run.fault == name]
         enough = study.moments if name in FAULTS else 1
-        if len(played) < enough and (name not in FAULTS or sum(len(run.strikes) for run in played) < enough):
+        if len(played) < enough and (name not in FAULTS or struck(played) < enough):
             return name
     return None
+
+
+def struck(runs: Iterable[Run]) -> int:
+    """How often something struck in all of them."""
+    return sum(len(run.strikes) for run in runs)
 
 
 def play(study: Study, root: Path, run: Run, moments: Iterable[Strike], whole: Run | None, rng: Random) -> Run:
@@ -261,7 +263,7 @@ def table(runs: Sequence[Run]) -> str:
         what = words(FAULTS[name]) if name in FAULTS else f"any of them, every {SOAK_EVERY_S} s"
         took = ([strike.workers_s for strike in strikes], [strike.checkpoint_s for strike in strikes])
         costs = [(run.total_s - whole.total_s) / len(run.strikes) for run in found]
-        cells = [what, sum(len(run.strikes) for run in played), len(strikes) - again, again]
+        cells = [what, struck(played), len(strikes) - again, again]
         cells += [*map(_middle, (*took, costs)), len(played), len(found)]
         cells += [sum(run.weights == whole.weights for run in found), sum(not run.ledger for run in found)]
         lines.append(f"| {' | '.join(map(str, cells))} |")
