@@ -163,22 +163,18 @@ FAULTS: dict[str, Callable[[Ground], None]] = {
 
 
 def mend(ground: Ground) -> None:
-    """Room on the disk again, and every host there: what whoever looks after a cluster sees to."""
+    """Room on the disk again, and every host there: what whoever looks after a cluster sees to. Raises TimeoutError."""
     (ground.out / "filler").unlink(missing_ok=True)
-    alive = _alive(ground.hosts)
-    for number in ground.hosts.network.numbers:
-        if number not in alive:
-            ground.hosts.start(number)
-    ground.hosts.wait_for(len(ground.hosts.network.numbers))
-
-
-def _alive(hosts: Hosts) -> set[int]:
-    """The hosts that are alive, once the head answers. Raises TimeoutError."""
-    for _ in range(60):
-        with contextlib.suppress(ConnectionError):
-            return hosts.alive()
-        time.sleep(2)
-    raise TimeoutError("the head does not answer")
+    numbers = ground.hosts.network.numbers
+    for last in (False, False, True):
+        for number in numbers:
+            if not ground.hosts.processes("raylet", number):  # the head learns of it only after a while
+                ground.hosts.start(number)
+        try:
+            return ground.hosts.wait_for(len(numbers))
+        except TimeoutError:  # one that was thought dead has ended itself meanwhile, or one did not come up
+            if last:
+                raise
 
 
 def record_of(out: Path) -> Path | None:
