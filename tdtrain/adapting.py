@@ -22,6 +22,7 @@ from tdtrain.teachers.cache import keep_of
 from tdtrain.teachers.label_pass import begin, label, plan_labels
 from tdtrain.teachers.live import check_pair
 from tdtrain.train.launch import fit, plan_job
+from tdtrain.train.reader_fits import check_reader_fits
 from tdtrain.train.runs import TrainRun
 
 ADAPTER, MERGED = "adapter", "merged"
@@ -39,6 +40,7 @@ def adapt(run: LoraOcrRun) -> Results | None:
     check_teacher(run)
     with opened(run) as place:
         job = Stages(run, place)
+        check_reader_fits("model_name", run.model_name, job.compute, run.optimisation.precision, adapters=True)
         job.display.say(words)
         manifest = job.pack_corpus(need_labels=run.teacher.teacher_model is None)
         labels = label_lines(run, job, manifest)

@@ -15,7 +15,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from tdtrain.options import Frozen, Positive
 
 MAY_GROW = "TDTRAIN_MAY_GROW"
-EXAMPLE = '[{"nodes": 4, "resources": {"CPU": 8, "GPU": 1}, "labels": {"pool": "students"}}]'
+EXAMPLE = '[{"nodes": 4, "resources": {"CPU": 8, "GPU": 1, "memory": 5e10}, "labels": {"pool": "students"}}]'
 
 
 class Group(Frozen):
@@ -24,13 +24,13 @@ class Group(Frozen):
     nodes: Positive
     """The most that there may be, with those that are there."""
     resources: dict[str, float]
-    """Of one of them, as Ray counts them."""
+    """Of one of them, as Ray counts them. Without `memory`, bytes, nobody knows whether a model has room there."""
     labels: dict[str, str] = Field(default_factory=dict)
 
     def has(self, node: Mapping[str, Any]) -> bool:
         """Whether a living node is one of them."""
         own = node["Resources"]
-        alike = all(own.get(kind, 0.0) == amount for kind, amount in self.resources.items())
+        alike = all(own.get(kind, 0.0) == amount for kind, amount in self.resources.items() if kind != "memory")
         return alike and self.labels.items() <= node.get("Labels", {}).items()
 
 

@@ -29,6 +29,7 @@ from tdtrain.stages import Opened, Stages, opened
 from tdtrain.teachers.cache import confident, keep_of
 from tdtrain.teachers.label_pass import begin, label, plan_labels
 from tdtrain.train.launch import fit, plan_job, side_by_side
+from tdtrain.train.reader_fits import check_reader_fits
 from tdtrain.train.runs import TrainRun
 
 FITTED_LINES = 400
@@ -82,6 +83,9 @@ def distill(run: DistillRun) -> Results | None:
     check_models(run)
     with opened(run) as place:
         job, display = Job(run, place), place.display
+        if not run.teaching.trim_vocabulary:  # else nobody knows yet how large it is
+            live = run.teacher_model if run.teaching.teacher_signal == "live" else None
+            check_reader_fits("student_model", run.student_model, job.compute, run.optimisation.precision, live)
         ready, read_all = prepare(job)
         manifest = ready.manifest
         if job.bridge != "same":
@@ -152,6 +156,7 @@ def adapt_teacher(job: Job, manifest: Manifest) -> str:
         optimisation=run.optimisation.model_copy(update=changes),
         compute=_alone_on_the_machine(job),
     )
+    check_reader_fits("teacher_model", run.teacher_model, adapting.compute, run.optimisation.precision)
     with job.stage("adapt", "the teacher learns from the annotated pages"):
         fit(adapting, job.output / "teacher", job.watch)
     return str(job.output / "teacher")

@@ -12,7 +12,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tdtrain.machine import memory
-from tdtrain.ray_start import grows
+from tdtrain.ray_start import nodes_in_reach
 from tdtrain.train.probe import Place, Seen, differences, gpus_here, look, marked, there, versions
 
 T = TypeVar("T")
@@ -31,7 +31,7 @@ NO_CODE = "does not find this package; submit with --working-dir ., from its fol
 def check_nodes(writes: Mapping[str, str], reads: Mapping[str, str]) -> None:
     """Asks each living node whether it sees these folders and has the driver's versions, where there are several.
 
-    Nodes that an autoscaler adds later are not asked; Ray Train itself has them look for the storage.
+    On those that an autoscaler adds later `check_own_node` does so.
 
     Args:
         writes: folders that workers write to, by the field of the run.
@@ -48,12 +48,29 @@ def check_nodes(writes: Mapping[str, str], reads: Mapping[str, str]) -> None:
         raise ValueError("; and ".join(problems))
 
 
-def complaints(answers: Mapping[str, Seen | str], paths: Mapping[str, str]) -> list[str]:
+def check_own_node(expected: Mapping[str, str], places: tuple[Place, ...]) -> None:
+    """What `check_nodes` asks a node, asked by a worker of its own, which may have come since.
+
+    Args:
+        expected: versions of the driver.
+        places: that it reads.
+
+    Raises: ValueError as `check_nodes` does.
+    """
+    answers = {ray.util.get_node_ip_address(): look(places, "")}
+    if problems := complaints(answers, {place.field: place.path for place in places}, expected):
+        raise ValueError("; and ".join(problems))
+
+
+def complaints(
+    answers: Mapping[str, Seen | str], paths: Mapping[str, str], expected: Mapping[str, str] | None = None
+) -> list[str]:
     """What is wrong, each with the nodes that it is wrong with.
 
     Args:
         answers: of each node, by its address; in words where there is none.
         paths: of the fields that a node may complain about.
+        expected: versions; by default those of this process.
     """
     wrong: dict[tuple[str, str], list[str]] = defaultdict(list)
     for address, answer in answers.items():
@@ -62,7 +79,7 @@ def complaints(answers: Mapping[str, Seen | str], paths: Mapping[str, str]) -> l
             continue
         for field, reason in answer.amiss.items():
             wrong[f"{field}={paths[field]} on ", f"{reason}; {WAYS_OUT.get(field, READ_WAY_OUT)}"].append(address)
-        if other := differences(versions(), answer.versions):
+        if other := differences(expected or versions(), answer.versions):
             wrong["", f"has {other}; {SAME_VERSIONS}"].append(address)
     return [f"{where}node {', '.join(sorted(who))} {what}" for (where, what), who in wrong.items()]
 
@@ -73,15 +90,16 @@ def memory_of_nodes(labels: Mapping[str, str], with_gpus: bool) -> tuple[list[fl
     Args:
         with_gpus: only of nodes that have some.
 
-    Returns: nothing where an autoscaler may bring others.
+    Returns: nothing where an autoscaler may bring others of which nobody says what memory they have.
     """
-    if grows():
+    nodes = [node for node in nodes_in_reach(labels) if not with_gpus or node["Resources"].get("GPU")]
+    to_come = [node for node in nodes if "NodeID" not in node]
+    if any("memory" not in node["Resources"] for node in to_come):
         return [], []
-    nodes = [node for node in ray.nodes() if node["Alive"] and labels.items() <= node.get("Labels", {}).items()]
-    nodes = [node for node in nodes if not with_gpus or node["Resources"].get("GPU")]
+    nodes = [node for node in nodes if "NodeID" in node]
     here: dict[str, tuple] = {node["NodeID"]: () for node in nodes}
     limits = _on_each(memory, here)
-    host = [min(_told_ray(node), _number(limits[node["NodeID"]])) for node in nodes]
+    host = [min(_told_ray(node), _number(limits[node["NodeID"]])) for node in nodes] + [*map(_told_ray, to_come)]
     answers = _on_each(gpus_here, here) if with_gpus else {}
     return host, [size for answer in answers.values() if isinstance(answer, list) for size in answer]
 

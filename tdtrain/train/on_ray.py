@@ -27,15 +27,19 @@ from tdtrain.data.plan import Loader, Plan
 from tdtrain.data.storage import Folder, absolute, open_folder
 from tdtrain.ray_start import beside_us, drop_orphaned_groups
 from tdtrain.train.board import Board, Start, watching
+from tdtrain.train.probe import there, versions
 from tdtrain.train.torch_group import ReachableTorchConfig
 from tdtrain.train.whole import BEST_KEPT, by_score, names, step_of, to_resume_from
 
 if TYPE_CHECKING:
     from tdtrain.train.language import LanguageJob
+    from tdtrain.train.runs import LanguageRun, TrainRun
     from tdtrain.train.worker import Job, Watch
 
 T = TypeVar("T")
 PAUSES_S = (1, 2, 5, 10, 20, 40, 60)
+FOLDERS = {"model", "lines", "teacher", "sequences"}
+"""Fields of a run that may be folders which every worker reads, whole before it starts."""
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 """Ray Train's own record of the checkpoints of a run."""
 
@@ -93,7 +97,7 @@ def _trainer(job: Job | LanguageJob, record: Folder, board: Any) -> ray.train.to
     score = "score" if job.validation else None
     return ray.train.torch.TorchTrainer(
         _train_worker,
-        train_loop_config={"job": ray.put(job), "board": board, "record": record},
+        train_loop_config={"job": ray.put(job), "board": board, "record": record} | _to_look_for(run),
         torch_config=ReachableTorchConfig(backend="nccl" if compute.gpus else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=_num_workers(compute),
@@ -127,6 +131,13 @@ def _own_interrupts() -> Iterator[None]:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, before)
+
+
+def _to_look_for(run: TrainRun | LanguageRun) -> dict[str, Any]:
+    """What each worker's node has to have, see `check_own_node`."""
+    told = run.model_dump(include=FOLDERS)
+    folders = {field: absolute(path) for field, path in told.items() if path and ("://" in path or Path(path).is_dir())}
+    return {"versions": versions(), "places": there(folders)}
 
 
 def _num_workers(compute: Compute) -> Any:  # Ray Train's types leave out (fewest, most)

@@ -18,6 +18,7 @@ from tdtrain.data.ingest import dealt
 from tdtrain.data.storage import Folder
 from tdtrain.train.board import Start
 from tdtrain.train.loop import Diverged
+from tdtrain.train.nodes import check_own_node
 from tdtrain.train.room import NotSaved, scratch, whole_or_gone
 from tdtrain.train.state import Record, State
 from tdtrain.train.whole import name_of
@@ -98,6 +99,7 @@ def train_worker(config: dict[str, Any]) -> None:
     if ray.get(board.failure.remote()) is not None:
         return  # started again, into the same wall
     try:
+        check_own_node(config["versions"], config["places"])
         job.work(RayContext(job, board, config["record"]))
     except Diverged as error:  # by all workers alike, so that none waits for another
         ray.get(board.fail.remote(Diverged(str(error))))

@@ -31,6 +31,7 @@ from tdtrain.train import board, loop
 from tdtrain.train.board import Start
 from tdtrain.train.launch import fit, plan_job
 from tdtrain.train.on_ray import SNAPSHOT, new_board
+from tdtrain.train.probe import versions
 from tdtrain.train.runs import TrainRun
 from tdtrain.train.whole import damage, names, step_of
 from tests.buckets import local_bucket
@@ -281,6 +282,14 @@ def test_what_a_restart_would_not_mend_ends_the_run_in_words(
     run = run_of(corpus, models["trocr"], tmp_path, 2, teacher=models["ppocr"], alpha=0.5)
     with pytest.raises(ValueError, match="their distributions have nothing in common"):
         fit(run, tmp_path / "out", lambda name, record, total: None)
+
+
+def test_a_node_that_came_later_with_other_versions_ends_the_run_in_words(
+    corpus: str, models: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tdtrain.train.on_ray.versions", lambda: versions() | {"peft": "0.0.1"})
+    with pytest.raises(ValueError, match=r"^node [0-9.]+ has peft .*, not 0.0.1; install what the driver has"):
+        fit(run_of(corpus, models["trocr"], tmp_path, 1), tmp_path / "out", lambda name, record, total: None)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ import ray
 from tdtrain import machine
 from tdtrain.compute import Compute
 from tdtrain.config import LoraDocumentRun
+from tdtrain.may_grow import MAY_GROW
 from tdtrain.search.admission import check_memory
 from tdtrain.search.space import parse_axis
 from tdtrain.train import nodes
@@ -102,6 +104,18 @@ def test_a_node_has_no_more_than_its_container(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(nodes, "_on_each", lambda function, arguments: dict.fromkeys(arguments, "has not answered"))
     assert nodes.memory_of_nodes({}, with_gpus=True) == ([], [])  # none has GPUs
     assert nodes.memory_of_nodes({}, with_gpus=False) == ([15.6 * GIB], [])
+
+
+def test_nodes_that_may_come_have_the_memory_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {"Alive": True, "NodeID": "a", "Resources": {"CPU": 8.0, "memory": 7.5 * GIB}}
+    monkeypatch.setattr(ray, "nodes", lambda: [there])
+    monkeypatch.setattr(nodes, "_on_each", lambda function, arguments: dict.fromkeys(arguments, 9.0 * GIB))
+    groups = [{"nodes": 3, "resources": {"CPU": 8, "memory": 8 * GIB}}]
+    monkeypatch.setenv(MAY_GROW, json.dumps(groups))
+    assert nodes.memory_of_nodes({}, with_gpus=False) == ([7.5 * GIB, 8 * GIB, 8 * GIB], [])
+    del groups[0]["resources"]["memory"]  # type: ignore[attr-defined]
+    monkeypatch.setenv(MAY_GROW, json.dumps(groups))
+    assert nodes.memory_of_nodes({}, with_gpus=False) == ([], [])
 
 
 def test_gpus_say_how_large_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from tdtrain.admission import places_of
 from tdtrain.config import DistillRun, LoraOcrRun
 from tdtrain.data.storage import open_folder
 from tdtrain.options import Corpus, OptionalTeacher
-from tdtrain.train.nodes import by_address, complaints
+from tdtrain.train.nodes import by_address, check_own_node, complaints
 from tdtrain.train.probe import OWN_CODE, PACKAGES, Seen, differences, look, marked, there, versions
 from tests.buckets import local_bucket
 
@@ -112,6 +112,19 @@ def test_complaints_name_field_folder_nodes_and_a_way_out() -> None:
         "install what the driver has, in the node's image or by the job's runtime env",
     ]
     assert complaints({"10.0.0.1": "has not answered within 300 s"}, {})[0].startswith("node 10.0.0.1 has not answered")
+
+
+def test_a_worker_says_what_its_own_node_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lines").mkdir()
+    (tmp_path / "lines/a.parquet").touch()
+    monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "10.0.0.7")
+    places = there({"lines": str(tmp_path / "lines")})
+    check_own_node(versions(), places)
+    (tmp_path / "lines/a.parquet").unlink()
+    with pytest.raises(ValueError, match=rf"^lines={tmp_path}/lines on node 10.0.0.7 lacks a.parquet; put it where"):
+        check_own_node(versions(), places)
+    with pytest.raises(ValueError, match=r"^node 10.0.0.7 has Python .*, not 2.7; install what the driver has"):
+        check_own_node(versions() | {"Python": "2.7"}, ())
 
 
 def test_of_a_host_that_was_booted_again_its_present_life_answers() -> None:
