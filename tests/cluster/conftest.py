@@ -12,8 +12,9 @@ import pytest
 from cluster.local.hosts import Hosts
 from cluster.local.network import missing
 
+SECRETS = ("ANTHROPIC_API_KEY", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "MLFLOW_TRACKING_PASSWORD")
 SECRET = secrets.token_hex(16)
-"""In the environment of every host; it must be on no disk."""
+"""In the environment of every host, under these names; it must be on no disk."""
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +28,7 @@ def permitted() -> None:
 def hosts(permitted: None) -> Iterator[Hosts]:
     """Three hosts; afterwards there is nothing of them."""
     niceness = {name: value for name, value in os.environ.items() if name == "RAY_worker_niceness"}
-    with Hosts(3, cpus=3, env={"ANTHROPIC_API_KEY": SECRET} | niceness) as running:
+    with Hosts(3, cpus=3, env=dict.fromkeys(SECRETS, SECRET) | niceness) as running:
         yield running
     assert not running.root.exists() and running.network.name not in namespaces()
 

@@ -1,4 +1,4 @@
-"""A head that falls comes back with what it knew, and who submits the job again has the model that it would have had."""
+"""A head that falls comes back with what it knew, and a job that is submitted again has the model it would have had."""
 
 from __future__ import annotations
 

@@ -333,11 +333,14 @@ def test_a_teacher_spread_over_workers_teaches_the_same(corpus: str, models: dic
 
 
 def test_labels_by_ray_equal_labels_made_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pack, "PAGES_PER_SHARD", {"lines": 32})
-    corpus = packed_lines(tmp_path, num=96)
+    """Though one of those who label there is killed."""
+    monkeypatch.setattr(pack, "PAGES_PER_SHARD", {"lines": 24})
+    corpus = packed_lines(tmp_path, num=160)
     jobs = [plan_labels("ppocrv6-tiny", corpus, str(tmp_path / name)) for name in ("here", "there")]
-    for job, actors in zip(jobs, (0, 2), strict=True):
-        label(job, actors, lambda done, total: None)
+    killed: list[int] = []
+    label(jobs[0], 0, lambda done, total: None)
+    label(jobs[1], 2, lambda done, total: killed.extend([] if killed else kill_one("MapWorker(Map(Labeller))")))
+    assert killed
     first, second = (Path(job.folder) for job in jobs)
     assert jobs[0].fingerprint == jobs[1].fingerprint
     names_of = [sorted(file.name for file in folder.glob("*.parquet")) for folder in (first, second)]
