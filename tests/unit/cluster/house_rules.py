@@ -1,25 +1,13 @@
-"""What this project asks of its manifests beyond what would run: safe, bounded, and able to start."""
+"""What this project asks of its objects and their pods beyond what would run: closed, and sure of their disks."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 
-from tdtrain.may_grow import MAY_GROW
-from tests.unit.cluster.manifests import (
-    Document,
-    bytes_of,
-    cluster_of,
-    containers_of,
-    env_of,
-    groups_of,
-    nodes_of,
-    pods_of,
-)
+from tests.unit.cluster.manifests import Document, amount_of, containers_of, pods_of
 
 SECRET_NAME = re.compile(r"PASSWORD|SECRET|TOKEN|ACCESS_KEY|CREDENTIAL", re.IGNORECASE)
-DAY_S = 86400
 TOKEN_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 
@@ -34,17 +22,6 @@ def house_faults(document: Document) -> Iterator[str]:
         yield f"Service {name}: type {document['spec']['type']} is exposed"
     for place, pod in pods_of(document):
         yield from (f"{place}: {fault}" for fault in _pod_faults(pod))
-    if cluster := cluster_of(document):
-        yield from (f"{kind} {name}: {fault}" for fault in _cluster_faults(cluster))
-    if kind == "RayJob":
-        bounds = ("shutdownAfterJobFinishes", "ttlSecondsAfterFinished", "backoffLimit")
-        for field in (*bounds, "activeDeadlineSeconds", "preRunningDeadlineSeconds"):
-            if not document["spec"].get(field):
-                yield f"RayJob {name}: {field} is not said, so it may hold its nodes for ever"
-        if document["metadata"].get("labels", {}).get("ray.io/scheduler-name") == "volcano":
-            waits_s = document["spec"].get("preRunningDeadlineSeconds", 0)
-            if waits_s < DAY_S or document["spec"].get("activeDeadlineSeconds", 0) < waits_s + DAY_S:
-                yield f"RayJob {name}: it has no day to wait in Volcano's queue, and one to run after the longest wait"
 
 
 def _pod_faults(pod: Document) -> Iterator[str]:
@@ -59,10 +36,25 @@ def _pod_faults(pod: Document) -> Iterator[str]:
         yield "seccompProfile is not RuntimeDefault"
     volumes = {volume["name"]: volume for volume in spec.get("volumes", [])}
     yield from (f"volume {name} is a folder of the node's" for name, one in volumes.items() if "hostPath" in one)
+    claims = any("persistentVolumeClaim" in one for one in volumes.values())
+    if claims and context.get("fsGroup") != context.get("runAsGroup"):
+        yield "fsGroup is not its own group, so volumes may not be its to write to"
+    yield from _disk_faults(volumes, containers_of(pod))
     tokens = {name for name, one in volumes.items() if "serviceAccountToken" in str(one)}
     for container in containers_of(pod):
         for fault in (*_container_faults(container), *_mount_faults(container, volumes, tokens)):
             yield f"{container['name']}: {fault}"
+
+
+def _disk_faults(volumes: dict[str, Document], containers: list[Document]) -> Iterator[str]:
+    folders = {name: one["emptyDir"] for name, one in volumes.items() if "emptyDir" in one}
+    yield from (f"volume {name} has no sizeLimit" for name, one in folders.items() if "sizeLimit" not in one)
+    on_disk = (one for one in folders.values() if one.get("medium") != "Memory")
+    needed = sum(amount_of(one.get("sizeLimit", "0")) for one in on_disk)
+    requests = (container.get("resources", {}).get("requests", {}) for container in containers)
+    asked = sum(amount_of(one.get("ephemeral-storage", "0")) for one in requests)
+    if asked < needed:
+        yield f"its folders may take {needed / 2**30:.0f} GiB of the disk, and it asks for {asked / 2**30:.0f}"
 
 
 def _container_faults(container: Document) -> Iterator[str]:
@@ -101,54 +93,3 @@ def _mount_faults(container: Document, volumes: dict[str, Document], tokens: set
             yield "it has the service account's token"
     if "HOME" in env and env["HOME"] not in mounts:
         yield f"HOME={env['HOME']} cannot be written to"
-
-
-def _cluster_faults(cluster: Document) -> Iterator[str]:
-    if cluster.get("authOptions", {}).get("mode") != "token":
-        yield "authOptions.mode is not token: anybody who reaches the head may run anything"
-    head = cluster["headGroupSpec"]
-    if head.get("serviceType") != "ClusterIP" or head.get("enableIngress", False):
-        yield "the dashboard is exposed: serviceType must be ClusterIP, and enableIngress false"
-    if head.get("rayStartParams", {}).get("num-cpus") != "0":
-        yield "the head takes work: num-cpus must be 0"
-    if "value" in cluster.get("gcsFaultToleranceOptions", {}).get("redisPassword", {}):
-        yield "redisPassword is written out; take it from a Secret"
-    if cluster.get("enableInTreeAutoscaling"):
-        options = cluster.get("autoscalerOptions", {})
-        if options.get("version") != "v2":
-            yield "autoscalerOptions.version is not v2"
-        yield from (f"autoscaler: {fault}" for fault in context_faults(options.get("securityContext", {})))
-        told = json.loads(env_of(head).get(MAY_GROW) or "[]")
-        there = [{"nodes": group["maxReplicas"]} | nodes_of(group) for group in cluster["workerGroupSpecs"]]
-        if told != there:
-            yield f"{MAY_GROW} of the head says {told}, and the worker groups are {there}"
-        if TOKEN_PATH not in {mount["mountPath"] for mount in options.get("volumeMounts", [])}:
-            yield "autoscaler: it has no service account's token, and cannot scale"
-    elif MAY_GROW in env_of(head):
-        yield f"{MAY_GROW} of the head says that nodes may come, and there is no autoscaler"
-    for group, spec in groups_of(cluster):
-        yield from (f"{group}: {fault}" for fault in _node_faults(spec))
-
-
-def _node_faults(group: Document) -> Iterator[str]:
-    pod, params = group["template"]["spec"], group.get("rayStartParams", {})
-    container = pod["containers"][0]
-    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-        if probe not in container:
-            yield f"it has no {probe}"
-    names = {mount["mountPath"]: mount["name"] for mount in container.get("volumeMounts", [])}
-    memory = {volume["name"]: volume.get("emptyDir", {}) for volume in pod.get("volumes", [])}
-    shared = memory.get(names.get("/dev/shm", ""), {})
-    if shared.get("medium") != "Memory" or "sizeLimit" not in shared:
-        yield "/dev/shm is no volume in memory with a limit, so objects would go to the disk"
-    elif int(params.get("object-store-memory", 0)) > 0.95 * bytes_of(shared["sizeLimit"]):
-        yield f"object-store-memory does not fit into {shared['sizeLimit']} of /dev/shm"
-    if "/tmp" not in names:
-        yield "/tmp, where Ray puts its session, cannot be written to"
-    limits = container["resources"]["limits"]
-    tolerated = {toleration.get("key") for toleration in pod.get("tolerations", [])}
-    if "nvidia.com/gpu" in limits and "nvidia.com/gpu" not in tolerated:
-        yield "it asks for GPUs, and does not tolerate the taint of the nodes that have them"
-    for param, resource in (("num-gpus", "nvidia.com/gpu"), ("memory", "memory")):
-        if params.get(param, "0") != "0" and resource in limits:
-            yield f"{param} of rayStartParams and the container's limits are two places for the same"

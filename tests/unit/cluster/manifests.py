@@ -93,9 +93,9 @@ def containers_of(pod: Document) -> list[Document]:
     return [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]
 
 
-def bytes_of(quantity: str) -> int:
-    """A quantity of memory as Kubernetes writes it."""
-    for unit, factor in {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}.items():
+def amount_of(quantity: str) -> float:
+    """A quantity as Kubernetes writes it, in CPUs, bytes or GPUs."""
+    for unit, factor in {"m": 1e-3, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}.items():
         if quantity.endswith(unit):
-            return round(float(quantity.removesuffix(unit)) * factor)
-    return int(quantity)
+            return float(quantity.removesuffix(unit)) * factor
+    return float(quantity)

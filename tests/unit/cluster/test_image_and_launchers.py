@@ -32,10 +32,13 @@ def test_the_image_is_small_pinned_and_not_of_root() -> None:
     assert build.splitlines()[0].endswith(" AS build")
     assert re.findall(r"^USER (.*)$", final, re.MULTILINE) == ["1000:1000"]
     assert "pip install" not in final
-    for command in re.findall(r"pip install [^&;\n]*", build):
-        pinned = "--constraint constraints.txt" in command or "constraints.txt)" in command
-        assert pinned or command.strip() == "pip install --no-deps .", command
-    assert "/opt/venv/bin:$PATH' > /etc/profile.d/" in final, "login shells begin with a PATH of their own"
+    torch, rest = build.split("ENV PIP_CONSTRAINT=/src/constraints.txt PIP_BUILD_CONSTRAINT=/src/constraints.txt\n")
+    assert "WORKDIR /src\nCOPY constraints.txt ./\n" in torch and "pip install" in rest
+    for command in re.findall(r"pip install [^&;\n]*", torch):
+        assert "constraints.txt)" in command, command
+    paths = re.findall(r"PATH=(/opt/venv/bin:\$PATH:/usr/local/nvidia/bin)(?:'| )", final)
+    assert len(paths) == 2, "login shells begin with a PATH of their own"
+    assert "LD_LIBRARY_PATH=/usr/local/nvidia/lib64 " in final
     assert re.search(rf"^COPY rayjobs {IN_IMAGE}rayjobs$", final, re.MULTILINE)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from importlib.metadata import version
 
 import pytest
@@ -19,7 +20,7 @@ from tests.unit.cluster.manifests import (
     OVERLAYS,
     REPOSITORY,
     Document,
-    bytes_of,
+    amount_of,
     cluster_of,
     containers_of,
     env_of,
@@ -45,10 +46,6 @@ def _cluster(document: Document) -> Document:
     cluster = cluster_of(document)
     assert cluster is not None
     return cluster
-
-
-def _limits(group: Document) -> Document:
-    return group["template"]["spec"]["containers"][0]["resources"]["limits"]
 
 
 def test_a_job_has_the_cluster_that_stands_beside_it() -> None:
@@ -110,35 +107,19 @@ def test_what_pods_refer_to_is_on_the_platform() -> None:
             assert f"secret generic {name}" in guide, f"docs/deploy.md does not say how {name} is made"
 
 
-def test_the_network_is_closed_but_for_what_is_named() -> None:
-    policies = {one["metadata"]["name"]: one["spec"] for one in render("platform") if one["kind"] == "NetworkPolicy"}
-    assert policies["nobody"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
-    opened = {
-        policy["podSelector"]["matchLabels"]["app.kubernetes.io/component"]
-        for policy in policies.values()
-        if policy["podSelector"]
-    }
-    pods = [pod for overlay in OVERLAYS for document in render(overlay) for _, pod in pods_of(document)]
-    components = {pod["metadata"]["labels"]["app.kubernetes.io/component"] for pod in pods}
-    assert opened == components - {"files"} | {"teacher"}  # a user's own model, which teaches
-    everywhere = [rule for rule in policies["ray"]["ingress"] if any("ipBlock" in one for one in rule["from"])]
-    assert everywhere == [], "nobody comes in from outside"
-
-
 def test_the_gang_fits_into_its_queues() -> None:
-    wanted = {"cpu": 0.0, "memory": 0.0, "nvidia.com/gpu": 0.0}
     (job,) = render("jobs/kueue")
-    for _, group in groups_of(_cluster(job)):
-        limits = _limits(group)
-        for resource in wanted:
-            amount = bytes_of(limits[resource]) if resource == "memory" else int(limits.get(resource, 0))
-            wanted[resource] += amount * group.get("replicas", 1)
-    quotas = next(one for one in render("queues/kueue") if one["kind"] == "ClusterQueue")["spec"]["resourceGroups"]
-    kueue = {one["name"]: one["nominalQuota"] for one in quotas[0]["flavors"][0]["resources"]}
+    pods = [(group.get("replicas", 1), group["template"]) for _, group in groups_of(_cluster(job))]
+    wanted: Counter[str] = Counter()
+    for number, pod in (*pods, (1, job["spec"]["submitterPodTemplate"])):
+        for resource, amount in pod["spec"]["containers"][0]["resources"]["requests"].items():
+            wanted[resource] += number * amount_of(amount)
+    quotas = next(one for one in render("queues/kueue") if one["kind"] == "ClusterQueue")["spec"]["resourceGroups"][0]
+    kueue = {one["name"]: one["nominalQuota"] for one in quotas["flavors"][0]["resources"]}
+    assert list(kueue) == quotas["coveredResources"]
     (volcano,) = render("queues/volcano")
     for queue in (kueue, volcano["spec"]["capability"]):
-        for resource, total in wanted.items():
-            assert total <= (bytes_of(queue[resource]) if resource == "memory" else int(queue[resource])), resource
+        assert {resource for resource, total in wanted.items() if total > amount_of(queue.get(resource, "0"))} == set()
 
 
 def test_the_guide_names_every_overlay_and_none_that_is_not() -> None:
