@@ -60,8 +60,8 @@ def groups_of(cluster: Document) -> Iterator[tuple[str, Document]]:
 def nodes_of(group: Document) -> Document:
     """What Ray knows of a node of a worker group."""
     limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
-    kinds = {"CPU": "cpu", "GPU": "nvidia.com/gpu"}
-    resources = {kind: float(limits[named]) for kind, named in kinds.items() if named in limits}
+    kinds = {"CPU": "cpu", "GPU": "nvidia.com/gpu", "memory": "memory"}
+    resources = {kind: amount_of(limits[named]) for kind, named in kinds.items() if named in limits}
     return {"resources": resources, "labels": group.get("labels", {})}
 
 
