@@ -164,7 +164,7 @@ def play(study: Study, root: Path, run: Run, moments: Iterable[Strike], whole: R
             run.total_s = time.monotonic() - began
             learnt(out, run, whole)
     except (TimeoutError, RuntimeError, LookupError, OSError) as error:
-        if whole is None:
+        if whole is None or not run.submitted:  # there was no cluster to submit it to
             raise
         run.failed, run.total_s = f"{type(error).__name__}: {error}", time.monotonic() - began
     return run

@@ -176,6 +176,7 @@ class Hosts:
             "RAY_AUTH_TOKEN_PATH": str(self.token_file),
             "RAY_API_SERVER_ADDRESS": DASHBOARD,
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_raylet_start_wait_time_s": str(START_S),  # beside others 30 s are too few
         }
 
     def ask(

@@ -201,17 +201,6 @@ def test_a_trial_goes_on_from_anothers_weights_where_the_schedule_was(corpus: Pa
         assert record["learning_rate"] == pytest.approx(schedule(record["step"] - 1, total, optimisation))
 
 
-def test_workers_of_a_trial_that_was_stopped_make_room_for_the_next(corpus: Path, tmp_path: Path) -> None:
-    """Three trials of two workers, of which two fit: without their room the third would wait for ever."""
-    out = tmp_path / "out"
-    space = ("--space", "optimisation.learning_rate=choice(1e-4, 1e-3, 1e-2)")
-    search = ("--num_trials", "3", "--searcher", "grid", "--reduction", "2", *space)
-    run([*command(out, corpus, search), "--num_workers", "2"])
-    rows = json.loads((out / "outcome.json").read_text())["rows"]
-    assert sorted(row["values"]["optimisation.learning_rate"] for row in rows) == [1e-4, 1e-3, 1e-2]
-    assert {row["status"] for row in rows} == {"finished", "stopped early"}
-
-
 def test_a_front_of_error_and_size_and_the_best_again_with_fresh_seeds(corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     search = ("--num_trials", "3", "--searcher", "nsga2", "--scheduler", "none", "--objectives", "score", "parameters")
