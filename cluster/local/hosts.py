@@ -113,7 +113,7 @@ class Hosts:
         Raises: RuntimeError with what Ray says where it does not start.
         """
         self.network.kill(number)
-        # Else `ray start` takes another cluster's head at this address, which it sees, for one of its own.
+        # Else a head does not start: `ray start` sees other hosts' raylets, which name its address, and thinks it runs.
         (self._disk_of(number) / "ray" / "ray_current_cluster").unlink(missing_ok=True)
         command = [
             "ray", "start", "--disable-usage-stats", "--temp-dir", str(self.disk / "ray"), "--node-ip-address",
