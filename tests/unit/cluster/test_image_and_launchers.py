@@ -84,7 +84,6 @@ def test_the_platform_starts_its_services_as_they_are_started() -> None:
     assert mlflow["command"] == ["mlflow"] and mlflow["args"][0] == "server"
     told = server.make_context("server", mlflow["args"][1:]).params
     assert told["backend_store_uri"].startswith("sqlite:////mlflow/") and "mlflow:5000" in told["allowed_hosts"]
-    subprocess.run(["sh", "-n", "-c", redis["args"][0]], check=True)
     assert "$(REDIS_PASSWORD)" not in str(redis), "an argument can be read by everybody on the node"
 
 
