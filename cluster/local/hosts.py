@@ -105,13 +105,22 @@ class Hosts:
             self._keeper.wait()
 
     def start(self, number: int, env: Mapping[str, str] | None = None) -> None:
-        """Boots a host: whatever still runs there is ended, then Ray starts, as the head or as one that joins it.
+        """Boots a host: whatever still runs there is ended, then Ray starts, as the head or as one that joins it. It is
+        tried three times: on a busy machine Ray gives its own processes up too soon.
 
         Args:
             env: for this host's processes alone.
 
         Raises: RuntimeError with what Ray says where it does not start.
         """
+        for last in (False, False, True):
+            try:
+                return self._boot(number, env)
+            except RuntimeError:
+                if last:
+                    raise
+
+    def _boot(self, number: int, env: Mapping[str, str] | None) -> None:
         self.network.kill(number)
         # Else a head does not start: `ray start` sees other hosts' raylets, which name its address, and thinks it runs.
         (self._disk_of(number) / "ray" / "ray_current_cluster").unlink(missing_ok=True)
@@ -176,7 +185,6 @@ class Hosts:
             "RAY_AUTH_TOKEN_PATH": str(self.token_file),
             "RAY_API_SERVER_ADDRESS": DASHBOARD,
             "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_raylet_start_wait_time_s": str(START_S),  # beside others 30 s are too few
         }
 
     def ask(
