@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -153,7 +155,9 @@ def head(ground: Ground) -> None:
 
 def driver(ground: Ground) -> None:
     """kill -9 of the job's driver."""
-    ground.hosts.kill(DRIVER)
+    if not (there := ground.hosts.processes(DRIVER)):
+        raise LookupError("there is no driver")
+    os.kill(max(pid for _, pid in there), signal.SIGKILL)  # the shell that began it has its words as well
 
 
 FAULTS: dict[str, Callable[[Ground], None]] = {

@@ -50,6 +50,8 @@ GIVE_UP_S = 900
 """Without a later checkpoint, and without an end."""
 SUBMITTED_AT_MOST = 5
 SOAK, SOAK_EVERY_S = "soak", 60
+RECOVERED = 2
+"""Later checkpoints after which a job has recovered: the first may have been under way when it was struck."""
 NUM_WORKERS = 2
 POLL_S = 1
 
@@ -73,8 +75,8 @@ class Study(Frozen):
 
 
 class Strike(BaseModel):
-    """A fault: so many seconds after the first checkpoint, or in the table after the one that ended the last recovery,
-    when there was one of `at_step`; and what came of it."""
+    """A fault: so many seconds after the first checkpoint, or in the table after the job had recovered from the last
+    one, when there was a checkpoint of `at_step`; and what came of it."""
 
     fault: str
     at_s: float
@@ -176,7 +178,7 @@ def to_its_end(study: Study, root: Path, run: Run, moments: Iterable[Strike], gr
     Raises: RuntimeError where it fails again and again or cannot be struck, TimeoutError where it does not go on.
     """
     to_come, due, first, seen, moved = iter(moments), None, None, 0, time.monotonic()
-    since: float | None = None
+    since, later = None, 1
     before = set[tuple[int, int]]()
     for run.submitted in count(1):
         job = f"run-{run.submitted}"
@@ -185,7 +187,8 @@ def to_its_end(study: Study, root: Path, run: Run, moments: Iterable[Strike], gr
         while (state := ground.state_of(job)) not in ("SUCCEEDED", "FAILED", "STOPPED"):
             now, last, there = time.monotonic(), max(checkpoints(ground.out), default=0), ground.workers()
             if last > seen:
-                first, since, seen, moved = first or now, since or now, last, now
+                first, seen, moved, later = first or now, last, now, later + 1
+                since = since or (now if later >= RECOVERED else None)
                 run.training_s = now - first
             due = due or next(to_come, None)
             if due and since and now > since + due.at_s and len(there) >= NUM_WORKERS:
@@ -195,7 +198,7 @@ def to_its_end(study: Study, root: Path, run: Run, moments: Iterable[Strike], gr
                 with suppress(LookupError):  # what it would have killed has just ended; another turn, then
                     FAULTS[due.fault](ground)
                     run.strikes, moved, due = [*run.strikes, due], time.monotonic(), None
-                    since = since if run.fault == SOAK else None  # recovered, see above
+                    since, later = (since, later) if run.fault == SOAK else (None, 0)
             elif run.strikes:
                 told = run.strikes[-1]
                 if told.workers_s is None and len(there - before) >= NUM_WORKERS:
