@@ -135,8 +135,8 @@ def missing(study: Study, runs: Sequence[Run]) -> str | None:
     """The fault of the next job: nothing, then each until it has struck often enough, or in as many jobs."""
     for name in ("", *([SOAK] if study.soak_min else study.faults)):
         played = [run for run in runs if run.fault == name]
-        enough = study.moments if name in FAULTS else 1
-        if len(played) < enough and (name not in FAULTS or struck(played) < enough):
+        enough = (len(played), struck(played)) if name in FAULTS else (len(played),)
+        if max(enough) < (study.moments if name in FAULTS else 1):
             return name
     return None
 

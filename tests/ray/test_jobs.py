@@ -150,6 +150,7 @@ def test_large_into_small_across_vocabularies(tmp_path: Path) -> None:
     assert "not the same ones; leave it out, or choose one of rehead" in refused and "Traceback" not in refused
     run(*command, "--trim_vocabulary")
     results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["run"]["teaching"]["temperature"] == 5.0
     assert results["readers"]["student"]["num_parameters"] < results["readers"]["teacher"]["num_parameters"]
     tokens = {
         role: set(AutoTokenizer.from_pretrained(tmp_path / folder).get_vocab())
