@@ -14,9 +14,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
-from ray._private.state import state as _state
-from ray.core.generated import gcs_pb2
-from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tdtrain.compute import Compute
@@ -111,19 +108,6 @@ def wherever(function: Callable[..., T], *args: Any, memory: float) -> T:
         return ray.get(task.remote(*args))
     except (ray.exceptions.OutOfMemoryError, ray.exceptions.WorkerCrashedError) as error:
         raise MemoryError(f"{memory / 2**30:.1f} GiB are needed on one node, and whoever did it there died") from error
-
-
-def drop_orphaned_groups() -> None:
-    """Gives back what actors of this job had reserved that are dead: Ray does so when the whole job is, and Ray Train's
-    own cleaner asks a dashboard, which a local cluster has not."""
-    kind: Any = gcs_pb2.PlacementGroupTableData  # type: ignore[attr-defined]  # made by protobuf
-    own, nobody = ray.get_runtime_context().get_job_id(), ray.ActorID.nil().binary()  # what the driver reserved stays
-    for content in _state._connect_and_get_accessor().get_placement_group_table():
-        group = kind.FromString(content)
-        gone = group.state == kind.REMOVED
-        orphaned = group.creator_actor_dead and group.creator_actor_id != nobody
-        if orphaned and group.creator_job_id.hex() == own and not gone:
-            remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
 
 
 def grows() -> bool:

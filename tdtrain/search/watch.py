@@ -13,7 +13,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 
-from tdtrain.ray_start import drop_orphaned_groups
+from tdtrain.ray_orphans import drop_orphaned_groups
 from tdtrain.search.state import Clock, keep_state, write_report
 
 Told = Callable[[str, Mapping[str, Any], str], None]

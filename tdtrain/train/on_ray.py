@@ -25,7 +25,8 @@ from tdtrain.compute import Compute
 from tdtrain.data.ingest import data_config, dataset
 from tdtrain.data.plan import Loader, Plan
 from tdtrain.data.storage import Folder, absolute, open_folder
-from tdtrain.ray_start import beside_us, drop_orphaned_groups
+from tdtrain.ray_orphans import drop_orphaned_groups, drop_orphaned_requests
+from tdtrain.ray_start import beside_us
 from tdtrain.train.board import Board, Start, watching
 from tdtrain.train.probe import there, versions
 from tdtrain.train.torch_group import ReachableTorchConfig
@@ -80,6 +81,8 @@ def _whatever_is_killed(
     """
     failures = 0
     while True:
+        drop_orphaned_groups()
+        drop_orphaned_requests()
         try:
             return trainer().fit()
         except ray.exceptions.RayActorError:
@@ -87,7 +90,6 @@ def _whatever_is_killed(
             if failures > max_failures:
                 raise
             time.sleep(1.0)  # until Ray has taken notice
-            drop_orphaned_groups()
             ray.get(board.say.remote("Ray Train's controller is gone; another one goes on from the newest checkpoint"))
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -25,7 +24,7 @@ from tdtrain.data.ingest import dataset, dealt
 from tdtrain.data.storage import open_folder
 from tdtrain.models.students import build_student
 from tdtrain.options import Lora, Optimisation
-from tdtrain.ray_start import check_room, connect, drop_orphaned_groups, wherever
+from tdtrain.ray_start import check_room, connect, wherever
 from tdtrain.teachers.label_pass import label, plan_labels
 from tdtrain.train import board, loop
 from tdtrain.train.board import Start
@@ -227,32 +226,6 @@ def test_workers_that_could_never_start_are_refused(asked: dict, why: str) -> No
     with pytest.raises(ValueError, match=why):
         check_room(Compute(**asked).on(0, None))
     check_room(Compute(num_workers=6).on(0, None))
-
-
-def test_what_the_dead_had_reserved_is_given_back_and_what_the_driver_has_stays() -> None:
-    connect()
-
-    @ray.remote(num_cpus=0)
-    class Holder:
-        def hold(self) -> str:
-            self.group = placement_group([{"CPU": 1}])
-            ray.get(self.group.ready())
-            return str(self.group.id.hex())
-
-    own, holders = placement_group([{"CPU": 1}]), [Holder.remote(), Holder.remote()]
-    ray.get(own.ready())
-    held = [ray.get(holder.hold.remote()) for holder in holders]
-
-    def there() -> set[str]:
-        return {name for name, told in placement_group_table().items() if told["state"] == "CREATED"}
-
-    ray.kill(holders[0])
-    while held[0] in there():
-        drop_orphaned_groups()
-        time.sleep(0.1)
-    assert {held[1], own.id.hex()} <= there()
-    remove_placement_group(own)
-    ray.kill(holders[1])
 
 
 def test_what_needs_memory_runs_on_a_node_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
