@@ -39,8 +39,11 @@ EVERY = 70
 POLL_S = 2
 """Asking takes a tenth of a second of a core."""
 WORKER = "RayTrainWorker"
+LEARNING_RATE = 1e-4
+"""At 1e-3 this training is chaotic: noise of 3e-7 a step in the weights is 0.2 % of the loss after 70 steps, and all of
+it after 120. Here it is 0.01 % after 200, where moments that were lost at step 70 double it."""
 LOSS_TOLERANCE = 1e-3
-"""Of each step's loss, relative, in fp32: sums are taken in another order. (2e-5 was measured in 28 steps.)"""
+"""Of each step's loss, relative, in fp32: sums are taken in another order. (7e-5 was measured in 140 steps.)"""
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +71,7 @@ class Running:
             "ray", "job", "submit", "--working-dir", ".", "--no-wait", "--submission-id", self._id, "--",
             "python", "rayjobs/lora_ocr.py", "--model_name", "ppocrv6-tiny", "--rank", "2", "--target_modules", "all",
             "--dataset_path", corpus, "--output_dir", str(out), "--epochs", "200", "--batch_size", str(BATCH),
-            "--learning_rate", "1e-3", "--max_evaluation_lines", "10", *options,
+            "--learning_rate", str(LEARNING_RATE), "--max_evaluation_lines", "10", *options,
         ]  # fmt: skip
         done = hosts.run(command, HEAD, cwd=ROOT, timeout_s=300)
         assert done.returncode == 0, done.stdout
@@ -159,7 +162,8 @@ def test_two_workers_of_whom_one_goes_with_notice_go_on_as_one_and_grow_back(
         assert {host for host, _ in job.workers()} == {1, 2}, job.ask("/logs")[-3000:]
         told = hosts.run(notice(40), 2, {"RAY_ADDRESS": f"{address(HEAD)}:{GCS_PORT}"})
         assert told.returncode == 0, told.stdout[-3000:]
-        job.until(lambda: committed(job.out) % EVERY)
+        # By the notice, which may come at the very step that is saved anyway.
+        job.until(lambda: committed(job.out) % EVERY or committed(job.out) > EVERY)
         saved = committed(job.out)
         hosts.stop(2)
         job.until(lambda: [host for host, _ in job.workers()] == [1])
