@@ -16,6 +16,7 @@ import secrets
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 
 import aiohttp
@@ -27,6 +28,8 @@ FELL = "JOB_SUPERVISOR_ACTOR"
 """Ray's names for a node that fell with the driver begin so, for a head that booted as for one that did not fall."""
 AWAY = (aiohttp.ClientError, OSError, RuntimeError)
 """Raised while a head is down, or boots."""
+Submit = Callable[[str], None]
+"""Hands the job in under a name."""
 
 
 class Submission:
@@ -36,12 +39,12 @@ class Submission:
         self.name, self._client, self._patience_s = name, client, patience_s
         self._answered, self._shown = time.monotonic(), 0
 
-    async def hand_in(self, submit: partial[str]) -> None:
+    async def hand_in(self, submit: Submit) -> None:
         """Submits it, once, however often that takes trying. Raises TimeoutError."""
         while True:
             try:
                 if await self._told() is None:  # else it got through, and the answer did not
-                    await asyncio.to_thread(submit, submission_id=self.name)
+                    await asyncio.to_thread(submit, self.name)
                 return
             except AWAY:
                 await self._wait()
@@ -96,15 +99,16 @@ def lost(told: JobDetails | None) -> bool:
     return told.status == JobStatus.FAILED and ((told.error_type or "").startswith(FELL) or code < 0 or code > 128)
 
 
-async def until_done(client: JobSubmissionClient, submit: partial[str], told: argparse.Namespace) -> int:
+async def until_done(client: JobSubmissionClient, submit: Submit, told: argparse.Namespace) -> int:
     """Returns: an exit status, the job's own where it has one. Raises TimeoutError, AuthenticationError."""
-    job = Submission(client, submit(submission_id=told.submission_id), 60 * told.patience_min)
+    job = Submission(client, told.submission_id, 60 * told.patience_min)
+    submit(job.name)
     for again in range(told.retries + 1):
         print(f"Submitted as {job.name}", flush=True)
         end = await job.end()
         if end is not None and end.status == JobStatus.SUCCEEDED:
             return 0
-        why = "the head has forgotten it" if end is None else f"{end.status}: {(end.message or '').splitlines()[0]}"
+        why = "the head forgot it" if end is None else f"{end.status}: {end.message or ''}".splitlines()[0]
         print(f"\n{job.name}: {why}", flush=True)
         if not lost(end):
             return (end and end.driver_exit_code) or 1
@@ -117,19 +121,25 @@ async def until_done(client: JobSubmissionClient, submit: partial[str], told: ar
 
 def main() -> int:
     """Reads the command line and does it."""
-    parser = argparse.ArgumentParser(prog="python -m cluster.submit", description=__doc__.splitlines()[0])
+    usage = "python -m cluster.submit [OPTIONS] -- python rayjobs/distill.py ..."
+    parser = argparse.ArgumentParser(usage=usage, description=__doc__.splitlines()[0])
     parser.add_argument("--retries", type=int, default=5, help="how often it is submitted again (%(default)s)")
     parser.add_argument(
         "--patience_min", type=float, default=30, help="minutes that the cluster may not answer (%(default)g)"
     )
     parser.add_argument("--working_dir", default=".", help="the folder that is sent along")
     parser.add_argument("--submission_id", default=f"job-{secrets.token_hex(4)}", help="its name, by default job-...")
-    parser.add_argument("command", nargs="+", help="after --: python rayjobs/distill.py ...")
+    parser.add_argument("command", nargs="+", help="what the job runs")
     told = parser.parse_args()
+    if told.retries < 0:
+        parser.error(f"--retries={told.retries}; give 0 or more")
     logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)  # it tells of each connection
     client = JobSubmissionClient()
-    environment = {"working_dir": told.working_dir}
-    submit = partial(client.submit_job, entrypoint=shlex.join(told.command), runtime_env=environment)
+
+    def submit(name: str) -> None:  # the folder each time anew: a head that booted has no longer what was sent
+        environment = {"working_dir": told.working_dir}
+        client.submit_job(entrypoint=shlex.join(told.command), runtime_env=environment, submission_id=name)
+
     return asyncio.run(until_done(client, submit, told))
 
 

@@ -53,6 +53,7 @@ def test_a_head_that_is_away_for_a_while_is_waited_for(hosts: Hosts, tmp_path: P
     told = command(tmp_path, "--", "sh", "-c", job)
     watching = hosts.popen(told, OUTSIDE, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     while not began.exists():
+        assert watching.poll() is None
         time.sleep(0.1)
     hosts.network.cut(HEAD)
     time.sleep(6)
@@ -60,6 +61,22 @@ def test_a_head_that_is_away_for_a_while_is_waited_for(hosts: Hosts, tmp_path: P
     said, _ = watching.communicate(timeout=120)
     assert watching.returncode == 0, said
     assert [said.count(words) for words in ("Submitted as", "\nit began\n", "\nit ended\n")] == [1, 1, 1], said
+
+
+@pytest.mark.usefixtures("permitted")
+def test_a_head_that_forgot_a_job_gets_it_again(tmp_path: Path) -> None:
+    began = tmp_path / "began"
+    told = command(tmp_path, "--", "sh", "-c", f"test -e {began} && exit; touch {began}; sleep 600")
+    with Hosts(1, cpus=1) as alone:
+        watching = alone.popen(told, OUTSIDE, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        while not began.exists():
+            assert watching.poll() is None
+            time.sleep(0.1)
+        alone.stop(HEAD)
+        alone.start(HEAD)
+        said, _ = watching.communicate(timeout=120)
+    assert watching.returncode == 0 and said.count("Submitted as") == 2, said
+    assert ": the head forgot it" in said
 
 
 @pytest.mark.parametrize(
