@@ -104,7 +104,7 @@ async def until_done(client: JobSubmissionClient, submit: Submit, told: argparse
     job = Submission(client, told.submission_id, 60 * told.patience_min)
     submit(job.name)
     for again in range(told.retries + 1):
-        print(f"Submitted as {job.name}", flush=True)
+        print(f"Submitted as {job.name}; Ctrl-C ends the watching, ray job stop {job.name} the job", flush=True)
         end = await job.end()
         if end is not None and end.status == JobStatus.SUCCEEDED:
             return 0
@@ -147,6 +147,6 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        sys.exit("\nThe job goes on; ray job stop NAME stops it")
+        sys.exit("\nThe job goes on")
     except (ValueError, ConnectionError, TimeoutError, AuthenticationError, RuntimeError) as error:
         sys.exit(f"error: {error}")

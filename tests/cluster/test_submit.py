@@ -14,6 +14,7 @@ from cluster.local.network import OUTSIDE
 
 pytestmark = pytest.mark.cluster
 ROOT = Path(__file__).parents[2]
+WAIT_S = 300
 DIES_ONCE = """
 import os, pathlib, sys
 mark = pathlib.Path(sys.argv[1])
@@ -33,7 +34,7 @@ def command(folder: Path, *words: str) -> list[str]:
 def test_what_is_killed_is_submitted_again_until_it_has_been_often_enough(hosts: Hosts, tmp_path: Path) -> None:
     (tmp_path / "job.py").write_text(DIES_ONCE)
     done = hosts.run(command(tmp_path, "--", "python", "job.py", str(tmp_path / "mark")), OUTSIDE, cwd=ROOT)
-    told = [done.stdout.count(words) for words in ("Submitted as job-", "it began", "it went on", "Traceback")]
+    told = [done.stdout.count(words) for words in ("Submitted as ", "it began", "it went on", "Traceback")]
     assert (done.returncode, told) == (0, [2, 1, 1, 0]), done.stdout
 
     done = hosts.run(command(tmp_path, "--retries", "1", "--", "sh", "-c", "kill -9 $$"), OUTSIDE, cwd=ROOT)
@@ -58,7 +59,7 @@ def test_a_head_that_is_away_for_a_while_is_waited_for(hosts: Hosts, tmp_path: P
     hosts.network.cut(HEAD)
     time.sleep(6)
     hosts.network.join(HEAD)
-    said, _ = watching.communicate(timeout=120)
+    said, _ = watching.communicate(timeout=WAIT_S)
     assert watching.returncode == 0, said
     assert [said.count(words) for words in ("Submitted as", "\nit began\n", "\nit ended\n")] == [1, 1, 1], said
 
@@ -74,7 +75,7 @@ def test_a_head_that_forgot_a_job_gets_it_again(tmp_path: Path) -> None:
             time.sleep(0.1)
         alone.stop(HEAD)
         alone.start(HEAD)
-        said, _ = watching.communicate(timeout=120)
+        said, _ = watching.communicate(timeout=WAIT_S)
     assert watching.returncode == 0 and said.count("Submitted as") == 2, said
     assert ": the head forgot it" in said
 
