@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -25,6 +26,8 @@ PARAMS_PER_CALL = 100
 MAX_CHILDREN = 50_000
 """What a server tells of in one answer."""
 FALLBACK = "tracking.jsonl"
+WEIGHTS = "weights"
+"""A version's tag: the SHA-256 of its weights."""
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -139,20 +142,26 @@ class Tracker:
         self._send("artifact", str(path), send, apart=True)
 
     def register_model(self, folder: Path, name: str) -> None:
-        """Stores a model folder with the run and makes it the next version of the registered model `name`."""
+        """Stores a model folder with the run and makes it the next version of the registered model `name`, unless one
+        of its versions has the same weights: then this is a job that was given again."""
         _check_there(folder)
+        weights = _digest(folder)
 
         def send(client: MlflowClient) -> None:
             from mlflow.exceptions import MlflowException
 
-            client.log_artifacts(self.run_id, str(folder), "model")
+            versions = client.search_model_versions(f"name='{name}'")
+            if any(version.tags.get(WEIGHTS) == weights for version in versions):
+                return
+            place = f"model-{weights[:8]}"  # another version's stays as it is
+            client.log_artifacts(self.run_id, str(folder), place)
             try:
                 client.create_registered_model(name)
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
-            source = f"{client.get_run(self.run_id).info.artifact_uri}/model"
-            client.create_model_version(name, source, self.run_id)
+            source = f"{client.get_run(self.run_id).info.artifact_uri}/{place}"
+            client.create_model_version(name, source, self.run_id, tags={WEIGHTS: weights})
 
         self._send("register_model", {"folder": str(folder), "name": name}, send, apart=True)
 
@@ -277,6 +286,15 @@ def flatten(run: Mapping[str, JsonValue], prefix: str = "") -> dict[str, str]:
 def _key(name: str) -> str:
     """A name that MLflow takes: letters, digits, `_-./ `, at most 250 characters."""
     return re.sub(r"[^\w\-./ ]", "_", name)[:250]
+
+
+def _digest(folder: Path) -> str:
+    """SHA-256 of a model's weights."""
+    whole = hashlib.sha256()
+    for path in sorted(folder.rglob("*.safetensors")):
+        with path.open("rb") as file:
+            whole.update(hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()
 
 
 def _check_there(path: Path) -> None:

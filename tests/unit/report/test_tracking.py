@@ -31,7 +31,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_is_stored_whole(tmp_path: Path) -> None:
     model = tmp_path / "student"
     model.mkdir()
-    (model / "config.json").write_text("{}")
+    (model / "model.safetensors").write_bytes(b"first")
     (tmp_path / "report.html").write_text("<p>")
     long = "x" * 7000
     with Tracker(tmp_path / "out", run_name="first") as tracker:
@@ -43,6 +43,8 @@ def test_a_run_is_stored_whole(tmp_path: Path) -> None:
             tracker.log_metrics({"student/cer": 0.1 / step, "not measured": None}, step)
         tracker.log_artifact(tmp_path / "report.html")
         tracker.register_model(model, "timetables")
+        tracker.register_model(model, "timetables")
+        (model / "model.safetensors").write_bytes(b"second")
         tracker.register_model(model, "timetables")
         with pytest.raises(ValueError, match="no such file or folder"):
             tracker.log_artifact(tmp_path / "nowhere")
@@ -58,11 +60,13 @@ def test_a_run_is_stored_whole(tmp_path: Path) -> None:
         (2, 0.05),
     ]
     assert "not measured" not in run.data.metrics
-    assert {f.path for f in client.list_artifacts(tracker.run_id)} == {"report.html", "run.json", "model"}
+    stored = {f.path for f in client.list_artifacts(tracker.run_id)}
+    assert {"report.html", "run.json"} < stored and len(stored) == 4
     whole = json.loads((tmp_path / "out" / "mlartifacts" / tracker.run_id / "artifacts" / "run.json").read_text())
     assert whole["teaching"]["note"] == long
     versions = client.search_model_versions("name='timetables'")
-    assert sorted(version.version for version in versions) in ([1, 2], ["1", "2"])
+    weights = {int(one.version): Path(one.source.removeprefix("file://")) / "model.safetensors" for one in versions}
+    assert {number: path.read_bytes() for number, path in weights.items()} == {1: b"first", 2: b"second"}
     assert not (tmp_path / "out" / "tracking.jsonl").exists()
 
 
