@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -15,6 +16,7 @@ from pathlib import Path
 from random import Random
 
 from cluster.local.hosts import HEAD, Hosts
+from cluster.local.network import OUTSIDE
 from tdtrain.data.storage import open_folder
 from tdtrain.train.on_ray import SNAPSHOT
 from tdtrain.train.whole import names, step_of
@@ -37,28 +39,17 @@ class Ground:
     stack: ExitStack
     struck: float = 0.0
 
-    def submit(self, command: list[str], job: str) -> None:
-        """Hands a job in under a name. Raises RuntimeError where that fails."""
-        told = ["ray", "job", "submit", "--working-dir", ".", "--no-wait", "--submission-id", job, "--", *command]
-        done = self.hosts.run(told, HEAD, cwd=ROOT, timeout_s=120)
-        if done.returncode:
-            raise RuntimeError(done.stdout[-2000:])
+    def submit(self, command: list[str]) -> subprocess.Popen:
+        """Hands the job in. Returns: what submits it again where its driver or the head dies, and ends as it does."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        told = [sys.executable, "-m", "cluster.submit", "--retries", "100", "--", *command]
+        with self.log.open("a") as log:
+            return self.hosts.popen(told, OUTSIDE, cwd=ROOT, stdout=log, stderr=log)
 
-    def state_of(self, job: str) -> str:
-        """What Ray says of a job; UNKNOWN while nobody answers."""
-        with contextlib.suppress(ConnectionError, subprocess.TimeoutExpired, ValueError, KeyError):
-            status, text = self.hosts.ask(f"/api/jobs/{job}", self.hosts.token_file.read_text(), on=HEAD)
-            told = "FAILED" if status == 404 else json.loads(text)["status"] if status == 200 else "UNKNOWN"
-            if told == "RUNNING" and not self.hosts.processes(DRIVER):
-                self.said(job)  # a head that was booted anew looks after earlier jobs once somebody asks for their logs
-            return told
-        return "UNKNOWN"
-
-    def said(self, job: str) -> str:
-        """The job's output."""
-        with contextlib.suppress(ConnectionError, subprocess.TimeoutExpired):
-            return self.hosts.ask(f"/api/jobs/{job}/logs", self.hosts.token_file.read_text(), on=HEAD)[1]
-        return "nobody answers"
+    @property
+    def log(self) -> Path:
+        """What jobs say, and who submits them."""
+        return self.out.with_name(f"{self.out.name}.log")
 
     def workers(self) -> set[tuple[int, int]]:
         """(host, process id) of each."""
@@ -150,7 +141,7 @@ def head(ground: Ground) -> None:
     """All of the head ends at once, and it boots again."""
     ground.hosts.stop(HEAD)
     time.sleep(2)
-    ground.hosts.start(HEAD)
+    mend(ground)
 
 
 def driver(ground: Ground) -> None:

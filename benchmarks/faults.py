@@ -6,8 +6,9 @@
 
 Two workers on different hosts adapt a reader with LoRA; the head keeps what it knows in a real Redis outside. A job is
 struck by one fault, again some random seconds after each recovery, until it ends; where that was before all moments had
-come, another job has the rest. A job that has failed is submitted again, as KubeRay's backoffLimit does. Measured:
-whether that was needed; seconds until all workers were new, and until there was a checkpoint later than those before
+come, another job has the rest. Jobs are handed to cluster.submit, which submits them again where the head or the driver
+died; one that ended by itself, for want of room on the disk, is submitted again when there is room. Measured: whether
+that was needed; seconds until all workers were new, and until there was a checkpoint later than those before
 (one that was being written counts); whether the weights at the end are the same bit by bit, and whether each step
 learnt from the rows that it should (`tdtrain.train.ledger`).
 
@@ -87,12 +88,14 @@ class Strike(BaseModel):
 
 class Run(BaseModel):
     """One job to its end. `fault`: nothing, one of FAULTS or SOAK; `turn`: of its jobs; `training_s`: from its first
-    checkpoint to its last; `rows`: of each step, and their fingerprint; `failed`: why it has no end."""
+    checkpoint to its last; `submitted`: by hand; `again`: by cluster.submit; `rows`: of each step, and their
+    fingerprint; `failed`: why it has no end."""
 
     fault: str
     turn: int
     strikes: list[Strike]
     submitted: int = 0
+    again: int = 0
     total_s: float = 0.0
     training_s: float = 0.0
     weights: str = ""
@@ -181,10 +184,9 @@ def to_its_end(study: Study, root: Path, run: Run, moments: Iterable[Strike], gr
     since, later = None, 1
     before = set[tuple[int, int]]()
     for run.submitted in count(1):
-        job = f"run-{run.submitted}"
         mend(ground)
-        ground.submit(command(study, root, ground.out), job)
-        while (state := ground.state_of(job)) not in ("SUCCEEDED", "FAILED", "STOPPED"):
+        watched = ground.submit(command(study, root, ground.out))
+        while (status := watched.poll()) is None:
             now, last, there = time.monotonic(), max(checkpoints(ground.out), default=0), ground.workers()
             if last > seen:
                 first, seen, moved, later = first or now, last, now, later + 1
@@ -206,12 +208,13 @@ def to_its_end(study: Study, root: Path, run: Run, moments: Iterable[Strike], gr
                 if told.checkpoint_s is None and last > told.at_step:
                     told.checkpoint_s = now - ground.struck
             if now > moved + GIVE_UP_S:
-                raise TimeoutError(f"no checkpoint and no end within {GIVE_UP_S} s: {ground.said(job)[-3000:]}")
+                raise TimeoutError(f"no checkpoint and no end within {GIVE_UP_S} s: {ground.log.read_text()[-3000:]}")
             time.sleep(POLL_S)
-        if state == "SUCCEEDED":
+        run.again = ground.log.read_text().count("Submitted as ") - run.submitted
+        if status == 0:
             break
         if run.submitted == SUBMITTED_AT_MOST + len(run.strikes):
-            raise RuntimeError(f"the job failed {run.submitted} times: {ground.said(job)[-3000:]}")
+            raise RuntimeError(f"the job failed {run.submitted} times: {ground.log.read_text()[-3000:]}")
     if run.fault and not run.strikes:
         raise RuntimeError("it came to its end before it could be struck")
 
@@ -253,8 +256,8 @@ def words(strike: Callable[[Ground], None]) -> str:
 
 def table(runs: Sequence[Run]) -> str:
     """A row a fault; of a job that was struck often, a row for all of it."""
-    heads = ("fault", "struck", "went on by itself", "submitted again", "new workers after", "next checkpoint after")
-    heads += ("jobs", "came to their end", "same weights", "same rows")
+    heads = ("fault", "struck", "went on by itself", "submitted again for that", "by hand", "new workers after")
+    heads += ("next checkpoint after", "jobs", "came to their end", "same weights", "same rows")
     whole, lines = runs[0], [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name in (*FAULTS, SOAK):
         played = [run for run in runs if run.fault == name]
@@ -262,10 +265,10 @@ def table(runs: Sequence[Run]) -> str:
             continue
         found = [run for run in played if not run.failed]
         strikes = [strike for run in found for strike in run.strikes]
-        again = sum(run.submitted - 1 for run in found)
+        again, by_hand = sum(run.again for run in found), sum(run.submitted - 1 for run in found)
         what = words(FAULTS[name]) if name in FAULTS else f"any of them, every {SOAK_EVERY_S} s"
         took = ([strike.workers_s for strike in strikes], [strike.checkpoint_s for strike in strikes])
-        cells = [what, struck(played), len(strikes) - again, again]
+        cells = [what, struck(played), len(strikes) - by_hand, again, by_hand]
         cells += [*map(_middle, took), len(played), len(found)]
         cells += [sum(run.weights == whole.weights for run in found), sum(not run.ledger for run in found)]
         lines.append(f"| {' | '.join(map(str, cells))} |")

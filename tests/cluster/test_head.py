@@ -23,7 +23,7 @@ from tests.corpora import packed_lines
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from fault_kinds import FAULTS, Ground, checkpoints, mend
+from fault_kinds import FAULTS, Ground, checkpoints
 
 pytestmark = pytest.mark.cluster
 WAIT_S = 600
@@ -48,9 +48,8 @@ def test_a_job_goes_on_after_the_head_fell_and_learns_the_same_bits(tmp_path: Pa
         while not checkpoints(out):
             assert job.poll() is None, log.read_text()[-3000:]
             time.sleep(2)
-        FAULTS["head"](ground)
         kept = max(checkpoints(out))
-        mend(ground)
+        FAULTS["head"](ground)
         assert job.wait(WAIT_S) == 0, log.read_text()[-3000:]
     first, second = log.read_text().split("-again-1", 1)
     assert "FAILED: " in first  # the head knows it

@@ -53,8 +53,10 @@ def test_a_fault_strikes_often_enough_however_many_jobs_that_takes() -> None:
 
 def test_the_table_says_what_became_of_all_that_were_struck() -> None:
     jobs = [job("worker", 2), job("worker", 3, submitted=3, weights="other"), job("worker", 1, failed="no end")]
+    jobs[0].again = 1
     heads, _, row = [line.split(" | ") for line in table([job(""), *jobs]).splitlines()]
     told = dict(zip(heads, row, strict=True))
-    assert (told["struck"], told["went on by itself"], told["submitted again"]) == ("6", "3", "2")
+    assert (told["struck"], told["went on by itself"], told["by hand"]) == ("6", "3", "2")
+    assert told["submitted again for that"] == "1"
     assert (told["new workers after"], told["next checkpoint after"]) == ("5 s (6)", "11 s (12)")
     assert (told["jobs"], told["came to their end"], told["same weights"]) == ("3", "2", "1")
