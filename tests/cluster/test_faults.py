@@ -34,8 +34,8 @@ pytestmark = pytest.mark.cluster
 ROOT = Path(__file__).parents[2]
 WAIT_S = 600
 BATCH = 12
-EVERY = 70
-"""Steps from one evaluation to the next, where twenty are asked for."""
+EVERY = 35
+"""Steps from one evaluation to the next, where forty are asked for."""
 POLL_S = 2
 """Asking takes a tenth of a second of a core."""
 WORKER = "RayTrainWorker"
@@ -149,13 +149,13 @@ def notice(deadline_s: int) -> list[str]:
 def test_two_workers_of_whom_one_goes_with_notice_go_on_as_one_and_grow_back(
     hosts: Hosts, corpus: str, tmp_path: Path
 ) -> None:
-    """Nothing goes with the host, though only every seventieth step is saved; under ZeRO, whose state is converted
+    """Nothing goes with the host, though only every thirty-fifth step is saved; under ZeRO, whose state is converted
     twice, there are the same rows in each step, and the losses of one worker that nothing happens to."""
     hosts.stop(3)
     hosts.wait_for(2)
     options = (
         "--num_workers", "2", "--min_workers", "1", "--placement", "SPREAD", "--cpus_per_worker", "2", "--zero_stage",
-        "1", "--precision", "fp32", "--evaluations", "20", "--resize_every_s", "5",
+        "1", "--precision", "fp32", "--evaluations", "40", "--resize_every_s", "5",
     )  # fmt: skip
     with Running(hosts, corpus, tmp_path / "out", *options) as job:
         job.until(lambda: re.search(r"student +[1-9][0-9]*/", job.ask("/logs")))
