@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -16,6 +15,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
+
+from tdtrain.models.stored import digest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -145,7 +146,7 @@ class Tracker:
         """Stores a model folder with the run and makes it the next version of the registered model `name`, unless one
         of its versions has the same weights: then this is a job that was given again."""
         _check_there(folder)
-        weights = _digest(folder)
+        weights = digest(folder)
 
         def send(client: MlflowClient) -> None:
             from mlflow.exceptions import MlflowException
@@ -286,15 +287,6 @@ def flatten(run: Mapping[str, JsonValue], prefix: str = "") -> dict[str, str]:
 def _key(name: str) -> str:
     """A name that MLflow takes: letters, digits, `_-./ `, at most 250 characters."""
     return re.sub(r"[^\w\-./ ]", "_", name)[:250]
-
-
-def _digest(folder: Path) -> str:
-    """SHA-256 of a model's weights."""
-    whole = hashlib.sha256()
-    for path in sorted(folder.rglob("*.safetensors")):
-        with path.open("rb") as file:
-            whole.update(hashlib.file_digest(file, "sha256").digest())
-    return whole.hexdigest()
 
 
 def _check_there(path: Path) -> None:

@@ -4,7 +4,6 @@ evaluation."""
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 import os
 import tempfile
@@ -18,13 +17,13 @@ import numpy as np
 import torch
 from ray import tune
 from ray.train import TrainingFailedError
-from safetensors import safe_open
 
 from tdtrain.compute import evaluation_steps
 from tdtrain.data.batches import decode
 from tdtrain.data.training_set import stream
 from tdtrain.evaluate.timing import time_readers
 from tdtrain.models.load import load_reader
+from tdtrain.models.stored import digest, num_stored
 from tdtrain.search.state import reports_of
 from tdtrain.search.trials import Trials
 from tdtrain.train import checkpoint
@@ -226,21 +225,3 @@ class TuneContext:
             with committed.as_directory() as folder:
                 self._begun_from = digest(Path(folder) / "model")
                 yield Path(folder)
-
-
-def digest(folder: Path) -> str:
-    """SHA-256 of a folder's safetensors."""
-    whole = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            whole.update(hashlib.file_digest(file, "sha256").digest())
-    return whole.hexdigest()
-
-
-def num_stored(folder: Path) -> int:
-    """Numbers in a folder's safetensors: the parameters of a model, or of its adapters alone."""
-    total = 0
-    for path in folder.glob("*.safetensors"):
-        with safe_open(path, framework="pt") as file:
-            total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())
-    return total

@@ -14,7 +14,6 @@ from random import Random
 import pytest
 
 from cluster.local.hosts import Hosts
-from cluster.local.network import OUTSIDE
 from tdtrain.train.in_process import fit_here
 from tdtrain.train.launch import plan_job
 from tdtrain.train.runs import TrainRun
@@ -34,24 +33,23 @@ LEARNT = "adapter_model.safetensors"
 def test_a_job_goes_on_after_the_head_fell_and_learns_the_same_bits(tmp_path: Path) -> None:
     if shutil.which("redis-server") is None:
         pytest.skip("redis-server is not installed: no head outlives its machine")
-    out, log = tmp_path / "out", tmp_path / "said"
+    out = tmp_path / "out"
     command = [
-        sys.executable, "-m", "cluster.submit", "--", "python", "rayjobs/lora_ocr.py", "--model_name", "ppocrv6-tiny",
+        "python", "rayjobs/lora_ocr.py", "--model_name", "ppocrv6-tiny",
         "--rank", "2", "--target_modules", "all", "--dataset_path", packed_lines(tmp_path, num=120), "--output_dir",
         str(out), "--epochs", "14", "--batch_size", "12", "--learning_rate", "1e-3", "--evaluations", "5",
         "--max_evaluation_lines", "10", "--num_workers", "1", "--cpus_per_worker", "1",
     ]  # fmt: skip
     with ExitStack() as stack:
         ground = Ground(stack.enter_context(Hosts(2, cpus=2, redis=True)), out, Random(0), stack)
-        with log.open("w") as told:
-            job = ground.hosts.popen(command, OUTSIDE, cwd=ROOT, stdout=told, stderr=told)
+        job, began = ground.submit(command), time.monotonic()
         while not checkpoints(out):
-            assert job.poll() is None, log.read_text()[-3000:]
+            assert job.poll() is None and time.monotonic() < began + WAIT_S, ground.log.read_text()[-3000:]
             time.sleep(2)
         kept = max(checkpoints(out))
         FAULTS["head"](ground)
-        assert job.wait(WAIT_S) == 0, log.read_text()[-3000:]
-    first, second = log.read_text().split("-again-1", 1)
+        assert job.wait(WAIT_S) == 0, ground.log.read_text()[-3000:]
+    first, second = ground.log.read_text().split("-again-1", 1)
     assert "FAILED: " in first  # the head knows it
     steps = [int(step) for step in re.findall(r"student +([0-9]+)/[0-9]+", second)]
     assert steps[0] > kept
